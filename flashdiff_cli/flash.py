@@ -1,0 +1,106 @@
+"""Flash-Diffusion: where a measurement's reverse process starts (paper section 3.2). Knows nothing of solvers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from flashdiff_cli.errors import UsageError
+from flashdiff_cli.schedule import Schedule
+from flashdiff_cli.severity import SeverityEstimate
+
+START_MODES = ("stochastic", "inversion")
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where the reverse process begins, sample by sample."""
+
+    latent: torch.Tensor
+    """(B, C, h, w) at the noise of `level`."""
+    level: torch.Tensor
+    """(B,) start steps, 0 to len(schedule)."""
+    network_evaluations: torch.Tensor
+    """(B,) UNet passes that the start itself cost (DDIM inversion)."""
+
+
+def draw(shape: torch.Size, generators: Sequence[torch.Generator], like: torch.Tensor) -> torch.Tensor:
+    """Standard normal noise, one CPU generator a sample, so that a batch draws what single runs draw."""
+    return torch.stack([torch.randn(shape[1:], generator=g, dtype=torch.float32) for g in generators]).to(like)
+
+
+def noise_corrected(latent: torch.Tensor, variance: torch.Tensor, noise: torch.Tensor, correction: float) -> torch.Tensor:
+    """z_start = sqrt(1 - c var) z_hat + sqrt(c var) eps (paper eq. 9); c var is capped at 1, where only noise is left.
+
+    Args:
+        latent, noise: (B, C, h, w).
+        variance: (B,).
+        correction: c.
+    """
+    share = (correction * variance.double()).clamp(0, 1).view(-1, 1, 1, 1)
+    return (1 - share).sqrt().to(latent) * latent + share.sqrt().to(latent) * noise
+
+
+def invert(
+    latent: torch.Tensor, level: torch.Tensor, schedule: Schedule, predict_noise: Callable
+) -> torch.Tensor:
+    """DDIM inversion from the clean end up to `level` (B,), without noise; samples that have arrived wait."""
+    z = latent
+    for j in range(1, int(level.max()) + 1):
+        active = (level >= j).to(z.device)
+        here = torch.full((int(active.sum()),), j)
+        part = z[active]
+        eps = predict_noise(part, schedule.timestep(here).to(z.device))
+        below, at = (schedule.alpha(here - 1, part), schedule.alpha(here, part))
+        z = z.clone()
+        z[active] = (at / below).sqrt() * (part - (1 - below).sqrt() * eps) + (1 - at).sqrt() * eps
+    return z
+
+
+def start(
+    estimate: SeverityEstimate,
+    schedule: Schedule,
+    generators: Sequence[torch.Generator],
+    correction: float = 1.0,
+    variance_multiplier: float = 1.0,
+    mode: str = "stochastic",
+    predict_noise: Callable | None = None,
+    level: torch.Tensor | None = None,
+) -> Start:
+    """Choose the start step by SNR matching and make the start latent.
+
+    Args:
+        estimate: latent (B, C, h, w) and variance (B,).
+        schedule: the grid in use.
+        generators: one a sample, for the start noise.
+        correction: c of eq. 9; scales the injected noise, not the start step.
+        variance_multiplier: applied to the estimated variance before anything else.
+        mode: "stochastic" or "inversion".
+        predict_noise: (z, timesteps) -> eps; needed by "inversion".
+        level: (B,) start steps to use instead of the matched ones (a fixed start).
+
+    Raises:
+        UsageError: an unknown mode, or a correction or multiplier that is negative or not finite.
+    """
+    if mode not in START_MODES:
+        raise UsageError(f"unknown start mode {mode!r}; choose from {', '.join(START_MODES)}")
+    for flag, value in (("--noise-correction", correction), ("--variance-multiplier", variance_multiplier)):
+        if not 0 <= value < float("inf"):
+            raise UsageError(f"{flag} {value} is out of range; give a number of at least 0")
+    variance = estimate.variance * variance_multiplier
+    matched = schedule.start_level(variance) if level is None else level.cpu()
+    calls = torch.zeros_like(matched)
+    if mode == "inversion":
+        with torch.no_grad():
+            latent = invert(estimate.latent, matched, schedule, predict_noise)
+        calls = matched.clone()
+    else:
+        if level is not None:
+            # A fixed start has no estimate of its own: it gets the noise of the step it starts from.
+            variance = (1 - schedule.levels[matched]).to(variance)
+        noise = draw(estimate.latent.shape, generators, estimate.latent)
+        latent = noise_corrected(estimate.latent, variance, noise, correction)
+    untouched = (matched == 0).view(-1, 1, 1, 1).to(latent.device)
+    return Start(torch.where(untouched, estimate.latent, latent), matched, calls)

@@ -1,0 +1,322 @@
+"""Measurement in; restored image, and a record of what was done, out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+
+from flashdiff_cli.errors import FlashdiffError, UsageError
+from flashdiff_cli.first_stage import FirstStage
+from flashdiff_cli.flash import start as flash_start
+from flashdiff_cli.loading import component_folder, load_component, read_config
+from flashdiff_cli.operators import OPERATORS, GaussianBlur, Operator
+from flashdiff_cli.operators.base import per_sample
+from flashdiff_cli.operators.estimate import estimate_blur, noise_level
+from flashdiff_cli.schedule import Schedule
+from flashdiff_cli.severity import SeverityEncoder, SeverityEstimate
+from flashdiff_cli.solvers import SOLVERS, Problem, Solver, load_entry_points, sample
+
+FALLBACK = {"solver": "ldps", "steps": None, "eta": None, "noise_correction": 1.0, "variance_multiplier": 1.0}
+"""Settings of a model folder that names none of its own: the paper's."""
+
+
+@dataclass
+class Analysis:
+    """What the severity encoder says of B measurements."""
+
+    estimate: SeverityEstimate
+    decoded: torch.Tensor
+    """(B, 3, H, W) in [-1, 1]: the decoded latent estimate, before any diffusion step."""
+    encoder: str
+    """Name of the severity encoder that was used."""
+
+    @property
+    def latent(self) -> torch.Tensor:
+        return self.estimate.latent
+
+    @property
+    def variance(self) -> torch.Tensor:
+        return self.estimate.variance
+
+
+@dataclass
+class Restoration:
+    """B restored images and what was done for each."""
+
+    images: torch.Tensor
+    """(B, 3, H, W), clipped to [-1, 1]."""
+    decoded: torch.Tensor
+    """(B, 3, H, W): the severity encoder's own estimate, decoded."""
+    latent: torch.Tensor
+    variance: torch.Tensor
+    start_step: torch.Tensor
+    schedule_steps: int
+    steps: torch.Tensor
+    network_evaluations: torch.Tensor
+    operators: list[dict[str, Any]]
+    operator_estimated: bool
+    noise_std: torch.Tensor
+    solver: dict[str, Any]
+    encoder: str
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class _Clock:
+    """Seconds by phase, with the device brought to rest at each boundary."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.seconds = device, {}
+
+    @contextmanager
+    def phase(self, name: str):
+        begin = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
+
+
+class FlashDiffusionPipeline(DiffusionPipeline):
+    """Flash-Diffusion around any latent diffusion model (paper algorithm 1).
+
+    Args:
+        first_stage: AutoencoderKL, VQModel or AutoencoderDC.
+        unet: noise predictor on its latents.
+        scheduler: carries the training table `alphas_cumprod`.
+        severity: the default severity encoder; None: only start steps that are given can be used.
+        severity_inpainting: a severity encoder for missing pixels.
+        defaults: settings to use where a call gives none: `solver`, `steps`, `eta`, `noise_correction`,
+            `variance_multiplier`, `solver_settings` (by solver name) and `blur_calibration`.
+    """
+
+    model_cpu_offload_seq = "severity->unet->first_stage"
+    _optional_components = ["severity", "severity_inpainting"]
+
+    def __init__(self, first_stage, unet, scheduler, severity=None, severity_inpainting=None, defaults: dict | None = None):
+        super().__init__()
+        self.register_modules(
+            first_stage=first_stage,
+            unet=unet,
+            scheduler=scheduler,
+            severity=severity,
+            severity_inpainting=severity_inpainting,
+        )
+        self.register_to_config(defaults=defaults or {})
+        self.defaults = FALLBACK | (defaults or {})
+        self.stage = FirstStage(first_stage)
+        if scheduler.config.get("prediction_type", "epsilon") != "epsilon":
+            raise FlashdiffError(f"this model predicts {scheduler.config.prediction_type}; flashdiff needs noise prediction (epsilon)")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, torch_dtype: torch.dtype = torch.float32, **_: Any) -> FlashDiffusionPipeline:
+        """Load a model folder in the diffusers layout (ours, or a plain latent diffusion model's).
+
+        Args:
+            folder: local; names and Hub ids are turned into folders by `flashdiff_cli.hub.resolve_model`.
+            torch_dtype: of all weights.
+
+        Raises:
+            FlashdiffError: a component is missing or damaged.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise FlashdiffError(f"{folder}: no such model folder")
+        if not (folder / "model_index.json").exists():
+            raise FlashdiffError(f"{folder}: no model_index.json in it; give a model folder in the diffusers layout")
+        index = read_config(folder / "model_index.json")
+        parts = {role: load_component(folder, role, torch_dtype) for role in ("first_stage", "unet", "scheduler")}
+        for role in cls._optional_components:
+            if component_folder(folder, role) is not None:
+                parts[role] = load_component(folder, role, torch_dtype)
+        defaults = index.get("defaults", {})
+        return cls(**parts, defaults=defaults if isinstance(defaults, dict) else {})
+
+    @property
+    def grain(self) -> int:
+        """Sides of a measurement must be multiples of this: the first stage's factor times the UNet's."""
+        levels = len(self.unet.config.block_out_channels) - 1
+        return self.stage.grain * 2**levels
+
+    def encoder_for(self, operator: str | None, name: str | None = None) -> tuple[str, SeverityEncoder]:
+        """The severity encoder that was trained on an operator, or the default one.
+
+        Args:
+            operator: registered name, or None.
+            name: of a component, to override the choice.
+
+        Raises:
+            FlashdiffError: there is none, or none of that name.
+        """
+        found = {role: getattr(self, role) for role in self._optional_components if getattr(self, role) is not None}
+        if name is not None:
+            if name not in found:
+                raise UsageError(f"--encoder {name!r}: this model has {', '.join(found) or 'no severity encoder'}")
+            return name, found[name]
+        if not found:
+            raise FlashdiffError("this model has no severity encoder; give --start-step, or train one (flashdiff train severity)")
+        for role, encoder in found.items():
+            if operator in {d.get("operator") for d in encoder.config.degradations or []}:
+                return role, encoder
+        return next(iter(found.items()))
+
+    def schedule(self, steps: int | None = None, eta: float = 0.0) -> Schedule:
+        """The grid of a run; `steps` counts the whole process."""
+        config = self.scheduler.config
+        final = 1.0 if config.get("set_alpha_to_one", True) else float(self.scheduler.alphas_cumprod[0])
+        return Schedule.from_table(self.scheduler.alphas_cumprod, steps, eta, config.get("steps_offset", 0), final)
+
+    def _check(self, measurement: torch.Tensor) -> torch.Tensor:
+        if measurement.ndim != 4 or measurement.shape[1] != 3:
+            raise UsageError(f"a measurement must be (B, 3, H, W), not {tuple(measurement.shape)}")
+        if measurement.shape[2] % self.grain or measurement.shape[3] % self.grain:
+            raise UsageError(f"sides of a measurement must be multiples of {self.grain}, not {tuple(measurement.shape[2:])}; pad it")
+        return measurement.to(device=self.unet.device, dtype=self.unet.dtype)
+
+    @torch.no_grad()
+    def analyse(self, measurement: torch.Tensor, operator: str | None = None, encoder: str | None = None) -> Analysis:
+        """Estimate latent and severity without restoring.
+
+        Args:
+            measurement: (B, 3, H, W) in [-1, 1] units, sides multiples of `grain`.
+            operator: name of the degradation, if known, to choose the encoder.
+            encoder: component name, to override the choice.
+        """
+        measurement = self._check(measurement)
+        name, network = self.encoder_for(operator, encoder)
+        estimate = network(measurement)
+        return Analysis(estimate, self.stage.decode(estimate.latent).float().clamp(-1, 1), name)
+
+    def estimate_operator(self, measurement: torch.Tensor, analysis: Analysis) -> tuple[Operator, torch.Tensor]:
+        """Gaussian blur of the width, and noise of the level, that explain the measurement best.
+
+        Returns:
+            the operator with per-sample widths, and noise_std (B,) on intensities in [0, 1].
+        """
+        found = estimate_blur(measurement.float(), analysis.decoded, self.defaults.get("blur_calibration"))
+        return GaussianBlur(found.blur_std.cpu()), found.noise_std.cpu()
+
+    def make_solver(self, solver: str | Solver | None, **settings: Any) -> Solver:
+        """A solver by name, with this model's default settings under the given ones.
+
+        Raises:
+            UsageError: unknown name or setting.
+        """
+        if isinstance(solver, Solver):
+            return solver
+        load_entry_points()
+        name = solver or self.defaults["solver"]
+        stored = self.defaults.get("solver_settings", {}).get(name, {})
+        return SOLVERS[name](**(stored | {k: v for k, v in settings.items() if v is not None}))
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        measurement: torch.Tensor,
+        operator: Operator | None = None,
+        noise_std: float | torch.Tensor | None = None,
+        solver: str | Solver | None = None,
+        steps: int | None = None,
+        eta: float | None = None,
+        noise_correction: float | None = None,
+        variance_multiplier: float | None = None,
+        start: str = "stochastic",
+        start_step: int | torch.Tensor | None = None,
+        generators: Sequence[torch.Generator] | None = None,
+        encoder: str | None = None,
+        callback: Callable[[int, int], None] | None = None,
+    ) -> Restoration:
+        """Restore measurements, each from the start step that its severity matches.
+
+        Args:
+            measurement: (B, 3, H, W) in [-1, 1] units, sides multiples of `grain`.
+            operator: what degraded them; None estimates a Gaussian blur from each picture.
+            noise_std: of the measurement noise on intensities in [0, 1]; None estimates it.
+            solver: name or instance; None takes the model's default.
+            steps: length of the whole reverse process (all of the training steps if the model names no default).
+            eta: 0 deterministic DDIM to 1 ancestral; None takes the model's or the solver's default.
+            noise_correction: c of paper eq. 9.
+            variance_multiplier: applied to the estimated variance before the start is chosen.
+            start: "stochastic" or "inversion".
+            start_step: start there instead of at the matched step; len(schedule) starts from pure noise.
+            generators: one CPU generator a sample; None seeds them with 0.
+            encoder: name of the severity encoder component.
+            callback: called with (steps done, steps in all) as the run proceeds.
+
+        Raises:
+            UsageError: shapes or settings that make no sense.
+            FlashdiffError: the model lacks what the call needs.
+        """
+        measurement = self._check(measurement)
+        batch = len(measurement)
+        generators = generators or [torch.Generator().manual_seed(0) for _ in range(batch)]
+        if len(generators) != batch:
+            raise UsageError(f"{batch} measurements need {batch} generators, not {len(generators)}")
+        clock = _Clock(measurement.device)
+        with clock.phase("severity"):
+            analysis = self.analyse(measurement, operator.name if operator else None, encoder)
+        estimated = operator is None
+        with clock.phase("estimate"):
+            if estimated:
+                operator, found = self.estimate_operator(measurement, analysis)
+                noise_std = found if noise_std is None else noise_std
+            elif noise_std is None:
+                noise_std = noise_level(measurement.float()).cpu()
+        noise_std = per_sample(noise_std).expand(batch) if per_sample(noise_std).numel() == 1 else per_sample(noise_std)
+        solver = self.make_solver(solver)
+        eta = next(v for v in (eta, self.defaults["eta"], solver.default_eta) if v is not None)
+        schedule = self.schedule(steps or self.defaults["steps"], eta)
+        problem = Problem(measurement, operator, self.stage, self.unet, schedule, noise_std)
+        with clock.phase("start"):
+            begin = self._start(analysis, schedule, problem, generators, noise_correction, variance_multiplier, start, start_step)
+        with clock.phase("solve"):
+            total = int(begin.level.max())
+            report = (lambda done, levels: callback(done, total)) if callback else None
+            latent = sample(solver, problem, begin, generators, report)
+        with clock.phase("decode"):
+            images = self.stage.decode(latent).float().clamp(-1, 1)
+        return Restoration(
+            images=images,
+            decoded=analysis.decoded,
+            latent=latent,
+            variance=analysis.variance.float().cpu(),
+            start_step=begin.level,
+            schedule_steps=len(schedule),
+            steps=begin.level.clone(),
+            network_evaluations=problem.network_evaluations,
+            operators=[{"name": operator.name, **operator.describe(i)} for i in range(batch)],
+            operator_estimated=estimated,
+            noise_std=noise_std,
+            solver={"name": solver.name, "eta": eta, **solver.describe()},
+            encoder=analysis.encoder,
+            seconds=clock.seconds,
+        )
+
+    def _start(self, analysis, schedule, problem, generators, correction, multiplier, mode, start_step):
+        level = None
+        if start_step is not None:
+            level = per_sample(start_step).long()
+            level = level.expand(len(problem.measurement)) if len(level) == 1 else level
+            if int(level.min()) < 0 or int(level.max()) > len(schedule):
+                raise UsageError(f"--start-step must be from 0 to {len(schedule)}, the length of this schedule")
+        return flash_start(
+            analysis.estimate,
+            schedule,
+            generators,
+            correction=self.defaults["noise_correction"] if correction is None else correction,
+            variance_multiplier=self.defaults["variance_multiplier"] if multiplier is None else multiplier,
+            mode=mode,
+            predict_noise=problem.predict_noise,
+            level=level,
+        )
+
+
+__all__ = ["OPERATORS", "Analysis", "FlashDiffusionPipeline", "Restoration"]

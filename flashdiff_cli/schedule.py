@@ -1,0 +1,137 @@
+"""The discrete diffusion process, and the grid of it that a run visits.
+
+z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) eps. A grid has *levels* 0 .. n: level 0 is the clean latent, level j >= 1 has the
+noise of the grid's j-th timestep. Step j takes a latent from level j to level j - 1, so a run that starts at level k
+runs k steps. Every function takes levels per sample.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from flashdiff_cli.errors import UsageError
+
+
+def start_index(alphas_cumprod: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
+    """argmin_k |snr_k - 1 / variance| over a table, snr_k = abar_k / (1 - abar_k) (paper eq. 8).
+
+    Args:
+        alphas_cumprod: (T,), falling.
+        variance: (B,), any value >= 0; 0 gives index 0.
+
+    Returns:
+        (B,) int64 indices into the table, on the CPU.
+    """
+    table = alphas_cumprod.double().cpu()
+    snr = table / (1 - table)
+    wanted = 1 / variance.detach().double().cpu().clamp(min=1e-12)
+    return (snr[None] - wanted[:, None]).abs().argmin(1)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A grid of timesteps on a training table.
+
+    Args:
+        table: (T,) cumulative products abar of the training process, float64.
+        timesteps: (n,) rising table indices that the grid visits.
+        eta: 1 for DDPM-like ancestral noise, 0 for deterministic DDIM, anything between (Song et al. 2021, eq. 16).
+        final_alpha: abar below the first timestep: 1.0, or the table's first entry as in CompVis DDIM.
+    """
+
+    table: torch.Tensor
+    timesteps: torch.Tensor
+    eta: float = 0.0
+    final_alpha: float = 1.0
+
+    @classmethod
+    def from_table(
+        cls, table: torch.Tensor, steps: int | None = None, eta: float = 0.0, offset: int = 0, final_alpha: float = 1.0
+    ) -> Schedule:
+        """An evenly spaced grid of `steps` timesteps (all of them by default).
+
+        Args:
+            table: (T,) abar.
+            steps: number of timesteps of the whole process, 1 to T.
+            eta: see above.
+            offset: added to every timestep (CompVis DDIM: 1).
+            final_alpha: see above.
+
+        Raises:
+            UsageError: steps out of range.
+        """
+        total = len(table)
+        steps = total if steps is None else steps
+        if not 1 <= steps <= total:
+            raise UsageError(f"--steps {steps} is out of range; this model's process has 1 to {total} steps")
+        if not 0 <= eta <= 1:
+            raise UsageError(f"--eta {eta} is out of range; give a number from 0 to 1")
+        stride = total / steps
+        grid = (torch.arange(steps, dtype=torch.float64) * stride).round().long()
+        return cls(table.double().cpu(), (grid + offset).clamp(max=total - 1), eta, final_alpha)
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    @property
+    def levels(self) -> torch.Tensor:
+        """(n + 1,) abar of the levels; the first is `final_alpha`."""
+        first = torch.tensor([self.final_alpha], dtype=torch.float64)
+        return torch.cat([first, self.table[self.timesteps]])
+
+    def timestep(self, level: torch.Tensor) -> torch.Tensor:
+        """Levels (B,) >= 1 -> the timesteps that the UNet is given."""
+        return self.timesteps[level.cpu() - 1]
+
+    def start_level(self, variance: torch.Tensor) -> torch.Tensor:
+        """The level whose signal-to-noise ratio is nearest to 1 / variance (paper eq. 8).
+
+        Args:
+            variance: (B,) of the latent's error.
+
+        Returns:
+            (B,) int64, 0 (decode at once) to n. A variance below half of level 1's counts as none.
+        """
+        first = self.table[self.timesteps[0]]
+        index = start_index(self.table[self.timesteps], variance) + 1
+        negligible = variance.detach().double().cpu() < (1 - first) / first / 2
+        return torch.where(negligible, torch.zeros_like(index), index)
+
+    def _coefficient(self, level: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        return self.levels[level.cpu()].to(like.device).view(-1, *[1] * (like.ndim - 1))
+
+    def alpha(self, level: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """abar of levels (B,), shaped to multiply `like`, float32."""
+        return self._coefficient(level, like).to(like.dtype)
+
+    def estimate_clean(self, z: torch.Tensor, eps: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+        """z0 from a noise prediction: (z - sqrt(1 - abar) eps) / sqrt(abar)."""
+        a = self._coefficient(level, z)
+        return (z - (1 - a).sqrt().to(z.dtype) * eps) / a.sqrt().to(z.dtype)
+
+    def step_std(self, level: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """Standard deviation of the noise that step `level` adds (Song et al. 2021, eq. 16)."""
+        a, b = self._coefficient(level, like), self._coefficient(level - 1, like)
+        variance = ((1 - b) / (1 - a) * (1 - a / b)).clamp(min=0)
+        return (self.eta * variance.sqrt()).to(like.dtype)
+
+    def step(self, z0: torch.Tensor, eps: torch.Tensor, level: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
+        """One reverse step from level to level - 1 (DDIM, Song et al. 2021, eq. 12; eta = 1 is ancestral DDPM).
+
+        Args:
+            z0, eps: (B, C, h, w) predictions that belong together.
+            level: (B,) >= 1.
+            noise: standard normal (B, C, h, w); may be None if eta is 0.
+        """
+        b = self._coefficient(level - 1, z0)
+        std = self.step_std(level, z0)
+        direction = (1 - b - std.double() ** 2).clamp(min=0).sqrt().to(z0.dtype)
+        mean = b.sqrt().to(z0.dtype) * z0 + direction * eps
+        return mean if noise is None else mean + std * noise
+
+    def add_noise(self, z0: torch.Tensor, noise: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+        """Diffuse a clean latent to levels (B,)."""
+        a = self._coefficient(level, z0)
+        return a.sqrt().to(z0.dtype) * z0 + (1 - a).sqrt().to(z0.dtype) * noise

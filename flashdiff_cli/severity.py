@@ -1,0 +1,153 @@
+"""The severity encoder: a measurement in, an estimate of its clean latent and of that estimate's error out.
+
+Paper section 3.1. The module path is part of every saved model; it must not move.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.autoencoders.autoencoder_dc import Encoder as DCEncoder
+from diffusers.models.autoencoders.autoencoder_dc import ResBlock
+from diffusers.models.autoencoders.vae import Encoder
+from diffusers.models.modeling_utils import ModelMixin
+from torch import nn
+
+from flashdiff_cli.first_stage import FirstStage
+
+
+class SeverityEstimate(NamedTuple):
+    """What is known of a measurement before any diffusion step."""
+
+    latent: torch.Tensor
+    """(B, C, h, w): the estimated clean latent, in the scaled units that the diffusion model sees."""
+    variance: torch.Tensor
+    """(B,): estimated variance per dimension of the error of `latent`, in the same units squared."""
+
+    @property
+    def severity(self) -> torch.Tensor:
+        """(B,): the standard deviation, sqrt(variance)."""
+        return self.variance.sqrt()
+
+
+class SeverityEncoder(ModelMixin, ConfigMixin):
+    """A copy of a first stage's encoder, fully fine-tuned, with one more output: the error's standard deviation.
+
+    Args:
+        kind: of the first stage: "kl" (the second half of quant_conv's output is the deviation), "vq" (a 1x1
+            convolution of the code gives it) or "dc" (a 3x3 convolution of the last features gives it).
+        encoder_config: arguments of the encoder network.
+        latent_channels: C.
+        scaling_factor: of the first stage.
+        code_channels: input channels of quant_conv (`kl`, `vq`); None where there is no quant_conv.
+        extra_layers: residual blocks appended to a `dc` encoder, the identity before training.
+        degradations: what it was trained on, for people and reports.
+    """
+
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(
+        self,
+        kind: str,
+        encoder_config: dict,
+        latent_channels: int,
+        scaling_factor: float = 1.0,
+        code_channels: int | None = None,
+        extra_layers: int = 0,
+        degradations: list[dict] | None = None,
+    ):
+        super().__init__()
+        if kind not in ("kl", "vq", "dc"):
+            raise ValueError(f"kind must be kl, vq or dc, not {kind!r}")
+        if kind == "dc":
+            self.encoder = DCEncoder(**encoder_config)
+            width = encoder_config["block_out_channels"][-1]
+            self.refine = nn.Sequential(*(ResBlock(width, width, "rms_norm", "silu") for _ in range(extra_layers)))
+            self.std_conv = nn.Conv2d(width, latent_channels, 3, padding=1)
+        else:
+            self.encoder = Encoder(**encoder_config)
+            out = 2 * latent_channels if kind == "kl" else latent_channels
+            self.quant_conv = nn.Conv2d(code_channels, out, 1) if code_channels else None
+            if kind == "vq":
+                self.std_conv = nn.Conv2d(latent_channels, latent_channels, 1)
+
+    def _halves(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Unscaled code estimate and deviation map, (B, C, h, w) each."""
+        if self.config.kind == "dc":
+            features = self.encoder.conv_in(image)
+            for block in self.encoder.down_blocks:
+                features = block(features)
+            features = self.refine(features)
+            code = self.encoder.conv_out(features)
+            if self.encoder.out_shortcut:
+                code = code + features.unflatten(1, (-1, self.encoder.out_shortcut_average_group_size)).mean(2)
+            return code, self.std_conv(features)
+        code = self.encoder(image)
+        if self.quant_conv is not None:
+            code = self.quant_conv(code)
+        if self.config.kind == "kl":
+            return tuple(code.chunk(2, dim=1))
+        return code, self.std_conv(code)
+
+    def forward(self, measurement: torch.Tensor) -> SeverityEstimate:
+        """Estimate the clean latent of each measurement and the variance of that estimate's error.
+
+        Args:
+            measurement: (B, 3, H, W), nominally in [-1, 1] (noise may leave it); sides multiples of the grain.
+
+        Returns:
+            latent (B, C, h, w) and variance (B,) = mean over C, h, w of the squared deviation map, both scaled.
+        """
+        code, deviation = self._halves(measurement)
+        scale = self.config.scaling_factor
+        return SeverityEstimate(code * scale, (deviation * scale).float().square().mean((1, 2, 3)))
+
+    def variance_map(self, measurement: torch.Tensor) -> torch.Tensor:
+        """The variance before it is averaged over positions: (B, h, w), scaled units squared."""
+        deviation = self._halves(measurement)[1] * self.config.scaling_factor
+        return deviation.float().square().mean(1)
+
+    @classmethod
+    def from_first_stage(cls, stage: FirstStage, extra_layers: int = 0, degradations: list[dict] | None = None):
+        """A severity encoder with the first stage's encoder weights, ready for training."""
+        model, c = stage.model, stage.model.config
+        if stage.kind == "dc":
+            encoder = {
+                "in_channels": c.in_channels,
+                "latent_channels": c.latent_channels,
+                "attention_head_dim": c.attention_head_dim,
+                "block_type": c.encoder_block_types,
+                "block_out_channels": list(c.encoder_block_out_channels),
+                "layers_per_block": list(c.encoder_layers_per_block),
+                "qkv_multiscales": [list(scales) for scales in c.encoder_qkv_multiscales],
+                "downsample_block_type": c.downsample_block_type,
+                "out_shortcut": c.encoder_out_shortcut,
+            }
+            code_channels = None
+        else:
+            encoder = {
+                "in_channels": c.in_channels,
+                "out_channels": c.latent_channels,
+                "down_block_types": list(c.down_block_types),
+                "block_out_channels": list(c.block_out_channels),
+                "layers_per_block": c.layers_per_block,
+                "act_fn": c.act_fn,
+                "norm_num_groups": c.norm_num_groups,
+                "double_z": stage.kind == "kl",
+                "mid_block_add_attention": c.mid_block_add_attention,
+            }
+            code_channels = model.quant_conv.in_channels if model.quant_conv is not None else None
+        new = cls(stage.kind, encoder, stage.channels, stage.scale, code_channels, extra_layers, degradations)
+        new.encoder.load_state_dict(model.encoder.state_dict())
+        if stage.kind == "dc":
+            for block in new.refine:
+                nn.init.zeros_(block.norm.weight)
+                nn.init.zeros_(block.norm.bias)
+            nn.init.zeros_(new.std_conv.weight)
+            nn.init.constant_(new.std_conv.bias, 0.25)
+        elif new.quant_conv is not None:
+            new.quant_conv.load_state_dict(model.quant_conv.state_dict())
+        return new

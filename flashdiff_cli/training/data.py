@@ -1,0 +1,159 @@
+"""Training images: folders and tar shards read as one endless, seeded, resumable sequence of crops.
+
+The crop with index *i* depends on the seed and on *i* alone, not on the number of workers or on what was read
+before, so a run that resumes at index *i* sees exactly what an undisturbed run would have seen.
+"""
+
+import io
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, Sampler
+
+from flashdiff_cli.errors import FlashdiffError
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where one encoded image lies: a whole file, or `size` bytes at `offset` of a tar shard."""
+
+    path: str
+    offset: int = 0
+    size: int | None = None
+
+    def read(self) -> Image.Image:
+        """The decoded picture, RGB, 8 bits a channel."""
+        with open(self.path, "rb") as file:
+            file.seek(self.offset)
+            data = file.read() if self.size is None else file.read(self.size)
+        return Image.open(io.BytesIO(data)).convert("RGB")
+
+
+def entries(path: str | Path) -> list[Entry]:
+    """List the images of a folder (all levels), a tar shard or a single file, in sorted order.
+
+    Raises:
+        FlashdiffError: nothing is there, or it holds no image.
+    """
+    path = Path(path)
+    if path.is_dir():
+        found = [Entry(str(p)) for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES]
+        for shard in sorted(path.rglob("*.tar")):
+            found += entries(shard)
+    elif path.suffix == ".tar" and path.is_file():
+        try:
+            with tarfile.open(path) as tar:
+                members = [m for m in tar if m.isfile() and Path(m.name).suffix.lower() in SUFFIXES]
+        except tarfile.TarError as error:
+            raise FlashdiffError(f"{path}: not a readable tar shard ({error}); is it complete?") from error
+        found = [Entry(str(path), m.offset_data, m.size) for m in members]
+    elif path.is_file():
+        found = [Entry(str(path))]
+    else:
+        raise FlashdiffError(f"{path}: no such folder or tar shard of images")
+    if not found:
+        raise FlashdiffError(f"{path}: no images in it ({', '.join(sorted(SUFFIXES))})")
+    return found
+
+
+@dataclass(frozen=True)
+class Source:
+    """A group of images and its share of the crops."""
+
+    entries: list[Entry]
+    weight: float = 1.0
+    min_scale: float = 1.0
+
+    @classmethod
+    def parse(cls, spec: dict) -> "Source":
+        """Build from a recipe's table: `paths` (list), `weight`, `min_scale` (smallest random downscale)."""
+        found = [entry for path in spec["paths"] for entry in entries(path)]
+        return cls(found, float(spec.get("weight", 1.0)), float(spec.get("min_scale", 1.0)))
+
+
+class Crops(Dataset):
+    """An endless dataset of square crops, float32, (3, size, size), RGB in [-1, 1].
+
+    Within each source the images are visited in a fresh random order every epoch. A picture smaller than the
+    crop is enlarged; a picture that does not decode is replaced by its successor.
+    """
+
+    def __init__(self, sources: list[Source], size: int, seed: int):
+        self.sources, self.size, self.seed = sources, size, seed
+        weights = np.array([s.weight for s in sources], dtype=np.float64)
+        self.shares = weights / weights.sum()
+        self._orders: dict[tuple[int, int], np.ndarray] = {}
+
+    def _order(self, source: int, epoch: int) -> np.ndarray:
+        key = (source, epoch)
+        if key not in self._orders:
+            rng = np.random.default_rng([self.seed, 1, source, epoch])
+            self._orders = {k: v for k, v in self._orders.items() if k[1] >= epoch - 1}
+            self._orders[key] = rng.permutation(len(self.sources[source].entries))
+        return self._orders[key]
+
+    def _locate(self, index: int, rng: np.random.Generator) -> tuple[Source, Entry]:
+        chosen = int(rng.choice(len(self.sources), p=self.shares))
+        source = self.sources[chosen]
+        # Position within the source's own sequence: its expected share of all indices before this one.
+        turn = int(index * self.shares[chosen])
+        epoch, place = divmod(turn, len(source.entries))
+        return source, source.entries[self._order(chosen, epoch)[place]]
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        rng = np.random.default_rng([self.seed, 0, index])
+        source, entry = self._locate(index, rng)
+        try:
+            picture = entry.read()
+        except (OSError, ValueError, Image.DecompressionBombError):
+            return self[index + 1_000_003]
+        return to_tensor(self._crop(picture, source, rng))
+
+    def _crop(self, picture: Image.Image, source: Source, rng: np.random.Generator) -> Image.Image:
+        short = min(picture.size)
+        scale = rng.uniform(source.min_scale, 1.0)
+        scale = max(scale, self.size / short)
+        if scale != 1.0:
+            size = [max(self.size, round(side * scale)) for side in picture.size]
+            picture = picture.resize(size, Image.Resampling.LANCZOS)
+        left = int(rng.integers(0, picture.width - self.size + 1))
+        top = int(rng.integers(0, picture.height - self.size + 1))
+        picture = picture.crop((left, top, left + self.size, top + self.size))
+        if rng.random() < 0.5:
+            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return picture
+
+
+class Onward(Sampler):
+    """Indices from `start` on, interleaved over `world` processes, without end."""
+
+    def __init__(self, start: int, rank: int = 0, world: int = 1):
+        self.start, self.rank, self.world = start, rank, world
+
+    def __iter__(self):
+        index = self.start + self.rank
+        while True:
+            yield index
+            index += self.world
+
+
+def to_tensor(picture: Image.Image) -> torch.Tensor:
+    """RGB picture -> float32 tensor (3, H, W) in [-1, 1]."""
+    array = np.asarray(picture, dtype=np.float32) / 127.5 - 1.0
+    return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+
+
+def validation_images(path: str | Path, limit: int, grain: int = 4) -> list[torch.Tensor]:
+    """The first `limit` images of a folder or shard, (1, 3, H, W), sides cut down to multiples of `grain`."""
+    images = []
+    for entry in entries(path)[:limit]:
+        picture = entry.read()
+        size = (picture.width // grain * grain, picture.height // grain * grain)
+        images.append(to_tensor(picture.crop((0, 0, *size)))[None])
+    return images

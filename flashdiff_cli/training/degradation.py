@@ -1,0 +1,80 @@
+"""Random degradations for training a severity encoder, each sample with its own operator and parameters."""
+
+import math
+
+import torch
+
+from flashdiff_cli.errors import UsageError
+from flashdiff_cli.operators.base import OPERATORS
+
+
+class Degradations:
+    """A mixture of operators with parameters drawn from ranges.
+
+    Args:
+        tables: one a kind: `operator`, `weight`, `noise_std` (centre), `noise_spread` (standard deviation of its
+            logarithm) and for every operator parameter a pair [low, high]. The encoder may meet noise that it was
+            not promised, so the level varies around its centre.
+    """
+
+    def __init__(self, tables: list[dict]):
+        if not tables:
+            raise UsageError("the recipe of a severity encoder needs at least one [[degradation]] table")
+        self.tables = tables
+        self.weights = torch.tensor([float(t.get("weight", 1.0)) for t in tables])
+        for table in tables:
+            OPERATORS[table["operator"]]
+
+    def _ranges(self, table: dict) -> dict[str, tuple[float, float]]:
+        reserved = {"operator", "weight", "noise_std", "noise_spread"}
+        return {k: tuple(v) for k, v in table.items() if k not in reserved}
+
+    def __call__(self, images: torch.Tensor, generator: torch.Generator, level: float | None = None) -> torch.Tensor:
+        """Degrade images (B, 3, H, W) in [-1, 1] -> measurements of the same shape.
+
+        Args:
+            images: clean.
+            generator: of every draw.
+            level: 0 to 1 puts all parameters at that share of their range instead of drawing them.
+        """
+        kinds = torch.multinomial(self.weights, len(images), replacement=True, generator=generator)
+        measured = torch.empty_like(images)
+        for k, table in enumerate(self.tables):
+            chosen = (kinds == k).nonzero()[:, 0]
+            if len(chosen) == 0:
+                continue
+            some = images[chosen.to(images.device)]
+            values = {}
+            for name, (low, high) in self._ranges(table).items():
+                share = torch.rand(len(chosen), generator=generator) if level is None else torch.full((len(chosen),), level)
+                values[name] = low + (high - low) * share
+            operator = OPERATORS[table["operator"]].batch(images.shape[-2:], generator, **values)
+            spread = table.get("noise_spread", 0.0) if level is None else 0.0
+            draw = torch.randn(len(chosen), generator=generator)
+            noise_std = table.get("noise_std", 0.05) * torch.exp(spread * draw)
+            # One generator for all: training needs no independence from the batch, only repeatability.
+            noise = torch.randn(some.shape, generator=generator).to(some)
+            measured[chosen.to(images.device)] = operator.on_signed(some) + 2 * noise_std.view(-1, 1, 1, 1).to(some) * noise
+        return measured
+
+    def describe(self) -> list[dict]:
+        """What the encoder was trained on, for its config."""
+        return [{k: v for k, v in t.items() if k != "weight"} for t in self.tables]
+
+
+def ordering_accuracy(variances: torch.Tensor) -> float:
+    """Share of the pairs of degradation levels i < j with variance_i <= variance_j (paper Definition 1).
+
+    Args:
+        variances: (images, levels), levels rising.
+    """
+    levels = variances.shape[1]
+    pairs = [(variances[:, i] <= variances[:, j]).float().mean().item() for j in range(levels) for i in range(j)]
+    return sum(pairs) / len(pairs)
+
+
+def spearman(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Rank correlation of two (N,) samples without ties."""
+    ranks = [x.argsort().argsort().double() for x in (a, b)]
+    ranks = [r - r.mean() for r in ranks]
+    return (ranks[0] @ ranks[1] / math.sqrt((ranks[0] @ ranks[0]) * (ranks[1] @ ranks[1]))).item()

@@ -1,0 +1,93 @@
+"""Training of the latent diffusion model: noise prediction on the codes of a frozen first stage."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler, UNet2DModel
+from PIL import Image
+
+from flashdiff_cli.first_stage import FirstStage
+from flashdiff_cli.loading import load_component
+from flashdiff_cli.schedule import Schedule
+from flashdiff_cli.training.recipe import Recipe
+from flashdiff_cli.training.sheet import grid, to_picture
+
+SCHEDULER = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.0015,
+    "beta_end": 0.0195,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "prediction_type": "epsilon",
+}
+"""The process of the original latent diffusion models."""
+
+VALIDATION_LEVELS = (20, 60, 150, 400)
+
+
+class DiffusionTask:
+    """Mean squared error of the predicted noise.
+
+    Timesteps are drawn as T * u^p with u uniform and p = `recipe.loss["timestep_power"]`: a matched start seldom lies
+    in the noisier half of the process, so p > 1 spends the training where runs take place.
+    """
+
+    component = "unet"
+
+    def __init__(self, recipe: Recipe, validation: dict[str, list[torch.Tensor]], model: Path):
+        self.power = float(recipe.loss.get("timestep_power", 1.0))
+        self.stage = FirstStage(load_component(model, "first_stage").requires_grad_(False).eval())
+        self.scheduler = DDIMScheduler(**SCHEDULER)
+        self.schedule = Schedule.from_table(self.scheduler.alphas_cumprod)
+        torch.manual_seed(recipe.seed)
+        latent = recipe.crop // self.stage.grain
+        channels = self.stage.channels
+        self.module = UNet2DModel(sample_size=latent, in_channels=channels, out_channels=channels, **recipe.model)
+        self.validation = validation
+
+    def prepare(self, device: torch.device) -> None:
+        self.stage.model.to(device)
+
+    def loss(self, module, images, generator):
+        with torch.no_grad():
+            z0 = self.stage.encode(images).float()
+        u = torch.rand(len(images), generator=generator)
+        level = (u**self.power * len(self.schedule)).long().clamp(max=len(self.schedule) - 1) + 1
+        noise = torch.randn(z0.shape, generator=generator).to(z0)
+        z = self.schedule.add_noise(z0, noise, level)
+        eps = module(z, self.schedule.timestep(level).to(z.device)).sample.float()
+        return {"loss": F.mse_loss(eps, noise)}
+
+    def _denoise(self, module, image: torch.Tensor, level: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, float]:
+        """The noisy latent, the predicted clean latent and the error of the predicted noise."""
+        z0 = self.stage.encode(image.to(module.device)).float()
+        noise = torch.randn(z0.shape, generator=torch.Generator().manual_seed(seed)).to(z0)
+        at = torch.tensor([level + 1])
+        z = self.schedule.add_noise(z0, noise, at)
+        eps = module(z, self.schedule.timestep(at).to(z.device)).sample.float()
+        return z, self.schedule.estimate_clean(z, eps, at), F.mse_loss(eps, noise).item()
+
+    def validate(self, module):
+        figures = {}
+        for name, images in self.validation.items():
+            for level in VALIDATION_LEVELS:
+                errors = [self._denoise(module, image, level, i)[2] for i, image in enumerate(images)]
+                figures[f"eps_{name}_{level}"] = round(sum(errors) / len(errors), 5)
+        return figures
+
+    def sheet(self, module) -> Image.Image:
+        """Rows of: picture; noisy latent and one-step estimate, decoded, at rising noise."""
+        rows = []
+        for images in self.validation.values():
+            for i, image in enumerate(images[:3]):
+                row = [to_picture(image)]
+                for level in VALIDATION_LEVELS[1:]:
+                    z, z0, _ = self._denoise(module, image, level, i)
+                    row += [to_picture(self.stage.decode(z)), to_picture(self.stage.decode(z0))]
+                rows.append(row)
+        return grid(rows, cell=144)
+
+    def export(self, module, folder: Path) -> None:
+        module.save_pretrained(folder / self.component, safe_serialization=True)
+        self.scheduler.save_pretrained(folder / "scheduler")

@@ -1,0 +1,108 @@
+"""Training of a severity encoder (paper section 3.1, eq. 7)."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from flashdiff_cli.first_stage import FirstStage
+from flashdiff_cli.loading import load_component
+from flashdiff_cli.severity import SeverityEncoder
+from flashdiff_cli.training.degradation import Degradations, ordering_accuracy, spearman
+from flashdiff_cli.training.recipe import Recipe
+from flashdiff_cli.training.sheet import grid, to_picture
+
+ORDERING_LEVELS = 10
+
+
+class SeverityTask:
+    """||e||^2 / d + variance term + image_weight * ||Dec(z_hat) - x||^2 / D for e = z_hat - z0.
+
+    `recipe.loss`:
+        variance_weight, image_weight: lambda_sigma and lambda_im.
+        variance_form: "squared" is the paper's (v - var)^2, v the variance of e about its own mean; "log" compares
+            logarithms, so that light degradations count as much as heavy ones.
+        image_share: share of the batch that is decoded for the image term, to save time; its weight is kept.
+    """
+
+    component = "severity"
+
+    def __init__(self, recipe: Recipe, validation: dict[str, list[torch.Tensor]], model: Path):
+        defaults = {"variance_weight": 1.0, "image_weight": 1.0, "variance_form": "squared", "image_share": 1.0}
+        self.settings = defaults | recipe.loss
+        self.degradations = Degradations(recipe.degradation)
+        self.stage = FirstStage(load_component(model, "first_stage").requires_grad_(False).eval())
+        torch.manual_seed(recipe.seed)
+        settings = dict(recipe.model)
+        self.component = settings.pop("name", self.component)
+        begin = settings.pop("begin", None)
+        if begin is None:
+            self.module = SeverityEncoder.from_first_stage(self.stage, degradations=self.degradations.describe(), **settings)
+        else:
+            self.module = load_component(model, begin)
+            self.module.register_to_config(degradations=self.degradations.describe())
+        self.validation = validation
+
+    def prepare(self, device: torch.device) -> None:
+        self.stage.model.to(device)
+
+    def loss(self, module, images, generator):
+        w = self.settings
+        measured = self.degradations(images, generator)
+        with torch.no_grad():
+            z0 = self.stage.encode(images).float()
+        estimate = module(measured)
+        error = (estimate.latent.float() - z0).flatten(1)
+        latent = error.square().mean(1)
+        spread = error.var(1, unbiased=True)
+        if w["variance_form"] == "log":
+            variance = (spread.detach().clamp(min=1e-8).log() - estimate.variance.clamp(min=1e-8).log()).square()
+        else:
+            variance = (spread - estimate.variance).square()
+        share = max(1, round(len(images) * w["image_share"]))
+        decoded = self.stage.decode(estimate.latent[:share]).float()
+        image = F.mse_loss(decoded, images[:share])
+        loss = latent.mean() + w["variance_weight"] * variance.mean() + w["image_weight"] * image
+        return {"loss": loss, "latent": latent.mean(), "variance": variance.mean(), "image": image}
+
+    def validate(self, module):
+        figures = {}
+        for name, images in self.validation.items():
+            true, said, gain, levels = [], [], [], []
+            for i, image in enumerate(images):
+                image = image.to(module.device)
+                measured = self.degradations(image, torch.Generator().manual_seed(i))
+                estimate = module(measured)
+                z0 = self.stage.encode(image)
+                decoded = self.stage.decode(estimate.latent)
+                true.append((estimate.latent - z0).float().square().mean())
+                said.append(estimate.variance[0])
+                gain.append(10 * torch.log10(F.mse_loss(measured, image) / F.mse_loss(decoded.float(), image)))
+                if i < 4:
+                    steps = torch.linspace(0, 1, ORDERING_LEVELS).tolist()
+                    rising = [self.degradations(image, torch.Generator().manual_seed(i + 100 * j), t) for j, t in enumerate(steps)]
+                    levels.append(module(torch.cat(rising)).variance)
+            true, said = torch.stack(true).cpu(), torch.stack(said).cpu()
+            figures |= {
+                f"variance_{name}": round(true.mean().item(), 5),
+                f"estimated_{name}": round(said.mean().item(), 5),
+                f"spearman_{name}": round(spearman(true, said), 4),
+                f"ordering_{name}": round(ordering_accuracy(torch.stack(levels).cpu()), 4),
+                f"gain_{name}": round(torch.stack(gain).mean().item(), 3),
+            }
+        return figures
+
+    def sheet(self, module) -> Image.Image:
+        """Rows of: picture, measurement, decoded estimate."""
+        rows = []
+        for images in self.validation.values():
+            for i, image in enumerate(images[:4]):
+                image = image.to(module.device)
+                measured = self.degradations(image, torch.Generator().manual_seed(i))
+                decoded = self.stage.decode(module(measured).latent)
+                rows.append([to_picture(image), to_picture(measured), to_picture(decoded)])
+        return grid(rows)
+
+    def export(self, module, folder: Path) -> None:
+        module.save_pretrained(folder / self.component, safe_serialization=True)

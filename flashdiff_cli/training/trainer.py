@@ -1,0 +1,269 @@
+"""The training loop that all stages share: budgets, EMA, validation, checkpoints that resume exactly.
+
+A stage is a `Task`: it owns the module, its loss, its validation figures and its sample sheet. Whatever is random in
+a step comes from a generator seeded with (seed, step), so a resumed run repeats what an undisturbed one would do.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from flashdiff_cli.errors import FlashdiffError
+from flashdiff_cli.training.data import Crops, Onward, Source
+from flashdiff_cli.training.recipe import Recipe
+
+CHECKPOINT = "checkpoint.pt"
+
+
+class Task(Protocol):
+    """What a stage of training supplies."""
+
+    module: torch.nn.Module
+    """The network that is trained, under EMA."""
+
+    def prepare(self, device: torch.device) -> None:
+        """Move whatever is frozen to the device."""
+
+    def loss(self, module: torch.nn.Module, images: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Losses of a batch of images (B, 3, H, W) in [-1, 1]; `loss` is differentiated, the others are logged."""
+
+    def validate(self, module: torch.nn.Module) -> dict[str, float]:
+        """Figures on the validation images."""
+
+    def sheet(self, module: torch.nn.Module) -> Image.Image:
+        """A picture that shows how far the training has come."""
+
+    def export(self, module: torch.nn.Module, folder: Path) -> None:
+        """Write the finished component in the diffusers layout."""
+
+
+
+
+def fastest_precision(device: torch.device) -> str:
+    """`bf16` where this device multiplies bfloat16 matrices faster than float32 ones, else `no`."""
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "no"
+    if device.type != "cpu":
+        return "no"
+
+    def seconds(dtype: torch.dtype) -> float:
+        a = torch.ones(384, 384, dtype=dtype)
+        a @ a
+        start = time.perf_counter()
+        for _ in range(3):
+            a @ a
+        return time.perf_counter() - start
+
+    return "bf16" if seconds(torch.bfloat16) < 0.8 * seconds(torch.float32) else "no"
+
+
+def atomic_save(state: dict, path: Path) -> None:
+    """torch.save under a temporary name, then rename: a kill at any moment leaves the old file or the new one."""
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+class Trainer:
+    """Runs one recipe for one task in one folder.
+
+    Args:
+        recipe: what to do.
+        task: the stage.
+        sources: groups of training images.
+        folder: receives `checkpoint.pt`, `log.jsonl`, `sheets/` and the finished component.
+        callback: called with a dict per step (`step`, `loss`, `progress`, `seconds_left`, `rate`, ...) and per event.
+        device: "auto", "cpu", "cuda" or "mps".
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        task: Task,
+        sources: list[Source],
+        folder: str | Path,
+        callback: Callable[[dict], None] | None = None,
+        device: str = "auto",
+    ):
+        self.recipe, self.task, self.folder = recipe, task, Path(folder)
+        self.callback = callback or (lambda event: None)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        precision = recipe.precision
+        if precision == "auto":
+            probe = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+            precision = fastest_precision(probe)
+        self.accelerator = Accelerator(mixed_precision=precision, cpu=device == "cpu")
+        self.device = self.accelerator.device
+        self.sources = sources
+        self.step, self.elapsed = 0, 0.0
+        task.prepare(self.device)
+        self.optimizer = torch.optim.AdamW(
+            [p for p in task.module.parameters() if p.requires_grad],
+            lr=recipe.learning_rate,
+            betas=recipe.betas,
+            weight_decay=recipe.weight_decay,
+        )
+        self.module, self.optimizer = self.accelerator.prepare(task.module, self.optimizer)
+        self.ema = EMAModel(self._bare().parameters(), decay=recipe.ema, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
+        self.ema.to(self.device)
+
+    def _bare(self) -> torch.nn.Module:
+        return self.accelerator.unwrap_model(self.module)
+
+    @property
+    def progress(self) -> float:
+        """Share of the budget that is used, 0 to 1: of the steps or of the minutes, whichever is further."""
+        by_steps = self.step / self.recipe.steps if self.recipe.steps else 0.0
+        by_time = self.elapsed / (60 * self.recipe.minutes) if self.recipe.minutes else 0.0
+        return min(1.0, max(by_steps, by_time))
+
+    def learning_rate(self) -> float:
+        """Linear warm-up, then cosine decay over the budget."""
+        warm = min(1.0, (self.step + 1) / max(1, self.recipe.warmup))
+        floor = self.recipe.final_learning_rate
+        return self.recipe.learning_rate * warm * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * self.progress)))
+
+    def resume(self) -> bool:
+        """Continue from the folder's checkpoint, if there is one. Returns whether there was.
+
+        Raises:
+            FlashdiffError: the checkpoint cannot be read or belongs to another recipe's network.
+        """
+        path = self.folder / CHECKPOINT
+        if not path.exists():
+            return False
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            self._bare().load_state_dict(state["module"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.ema.load_state_dict(state["ema"])
+        except Exception as error:
+            raise FlashdiffError(
+                f"{path}: cannot resume from this checkpoint ({type(error).__name__}: {str(error).splitlines()[0]}); "
+                "give the recipe that it was made with, or another output folder"
+            ) from error
+        self.ema.to(self.device)
+        self.step, self.elapsed = state["step"], state["elapsed"]
+        self._cut_log()
+        return True
+
+    def _cut_log(self) -> None:
+        """Drop log lines of steps after the checkpoint: they will be run again."""
+        log = self.folder / "log.jsonl"
+        if log.exists():
+            kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= self.step]
+            log.write_text("".join(line + "\n" for line in kept))
+
+    def checkpoint(self) -> None:
+        """Write everything that an exact continuation needs."""
+        if self.accelerator.is_main_process:
+            atomic_save(
+                {
+                    "module": self._bare().state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "ema": self.ema.state_dict(),
+                    "step": self.step,
+                    "elapsed": self.elapsed,
+                },
+                self.folder / CHECKPOINT,
+            )
+
+    def _log(self, event: dict) -> None:
+        if self.accelerator.is_main_process:
+            with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps(event) + "\n")
+            self.callback(event)
+
+    def _batches(self):
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        start = self.step * self.recipe.batch * world
+        loader = DataLoader(
+            Crops(self.sources, self.recipe.crop, self.recipe.seed),
+            batch_size=self.recipe.batch,
+            sampler=Onward(start, rank, world),
+            num_workers=self.recipe.workers,
+            pin_memory=self.device.type == "cuda",
+            persistent_workers=self.recipe.workers > 0,
+        )
+        return iter(loader)
+
+    def evaluate(self) -> dict[str, float]:
+        """Validation figures and the sample sheet, with the EMA weights."""
+        bare = self._bare()
+        self.ema.store(bare.parameters())
+        self.ema.copy_to(bare.parameters())
+        bare.eval()
+        try:
+            with torch.no_grad(), self.accelerator.autocast():
+                figures = self.task.validate(bare)
+                sheet = self.task.sheet(bare)
+        finally:
+            bare.train()
+            self.ema.restore(bare.parameters())
+        (self.folder / "sheets").mkdir(exist_ok=True)
+        sheet.save(self.folder / "sheets" / f"{self.step:07d}.png")
+        return figures
+
+    def train_step(self, images: torch.Tensor) -> dict[str, float]:
+        """One optimiser step on a batch (B, 3, crop, crop)."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        generator = torch.Generator().manual_seed((self.recipe.seed << 40) + self.step * world + rank)
+        with self.accelerator.autocast():
+            losses = self.task.loss(self.module, images.to(self.device, non_blocking=True), generator)
+        self.accelerator.backward(losses["loss"])
+        norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.recipe.clip)
+        if torch.isfinite(norm):
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.ema.step(self._bare().parameters())
+        self.step += 1
+        return {k: float(v.detach()) for k, v in losses.items()}
+
+    def run(self) -> dict[str, float]:
+        """Train until the budget is used, then export the EMA weights. Returns the last validation figures.
+
+        A KeyboardInterrupt is passed on after a checkpoint.
+        """
+        self.module.train()
+        batches = self._batches()
+        figures: dict[str, float] = {}
+        last_save = tick = time.perf_counter()
+        begun_at, begun = self.progress, self.elapsed
+        try:
+            while self.progress < 1.0:
+                losses = self.train_step(next(batches))
+                if self.step % self.recipe.validate_every == 0:
+                    figures = self.evaluate()
+                    self._log({"event": "validation", "step": self.step, **figures})
+                now = time.perf_counter()
+                self.elapsed, tick = self.elapsed + now - tick, now
+                done = self.progress - begun_at
+                left = (self.elapsed - begun) * (1 - self.progress) / done if done > 0 else None
+                event = {"event": "step", "step": self.step, **losses, "learning_rate": self.learning_rate()}
+                event |= {"elapsed": round(self.elapsed, 2)}
+                if self.step % 20 == 0:
+                    self._log(event)
+                self.callback(event | {"event": "tick", "progress": self.progress, "seconds_left": left})
+                if now - last_save > 60 * self.recipe.checkpoint_minutes:
+                    self.checkpoint()
+                    last_save = now
+        finally:
+            self.checkpoint()
+        figures = self.evaluate()
+        self._log({"event": "validation", "step": self.step, **figures})
+        bare = self._bare()
+        self.ema.copy_to(bare.parameters())
+        self.task.export(bare.eval(), self.folder)
+        return figures
