@@ -32,7 +32,8 @@ class AutoencoderTask:
         torch.manual_seed(recipe.seed)
         self.module = AutoencoderDC(**settings, encoder_out_shortcut=False, decoder_in_shortcut=False)
         crops = Crops(sources, max(recipe.crop, 64), recipe.seed)
-        images = torch.stack([crops[i] for i in range(2048)])
+        count = min(2048, 16 * sum(len(source.entries) for source in sources))
+        images = torch.stack([crops[i] for i in range(count)])
         self.images = images[:256]
         self.mean, basis, variance = block_basis(images, self.module.config.latent_channels)
         error = self._estimation_error(images[:768], basis, recipe.seed)

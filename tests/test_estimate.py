@@ -1,0 +1,50 @@
+"""Blind estimates of blur and noise, on measurements whose truth is known."""
+
+import pytest
+import torch
+
+from flashdiff_cli.operators import GaussianBlur
+from flashdiff_cli.operators.estimate import estimate_blur, fit_blur, noise_level
+
+
+def scene(batch: int = 2, size: int = 64) -> torch.Tensor:
+    """Piecewise constant images with edges, in [-1, 1]."""
+    cells = torch.rand(batch, 3, size // 8, size // 8, generator=torch.Generator().manual_seed(0)) * 1.6 - 0.8
+    return cells.repeat_interleave(8, 2).repeat_interleave(8, 3)
+
+
+@pytest.mark.parametrize("std", [0.5, 1.0, 2.0, 3.0])
+def test_the_width_is_exact_where_the_scene_is_known(std):
+    x = scene()
+    y = GaussianBlur(std).measure(x, 0.02, [torch.Generator().manual_seed(i) for i in range(2)])
+    assert fit_blur(y, x).tolist() == pytest.approx([std, std], rel=0.06)
+
+
+def test_estimates_are_per_sample():
+    x = scene()
+    y = GaussianBlur(torch.tensor([0.6, 2.5])).forward(x)
+    both = fit_blur(y, x)
+    assert both[0] < 1 < 2 < both[1]
+    assert torch.allclose(fit_blur(y[1:], x[1:]), both[1:])
+
+
+@pytest.mark.parametrize("std", [0.01, 0.05, 0.2])
+def test_the_noise_level_is_found(std):
+    y = GaussianBlur(1.5).measure(scene(2, 128), std, [torch.Generator().manual_seed(i) for i in range(2)])
+    assert noise_level(y).tolist() == pytest.approx([std, std], rel=0.1)
+
+
+def test_a_constant_picture_has_no_noise_and_some_width():
+    flat = torch.zeros(1, 3, 32, 32)
+    found = estimate_blur(flat, flat)
+    assert found.noise_std.item() == 0
+    assert 0.2 <= found.blur_std.item() <= 6
+
+
+def test_calibration_maps_the_logarithm_of_the_width():
+    x = scene()
+    y = GaussianBlur(1.0).forward(x)
+    plain = estimate_blur(y, x).blur_std
+    assert torch.allclose(estimate_blur(y, x, [1.0, 0.0]).blur_std, plain, rtol=1e-5)
+    doubled = estimate_blur(y, x, [1.0, 0.6931472]).blur_std
+    assert torch.allclose(doubled, 2 * plain, rtol=1e-4)

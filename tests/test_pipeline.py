@@ -1,0 +1,190 @@
+"""First stage, severity encoder and pipeline: contracts that hold for any model."""
+
+import json
+
+import pytest
+import torch
+from tiny import save_tiny_model, tiny_first_stage, tiny_pipeline
+
+from flashdiff_cli.errors import FlashdiffError, UsageError
+from flashdiff_cli.first_stage import FirstStage
+from flashdiff_cli.operators import GaussianBlur
+from flashdiff_cli.pipeline import FlashDiffusionPipeline
+from flashdiff_cli.severity import SeverityEncoder
+
+KINDS = ("dc", "kl", "vq")
+
+
+def images(batch: int, size: int = 32, seed: int = 0) -> torch.Tensor:
+    return torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def generators(seeds) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(s) for s in seeds]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_first_stages_share_one_face(kind):
+    torch.manual_seed(0)
+    stage = FirstStage(tiny_first_stage(kind))
+    x = images(2).requires_grad_()
+    z = stage.encode(x)
+    assert (stage.kind, stage.grain, stage.channels) == (kind, 4, 4)
+    assert z.shape == (2, 4, 8, 8)
+    decoded = stage.decode(z)
+    assert decoded.shape == x.shape
+    (gradient,) = torch.autograd.grad(decoded.sum(), x)
+    assert gradient.abs().sum() > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_scale_factor_is_applied_on_both_sides(kind):
+    torch.manual_seed(0)
+    model = tiny_first_stage(kind)
+    one = FirstStage(model)
+    z = one.encode(images(1))
+    model.register_to_config(scaling_factor=one.scale * 2)
+    two = FirstStage(model)
+    assert torch.allclose(two.encode(images(1)), 2 * z, atol=1e-6)
+    assert torch.allclose(two.decode(2 * z), one.decode(z), atol=1e-6)
+
+
+def test_vq_decoding_is_straight_through():
+    torch.manual_seed(0)
+    stage = FirstStage(tiny_first_stage("vq"))
+    z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    quantised, plain = stage.decode(z), stage.decode(z, quantise=False)
+    assert not torch.allclose(quantised, plain)
+    (gradient,) = torch.autograd.grad(quantised.sum(), z)
+    assert gradient.abs().sum() > 0
+
+
+def test_an_unknown_first_stage_is_refused():
+    with pytest.raises(FlashdiffError, match="Linear"):
+        FirstStage(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_severity_encoder_starts_as_the_first_stage(kind):
+    torch.manual_seed(0)
+    stage = FirstStage(tiny_first_stage(kind))
+    encoder = SeverityEncoder.from_first_stage(stage, extra_layers=2 if kind == "dc" else 0).eval()
+    x = images(3)
+    latent, variance = encoder(x)
+    assert torch.allclose(latent, stage.encode(x), atol=1e-5)
+    assert variance.shape == (3,) and (variance >= 0).all()
+    assert torch.allclose(encoder(x[1:2]).variance, variance[1:2], rtol=1e-5)
+    assert torch.allclose(encoder.variance_map(x).mean((1, 2)), variance, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_severity_encoder_survives_saving(kind, tmp_path):
+    torch.manual_seed(0)
+    encoder = SeverityEncoder.from_first_stage(FirstStage(tiny_first_stage(kind)), degradations=[{"operator": "gaussian-blur"}])
+    encoder.save_pretrained(tmp_path)
+    again = SeverityEncoder.from_pretrained(tmp_path)
+    assert torch.equal(again.eval()(images(1)).latent, encoder.eval()(images(1)).latent)
+    assert again.config.degradations == [{"operator": "gaussian-blur"}]
+
+
+@pytest.fixture(scope="module")
+def pipe() -> FlashDiffusionPipeline:
+    return tiny_pipeline(defaults={"steps": 40})
+
+
+def test_a_batch_gives_what_single_runs_give(pipe):
+    y = torch.cat([images(1, seed=1), 0.2 * images(1, seed=2)])
+    operator = GaussianBlur(torch.tensor([0.8, 2.5]))
+    steps = torch.tensor([2, 5])
+    both = pipe(y, operator, 0.05, start_step=steps, generators=generators([3, 4]), eta=1.0)
+    assert both.network_evaluations.tolist() == both.steps.tolist() == [2, 5]
+    for i, seed in enumerate((3, 4)):
+        one = pipe(y[i : i + 1], GaussianBlur(operator.blur_std[i]), 0.05, start_step=int(steps[i]), generators=generators([seed]), eta=1.0)
+        assert torch.allclose(one.images, both.images[i : i + 1], atol=2e-4)
+
+
+def test_runs_repeat_with_their_seed(pipe):
+    run = lambda seed: pipe(images(1), GaussianBlur(1.0), 0.05, start_step=3, generators=generators([seed])).images  # noqa: E731
+    assert torch.equal(run(1), run(1))
+    assert not torch.equal(run(1), run(2))
+
+
+def test_start_step_zero_decodes_the_estimate(pipe):
+    result = pipe(images(1), GaussianBlur(1.0), 0.05, start_step=0)
+    assert result.network_evaluations.item() == 0
+    assert torch.allclose(result.images, result.decoded)
+
+
+def test_the_start_step_matches_the_estimated_variance(pipe):
+    result = pipe(images(2), GaussianBlur(1.0), 0.05)
+    assert torch.equal(result.start_step, pipe.schedule(40).start_level(result.variance))
+    assert result.schedule_steps == 40
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_first_stage_restores(kind):
+    result = tiny_pipeline(kind)(images(1), None, start_step=2)
+    assert torch.isfinite(result.images).all() and result.images.abs().max() <= 1
+    assert result.operator_estimated and result.operators[0]["name"] == "gaussian-blur"
+
+
+def test_progress_is_reported_per_step(pipe):
+    seen = []
+    pipe(images(1), GaussianBlur(1.0), 0.05, start_step=4, callback=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_sizes_and_settings_are_checked(pipe):
+    with pytest.raises(UsageError, match="multiples of 8"):
+        pipe(images(1, 36), GaussianBlur(1.0))
+    with pytest.raises(UsageError, match="--start-step"):
+        pipe(images(1), GaussianBlur(1.0), start_step=41)
+    with pytest.raises(UsageError, match="--steps"):
+        pipe(images(1), GaussianBlur(1.0), steps=1001)
+    with pytest.raises(UsageError, match="unknown solver"):
+        pipe(images(1), GaussianBlur(1.0), solver="no-such")
+    with pytest.raises(UsageError, match="generators"):
+        pipe(images(2), GaussianBlur(1.0), generators=generators([0]))
+
+
+def test_a_model_survives_saving_and_loading(tmp_path, pipe):
+    folder = save_tiny_model(tmp_path / "model", defaults={"steps": 40})
+    index = json.loads((folder / "model_index.json").read_text())
+    assert index["severity"] == ["flashdiff_cli.severity", "SeverityEncoder"]
+    again = FlashDiffusionPipeline.from_pretrained(folder)
+    assert again.defaults["steps"] == 40
+    settings = {"start_step": 3, "generators": generators([0])}
+    one = again(images(1), GaussianBlur(1.0), 0.05, **settings)
+    two = pipe(images(1), GaussianBlur(1.0), 0.05, **(settings | {"generators": generators([0])}))
+    assert torch.equal(one.images, two.images)
+    assert not list(folder.rglob("*.bin"))
+
+
+def test_damaged_models_are_named(tmp_path):
+    folder = save_tiny_model(tmp_path / "model")
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(FlashdiffError, match="unet"):
+        FlashDiffusionPipeline.from_pretrained(folder)
+    weights.write_bytes(whole)
+    (folder / "unet" / "config.json").write_text("{")
+    with pytest.raises(FlashdiffError, match=r"config\.json"):
+        FlashDiffusionPipeline.from_pretrained(folder)
+    with pytest.raises(FlashdiffError, match=r"model_index\.json"):
+        FlashDiffusionPipeline.from_pretrained(tmp_path)
+
+
+def test_a_wrong_tensor_is_named(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = save_tiny_model(tmp_path / "model")
+    path = folder / "severity" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    removed = tensors.pop("std_conv.weight")
+    save_file(tensors, path)
+    with pytest.raises(FlashdiffError, match=r"std_conv\.weight"):
+        FlashDiffusionPipeline.from_pretrained(folder)
+    save_file(tensors | {"std_conv.weight": removed, "surplus": removed.clone()}, path)
+    with pytest.raises(FlashdiffError, match="surplus"):
+        FlashDiffusionPipeline.from_pretrained(folder)

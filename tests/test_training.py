@@ -1,0 +1,225 @@
+"""Training: data order, budgets, exact resumption, and that a run improves its validation figure."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from flashdiff_cli.errors import FlashdiffError, UsageError
+from flashdiff_cli.loading import load_component
+from flashdiff_cli.training import Recipe, train
+from flashdiff_cli.training.data import Crops, Entry, Source, entries
+from flashdiff_cli.training.degradation import Degradations, ordering_accuracy, spearman
+
+AUTOENCODER = {
+    "latent_channels": 4,
+    "encoder_block_types": "ResBlock",
+    "decoder_block_types": "ResBlock",
+    "encoder_block_out_channels": [8, 64, 128],
+    "decoder_block_out_channels": [8, 64, 128],
+    "encoder_layers_per_block": [0, 1, 1],
+    "decoder_layers_per_block": [0, 1, 1],
+    "encoder_qkv_multiscales": [[], [], []],
+    "decoder_qkv_multiscales": [[], [], []],
+}
+UNET = {
+    "block_out_channels": [16, 32],
+    "down_block_types": ["DownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "UpBlock2D"],
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "add_attention": False,
+}
+BLUR = {"operator": "gaussian-blur", "blur_std": [0.3, 3.0], "noise_std": 0.05, "noise_spread": 0.3}
+
+
+def picture(seed: int, size: int = 72) -> Image.Image:
+    """Smooth colours with edges: something that a code can learn."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size] / size
+    waves = [np.sin(2 * np.pi * (rng.uniform(0.5, 3) * x + rng.uniform(0.5, 3) * y + rng.random())) for _ in range(3)]
+    array = 128 + 60 * np.stack(waves, -1)
+    array[int(rng.integers(size)) :, int(rng.integers(size)) :] *= 0.5
+    return Image.fromarray(array.clip(0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def shard(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "pictures.tar"
+    with tarfile.open(path, "w") as tar:
+        for i in range(12):
+            buffer = io.BytesIO()
+            picture(i).save(buffer, "PNG")
+            member = tarfile.TarInfo(f"{i:03d}.png")
+            member.size = buffer.tell()
+            buffer.seek(0)
+            tar.addfile(member, buffer)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("val")
+    for i in range(3):
+        picture(100 + i, 64).save(path / f"{i}.png")
+    return str(path)
+
+
+def recipe(stage: str, **changes) -> Recipe:
+    settings = {"stage": stage, "crop": 32, "batch": 2, "steps": 6, "warmup": 2, "validate_every": 3, "workers": 0}
+    return Recipe(**(settings | {"precision": "no"} | changes))
+
+
+@pytest.fixture(scope="module")
+def first_stage(tmp_path_factory, shard, folder):
+    """A folder with a first stage after six steps."""
+    out = tmp_path_factory.mktemp("model")
+    train(recipe("autoencoder", model=AUTOENCODER), {"all": [shard]}, {"val": [folder]}, out, device="cpu")
+    return out
+
+
+def test_crops_depend_on_index_and_seed_alone(shard):
+    source = [Source(entries(shard))]
+    one, two = Crops(source, 32, 7), Crops(source, 32, 7)
+    for _ in range(5):
+        two[3]
+    assert torch.equal(one[11], two[11])
+    assert not torch.equal(one[11], Crops(source, 32, 8)[11])
+    assert one[0].shape == (3, 32, 32) and one[0].min() >= -1 and one[0].max() <= 1
+
+
+def test_an_epoch_visits_every_image_once(shard):
+    data = Crops([Source(entries(shard))], 32, 0)
+    visited = [data._locate(i, np.random.default_rng(0))[1].offset for i in range(24)]
+    assert sorted(visited[:12]) == sorted(visited[12:]) == sorted(e.offset for e in entries(shard))
+    assert visited[:12] != visited[12:]
+
+
+def test_shares_of_sources_follow_their_weights(shard):
+    data = Crops([Source(entries(shard), 3.0), Source(entries(shard)[:1], 1.0)], 32, 0)
+    first = sum(data._locate(i, np.random.default_rng([0, 0, i]))[0] is data.sources[0] for i in range(400))
+    assert 270 < first < 330
+
+
+def test_a_damaged_image_is_passed_over(shard, tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8 no picture")
+    data = Crops([Source([Entry(str(tmp_path / "bad.jpg"))] + entries(shard))], 32, 0)
+    assert all(torch.isfinite(data[i]).all() for i in range(26))
+
+
+def test_places_without_images_are_named(tmp_path):
+    with pytest.raises(FlashdiffError, match="no such folder"):
+        entries(tmp_path / "nowhere")
+    with pytest.raises(FlashdiffError, match="no images"):
+        entries(tmp_path)
+    (tmp_path / "broken.tar").write_bytes(b"not a tar" * 100)
+    with pytest.raises(FlashdiffError, match=r"broken\.tar"):
+        entries(tmp_path / "broken.tar")
+
+
+def test_recipes_are_checked(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text('stage = "autoencoder"\nsteps = 5\nlearning_rat = 1.0\n')
+    with pytest.raises(UsageError, match="learning_rat"):
+        Recipe.load(path)
+    path.write_text('stage = "autoencoder"\n')
+    with pytest.raises(UsageError, match="budget"):
+        Recipe.load(path)
+    assert Recipe.load(path, minutes=2.0).minutes == 2.0
+    path.write_text("stage = [")
+    with pytest.raises(UsageError, match="TOML"):
+        Recipe.load(path)
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "diffusion", "severity"])
+def test_a_killed_run_resumes_exactly(stage, shard, folder, first_stage, tmp_path):
+    settings = {
+        "autoencoder": {"model": AUTOENCODER},
+        "diffusion": {"model": UNET},
+        "severity": {"model": {"extra_layers": 1}, "degradation": [BLUR]},
+    }[stage]
+    data, validation = {"all": [shard]}, {"val": [folder]}
+
+    class Killed(Exception):
+        pass
+
+    def kill(event):
+        if event["event"] == "tick" and event["step"] == 4:
+            raise Killed
+
+    whole = train(recipe(stage, **settings), data, validation, tmp_path / "whole", first_stage, device="cpu")
+    with pytest.raises(Killed):
+        train(recipe(stage, **settings), data, validation, tmp_path / "cut", first_stage, device="cpu", callback=kill)
+    resumed = train(recipe(stage, **settings), data, validation, tmp_path / "cut", first_stage, device="cpu")
+    assert resumed == whole
+    states = [torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("whole", "cut")]
+    assert states[0]["step"] == states[1]["step"] == 6
+    for key, value in states[0]["module"].items():
+        assert torch.equal(value, states[1]["module"][key]), key
+    for a, b in zip(states[0]["ema"]["shadow_params"], states[1]["ema"]["shadow_params"], strict=True):
+        assert torch.equal(a, b)
+    log = [json.loads(line) for line in (tmp_path / "cut" / "log.jsonl").read_text().splitlines()]
+    assert [e["step"] for e in log if e["event"] == "validation"] == [3, 6, 6]
+    assert sorted(p.name for p in (tmp_path / "cut" / "sheets").iterdir()) == ["0000003.png", "0000006.png"]
+    assert not list((tmp_path / "cut").glob("*.tmp"))
+
+
+def test_the_linear_start_is_exact_and_nearly_inverted(shard, folder):
+    from flashdiff_cli.training.autoencoder import AutoencoderTask
+    from flashdiff_cli.training.data import validation_images
+
+    images = validation_images(folder, 3)
+    task = AutoencoderTask(recipe("autoencoder", model=AUTOENCODER), [Source(entries(shard))], {"val": images})
+    with torch.no_grad():
+        code = task.module.encoder(images[0])
+        assert torch.allclose(code, task.linear_code(images[0]), atol=1e-4)
+        assert task.validate(task.module)["psnr_val"] > 25
+    assert task.encode.shape == (48, 4)
+
+
+def test_training_lowers_the_severity_loss(shard, folder, first_stage, tmp_path):
+    settings = {"model": {"extra_layers": 0}, "degradation": [BLUR], "steps": 30, "learning_rate": 1e-3}
+    events = []
+    train(
+        recipe("severity", **settings), {"all": [shard]}, {"val": [folder]}, tmp_path, first_stage, device="cpu", callback=events.append
+    )
+    losses = [e["latent"] for e in events if e["event"] == "tick"]
+    assert sum(losses[-10:]) < sum(losses[:10])
+    encoder = load_component(tmp_path, "severity")
+    assert encoder.config.degradations[0]["operator"] == "gaussian-blur"
+
+
+def test_wrong_data_and_checkpoints_are_explained(shard, folder, first_stage, tmp_path):
+    with pytest.raises(UsageError, match="--val"):
+        train(recipe("autoencoder", model=AUTOENCODER), {"all": [shard]}, {}, tmp_path)
+    with pytest.raises(UsageError, match="--model"):
+        train(recipe("diffusion", model=UNET), {"all": [shard]}, {"val": [folder]}, tmp_path)
+    with pytest.raises(UsageError, match="--data faces"):
+        groups = [{"name": "faces"}]
+        train(recipe("autoencoder", model=AUTOENCODER, data=groups), {"all": [shard]}, {"val": [folder]}, tmp_path)
+    (tmp_path / "checkpoint.pt").write_bytes(b"torn")
+    with pytest.raises(FlashdiffError, match="checkpoint.pt"):
+        train(recipe("autoencoder", model=AUTOENCODER), {"all": [shard]}, {"val": [folder]}, tmp_path)
+
+
+def test_degradations_are_per_sample_and_at_a_level():
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    mixture = Degradations([BLUR])
+    measured = mixture(images, torch.Generator().manual_seed(1))
+    assert measured.shape == images.shape
+    light, heavy = (mixture(images, torch.Generator().manual_seed(1), level) for level in (0.0, 1.0))
+    assert (light - images).square().mean() < (heavy - images).square().mean()
+    with pytest.raises(UsageError, match="unknown operator"):
+        Degradations([{"operator": "no-such"}])
+
+
+def test_ordering_accuracy_and_rank_correlation():
+    assert ordering_accuracy(torch.tensor([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]])) == pytest.approx(0.5)
+    assert ordering_accuracy(torch.tensor([[1.0, 3.0, 2.0]])) == pytest.approx(2 / 3)
+    a = torch.tensor([0.1, 0.5, 0.2, 0.9])
+    assert spearman(a, a.exp()) == pytest.approx(1.0)
+    assert spearman(a, -a) == pytest.approx(-1.0)
