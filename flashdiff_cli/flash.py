@@ -31,7 +31,9 @@ def draw(shape: torch.Size, generators: Sequence[torch.Generator], like: torch.T
     return torch.stack([torch.randn(shape[1:], generator=g, dtype=torch.float32) for g in generators]).to(like)
 
 
-def noise_corrected(latent: torch.Tensor, variance: torch.Tensor, noise: torch.Tensor, correction: float) -> torch.Tensor:
+def noise_corrected(
+    latent: torch.Tensor, variance: torch.Tensor, noise: torch.Tensor, correction: float
+) -> torch.Tensor:
     """z_start = sqrt(1 - c var) z_hat + sqrt(c var) eps (paper eq. 9); c var is capped at 1, where only noise is left.
 
     Args:
@@ -39,24 +41,41 @@ def noise_corrected(latent: torch.Tensor, variance: torch.Tensor, noise: torch.T
         variance: (B,).
         correction: c.
     """
-    share = (correction * variance.double()).clamp(0, 1).view(-1, 1, 1, 1)
-    return (1 - share).sqrt().to(latent) * latent + share.sqrt().to(latent) * noise
+    share = (correction * variance.detach().cpu().double()).clamp(0, 1).view(-1, *[1] * (latent.ndim - 1))
+    return (1 - share).sqrt().to(latent.dtype).to(latent.device) * latent + share.sqrt().to(latent.dtype).to(
+        latent.device
+    ) * noise
 
 
-def invert(
-    latent: torch.Tensor, level: torch.Tensor, schedule: Schedule, predict_noise: Callable
-) -> torch.Tensor:
-    """DDIM inversion from the clean end up to `level` (B,), without noise; samples that have arrived wait."""
+def invert(latent: torch.Tensor, level: torch.Tensor, schedule: Schedule, predict_noise: Callable) -> torch.Tensor:
+    """DDIM inversion from the clean end up to `level` (B,), without noise; samples that have arrived wait.
+
+    Each level's noise is predicted from the latent below it (paper section 3.2), one network evaluation a level.
+    """
     z = latent
     for j in range(1, int(level.max()) + 1):
         active = (level >= j).to(z.device)
         here = torch.full((int(active.sum()),), j)
         part = z[active]
         eps = predict_noise(part, schedule.timestep(here).to(z.device))
-        below, at = (schedule.alpha(here - 1, part), schedule.alpha(here, part))
         z = z.clone()
-        z[active] = (at / below).sqrt() * (part - (1 - below).sqrt() * eps) + (1 - at).sqrt() * eps
+        z[active] = schedule.add_noise(schedule.estimate_clean(part, eps, here - 1), eps, here)
     return z
+
+
+def from_noise(
+    shape: torch.Size, schedule: Schedule, generators: Sequence[torch.Generator], like: torch.Tensor
+) -> Start:
+    """The start that needs no severity: pure noise at the schedule's last level, the baseline of every solver.
+
+    Args:
+        shape: (B, C, h, w) of the latent.
+        schedule: the grid in use.
+        generators: one a sample.
+        like: a tensor of the type and on the device wanted.
+    """
+    level = torch.full((shape[0],), len(schedule))
+    return Start(draw(shape, generators, like), level, torch.zeros_like(level))
 
 
 def start(
@@ -79,7 +98,8 @@ def start(
         variance_multiplier: applied to the estimated variance before anything else.
         mode: "stochastic" or "inversion".
         predict_noise: (z, timesteps) -> eps; needed by "inversion".
-        level: (B,) start steps to use instead of the matched ones (a fixed start).
+        level: (B,) start steps to use instead of the matched ones (a fixed start); at the schedule's last level the
+            stochastic start is pure noise.
 
     Raises:
         UsageError: an unknown mode, or a correction or multiplier that is negative or not finite.
@@ -99,8 +119,15 @@ def start(
     else:
         if level is not None:
             # A fixed start has no estimate of its own: it gets the noise of the step it starts from.
-            variance = (1 - schedule.levels[matched]).to(variance)
+            variance = 1 - schedule.levels[matched]
         noise = draw(estimate.latent.shape, generators, estimate.latent)
         latent = noise_corrected(estimate.latent, variance, noise, correction)
-    untouched = (matched == 0).view(-1, 1, 1, 1).to(latent.device)
-    return Start(torch.where(untouched, estimate.latent, latent), matched, calls)
+        if level is not None:
+            # The last level still holds some signal; a run from there is meant to know nothing of the estimate.
+            latent = torch.where(_each(matched == len(schedule), latent), noise, latent)
+    return Start(torch.where(_each(matched == 0, latent), estimate.latent, latent), matched, calls)
+
+
+def _each(mask: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """(B,) -> shaped to choose whole samples of `like`."""
+    return mask.to(like.device).view(-1, *[1] * (like.ndim - 1))

@@ -314,7 +314,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             correction=self.defaults["noise_correction"] if correction is None else correction,
             variance_multiplier=self.defaults["variance_multiplier"] if multiplier is None else multiplier,
             mode=mode,
-            predict_noise=problem.predict_noise,
+            predict_noise=lambda z, timesteps: self.unet(z, timesteps).sample,
             level=level,
         )
 

@@ -1,8 +1,8 @@
 """The discrete diffusion process, and the grid of it that a run visits.
 
-z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) eps. A grid has *levels* 0 .. n: level 0 is the clean latent, level j >= 1 has the
-noise of the grid's j-th timestep. Step j takes a latent from level j to level j - 1, so a run that starts at level k
-runs k steps. Every function takes levels per sample.
+z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) eps. A grid has *levels* 0 .. n: level 0 is the clean latent, level j >= 1
+has the noise of the grid's j-th timestep. Step j takes a latent from level j to level j - 1, so a run that starts at
+level k runs k steps. Every function takes levels per sample.
 """
 
 from __future__ import annotations
@@ -11,23 +11,39 @@ from dataclasses import dataclass
 
 import torch
 
-from flashdiff_cli.errors import UsageError
+from flashdiff_cli.errors import FlashdiffError, UsageError
 
 
 def start_index(alphas_cumprod: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
     """argmin_k |snr_k - 1 / variance| over a table, snr_k = abar_k / (1 - abar_k) (paper eq. 8).
 
+    The paper's code runs this many DDPM steps, timesteps index - 1 .. 0, which leaves out the one that the latent is
+    at (its DDIM variant leaves out two); `Schedule.start_level` counts it.
+
     Args:
         alphas_cumprod: (T,), falling.
-        variance: (B,), any value >= 0; 0 gives index 0.
+        variance: (B,), any value >= 0; 0 gives index 0, infinity the last one.
 
     Returns:
         (B,) int64 indices into the table, on the CPU.
+
+    Raises:
+        FlashdiffError: a variance is negative or no number.
     """
-    table = alphas_cumprod.double().cpu()
+    table = _exact(alphas_cumprod)
+    variance = _exact(variance)
+    if not bool((variance >= 0).all()):
+        raise FlashdiffError(
+            f"the severity encoder gave the variance {variance.min().item():g}; try --dtype float32 or other weights"
+        )
     snr = table / (1 - table)
-    wanted = 1 / variance.detach().double().cpu().clamp(min=1e-12)
+    wanted = 1 / variance.clamp(min=1e-12)
     return (snr[None] - wanted[:, None]).abs().argmin(1)
+
+
+def _exact(values: torch.Tensor) -> torch.Tensor:
+    """float64 on the CPU: some devices have no float64, and 1 - abar cancels in float32."""
+    return values.detach().cpu().double()
 
 
 @dataclass(frozen=True)
@@ -68,9 +84,11 @@ class Schedule:
             raise UsageError(f"--steps {steps} is out of range; this model's process has 1 to {total} steps")
         if not 0 <= eta <= 1:
             raise UsageError(f"--eta {eta} is out of range; give a number from 0 to 1")
-        stride = total / steps
-        grid = (torch.arange(steps, dtype=torch.float64) * stride).round().long()
-        return cls(table.double().cpu(), (grid + offset).clamp(max=total - 1), eta, final_alpha)
+        grid = (torch.arange(steps, dtype=torch.float64) * (total / steps)).round().long()
+        # No room for the whole offset: a shifted grid would visit the last timestep twice.
+        grid = grid + min(offset, total - 1 - int(grid[-1]))
+        # Below timestep 0 there is only the clean latent, whatever the model says of its DDIM grids.
+        return cls(_exact(table), grid, eta, 1.0 if grid[0] == 0 else final_alpha)
 
     def __len__(self) -> int:
         return len(self.timesteps)
@@ -92,32 +110,40 @@ class Schedule:
             variance: (B,) of the latent's error.
 
         Returns:
-            (B,) int64, 0 (decode at once) to n. A variance below half of level 1's counts as none.
+            (B,) int64, 0 (decode at once) to n. Level 0 is taken where the variance is nearer to its noise-to-signal
+            ratio (0 if it is clean) than to level 1's.
         """
-        first = self.table[self.timesteps[0]]
         index = start_index(self.table[self.timesteps], variance) + 1
-        negligible = variance.detach().double().cpu() < (1 - first) / first / 2
-        return torch.where(negligible, torch.zeros_like(index), index)
+        noise = (1 - self.levels[:2]) / self.levels[:2]
+        return torch.where(_exact(variance) < noise.mean(), torch.zeros_like(index), index)
 
-    def _coefficient(self, level: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        return self.levels[level.cpu()].to(like.device).view(-1, *[1] * (like.ndim - 1))
+    def _shaped(self, value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """(B,) float64 -> shaped to multiply `like`, of its type, on its device."""
+        return value.to(like.dtype).to(like.device).view(-1, *[1] * (like.ndim - 1))
+
+    def _abar(self, level: torch.Tensor) -> torch.Tensor:
+        return self.levels[level.cpu()]
 
     def alpha(self, level: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """abar of levels (B,), shaped to multiply `like`, float32."""
-        return self._coefficient(level, like).to(like.dtype)
+        """abar of levels (B,), shaped to multiply `like` and of its type."""
+        return self._shaped(self._abar(level), like)
 
     def estimate_clean(self, z: torch.Tensor, eps: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
         """z0 from a noise prediction: (z - sqrt(1 - abar) eps) / sqrt(abar)."""
-        a = self._coefficient(level, z)
-        return (z - (1 - a).sqrt().to(z.dtype) * eps) / a.sqrt().to(z.dtype)
+        a = self._abar(level)
+        return (z - self._shaped((1 - a).sqrt(), z) * eps) / self._shaped(a.sqrt(), z)
 
     def step_std(self, level: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """Standard deviation of the noise that step `level` adds (Song et al. 2021, eq. 16)."""
-        a, b = self._coefficient(level, like), self._coefficient(level - 1, like)
-        variance = ((1 - b) / (1 - a) * (1 - a / b)).clamp(min=0)
-        return (self.eta * variance.sqrt()).to(like.dtype)
+        """Standard deviation of the noise that step `level` adds (Song et al. 2021, eq. 16), shaped as `alpha`."""
+        return self._shaped(self._step_variance(level).sqrt(), like)
 
-    def step(self, z0: torch.Tensor, eps: torch.Tensor, level: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
+    def _step_variance(self, level: torch.Tensor) -> torch.Tensor:
+        a, b = self._abar(level), self._abar(level - 1)
+        return self.eta**2 * (1 - b) / (1 - a) * (1 - a / b)
+
+    def step(
+        self, z0: torch.Tensor, eps: torch.Tensor, level: torch.Tensor, noise: torch.Tensor | None
+    ) -> torch.Tensor:
         """One reverse step from level to level - 1 (DDIM, Song et al. 2021, eq. 12; eta = 1 is ancestral DDPM).
 
         Args:
@@ -125,13 +151,12 @@ class Schedule:
             level: (B,) >= 1.
             noise: standard normal (B, C, h, w); may be None if eta is 0.
         """
-        b = self._coefficient(level - 1, z0)
-        std = self.step_std(level, z0)
-        direction = (1 - b - std.double() ** 2).clamp(min=0).sqrt().to(z0.dtype)
-        mean = b.sqrt().to(z0.dtype) * z0 + direction * eps
-        return mean if noise is None else mean + std * noise
+        b = self._abar(level - 1)
+        direction = (1 - b - self._step_variance(level)).clamp(min=0).sqrt()
+        mean = self._shaped(b.sqrt(), z0) * z0 + self._shaped(direction, z0) * eps
+        return mean if noise is None else mean + self.step_std(level, z0) * noise
 
     def add_noise(self, z0: torch.Tensor, noise: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
-        """Diffuse a clean latent to levels (B,)."""
-        a = self._coefficient(level, z0)
-        return a.sqrt().to(z0.dtype) * z0 + (1 - a).sqrt().to(z0.dtype) * noise
+        """Diffuse a clean latent to levels (B,) with noise (B, C, h, w), drawn or predicted."""
+        a = self._abar(level)
+        return self._shaped(a.sqrt(), z0) * z0 + self._shaped((1 - a).sqrt(), z0) * noise

@@ -5,6 +5,7 @@ Paper section 3.1. The module path is part of every saved model; it must not mov
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -37,7 +38,8 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
 
     Args:
         kind: of the first stage: "kl" (the second half of quant_conv's output is the deviation), "vq" (a 1x1
-            convolution of the code gives it) or "dc" (a 3x3 convolution of the last features gives it).
+            convolution of the code gives it) or "dc" (a residual block and a 3x3 convolution on the last features give
+            its logarithm).
         encoder_config: arguments of the encoder network.
         latent_channels: C.
         scaling_factor: of the first stage.
@@ -66,6 +68,7 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
             self.encoder = DCEncoder(**encoder_config)
             width = encoder_config["block_out_channels"][-1]
             self.refine = nn.Sequential(*(ResBlock(width, width, "rms_norm", "silu") for _ in range(extra_layers)))
+            self.std_block = ResBlock(width, width, "rms_norm", "silu")
             self.std_conv = nn.Conv2d(width, latent_channels, 3, padding=1)
         else:
             self.encoder = Encoder(**encoder_config)
@@ -84,7 +87,9 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
             code = self.encoder.conv_out(features)
             if self.encoder.out_shortcut:
                 code = code + features.unflatten(1, (-1, self.encoder.out_shortcut_average_group_size)).mean(2)
-            return code, self.std_conv(features)
+            log_deviation = self.std_conv(nn.functional.silu(self.std_block(features)))
+            # Fourteen orders of magnitude: any real deviation passes, no input makes the square overflow.
+            return code, log_deviation.clamp(-16, 16).exp()
         code = self.encoder(image)
         if self.quant_conv is not None:
             code = self.quant_conv(code)
@@ -101,14 +106,18 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
         Returns:
             latent (B, C, h, w) and variance (B,) = mean over C, h, w of the squared deviation map, both scaled.
         """
+        latent, variance = self.local(measurement)
+        return SeverityEstimate(latent, variance.mean((1, 2, 3)))
+
+    def local(self, measurement: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The latent estimate and the variance of each of its numbers, (B, C, h, w) both, scaled."""
         code, deviation = self._halves(measurement)
         scale = self.config.scaling_factor
-        return SeverityEstimate(code * scale, (deviation * scale).float().square().mean((1, 2, 3)))
+        return code * scale, (deviation * scale).float().square()
 
     def variance_map(self, measurement: torch.Tensor) -> torch.Tensor:
         """The variance before it is averaged over positions: (B, h, w), scaled units squared."""
-        deviation = self._halves(measurement)[1] * self.config.scaling_factor
-        return deviation.float().square().mean(1)
+        return self.local(measurement)[1].mean(1)
 
     @classmethod
     def from_first_stage(cls, stage: FirstStage, extra_layers: int = 0, degradations: list[dict] | None = None):
@@ -147,7 +156,7 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
                 nn.init.zeros_(block.norm.weight)
                 nn.init.zeros_(block.norm.bias)
             nn.init.zeros_(new.std_conv.weight)
-            nn.init.constant_(new.std_conv.bias, 0.25)
+            nn.init.constant_(new.std_conv.bias, math.log(0.25))
         elif new.quant_conv is not None:
             new.quant_conv.load_state_dict(model.quant_conv.state_dict())
         return new

@@ -8,7 +8,7 @@ from PIL import Image
 
 from flashdiff_cli.first_stage import FirstStage
 from flashdiff_cli.loading import load_component
-from flashdiff_cli.severity import SeverityEncoder
+from flashdiff_cli.severity import SeverityEncoder, SeverityEstimate
 from flashdiff_cli.training.degradation import Degradations, ordering_accuracy, spearman
 from flashdiff_cli.training.recipe import Recipe
 from flashdiff_cli.training.sheet import grid, to_picture
@@ -22,7 +22,9 @@ class SeverityTask:
     `recipe.loss`:
         variance_weight, image_weight: lambda_sigma and lambda_im.
         variance_form: "squared" is the paper's (v - var)^2, v the variance of e about its own mean; "log" compares
-            logarithms, so that light degradations count as much as heavy ones.
+            logarithms, so that light degradations count as much as heavy ones; "local" is the Gaussian negative
+            log-likelihood of every number of e under its own variance, whose mean is the image's: as many lessons an
+            image as it has latent numbers.
         image_share: share of the batch that is decoded for the image term, to save time; its weight is kept.
     """
 
@@ -52,11 +54,15 @@ class SeverityTask:
         measured = self.degradations(images, generator)
         with torch.no_grad():
             z0 = self.stage.encode(images).float()
-        estimate = module(measured)
-        error = (estimate.latent.float() - z0).flatten(1)
+        code, local = module.local(measured)
+        estimate = SeverityEstimate(code, local.mean((1, 2, 3)))
+        error = (code.float() - z0).flatten(1)
         latent = error.square().mean(1)
         spread = error.var(1, unbiased=True)
-        if w["variance_form"] == "log":
+        if w["variance_form"] == "local":
+            safe = local.flatten(1).clamp(min=1e-8)
+            variance = 0.5 * (safe.log() + error.detach().square() / safe).mean(1)
+        elif w["variance_form"] == "log":
             variance = (spread.detach().clamp(min=1e-8).log() - estimate.variance.clamp(min=1e-8).log()).square()
         else:
             variance = (spread - estimate.variance).square()

@@ -1,0 +1,33 @@
+"""Degradations: one file an operator."""
+
+from flashdiff_cli.operators.base import OPERATORS, Operator, Option
+from flashdiff_cli.operators.composition import Composition
+from flashdiff_cli.operators.downsampling import Downsampling
+from flashdiff_cli.operators.gaussian_blur import GaussianBlur
+from flashdiff_cli.operators.identity import Identity
+from flashdiff_cli.operators.inpainting import (
+    BoxInpainting,
+    GaussianInpainting,
+    MaskInpainting,
+    RandomBoxInpainting,
+    RandomInpainting,
+)
+from flashdiff_cli.operators.motion_blur import MotionBlur
+from flashdiff_cli.operators.nonlinear_blur import NonlinearBlur
+
+__all__ = [
+    "OPERATORS",
+    "BoxInpainting",
+    "Composition",
+    "Downsampling",
+    "GaussianBlur",
+    "GaussianInpainting",
+    "Identity",
+    "MaskInpainting",
+    "MotionBlur",
+    "NonlinearBlur",
+    "Operator",
+    "Option",
+    "RandomBoxInpainting",
+    "RandomInpainting",
+]

@@ -1,0 +1,234 @@
+"""What a degradation is: the interface of every operator, and the registry that knows them by name."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from flashdiff_cli.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Option:
+    """A parameter that an operator takes on the command line and reports in records."""
+
+    name: str
+    """As in Python, e.g. `blur_std`; the command line says `--blur-std`."""
+    type: type
+    help: str
+    default: Any = None
+    """None: the option must be given (or estimated)."""
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+    """Of a text option: the values it can have; empty: any."""
+
+    def parse(self, value: Any) -> Any:
+        """Convert and check a value.
+
+        Raises:
+            UsageError: the value is missing, of another type, not finite or out of range.
+        """
+        flag = "--" + self.name.replace("_", "-")
+        if value is None:
+            value = self.default
+        if value is None:
+            raise UsageError(f"{flag} is needed for this operator: {self.help}")
+        try:
+            value = self.type(value)
+        except (TypeError, ValueError):
+            raise UsageError(f"{flag} {value!r} is not a {self.type.__name__}") from None
+        if self.choices and value not in self.choices:
+            raise UsageError(f"{flag} {value!r} is unknown; choose from {', '.join(self.choices)}")
+        low, high = self.minimum, self.maximum
+        if isinstance(value, (int, float)) and not (
+            (low is None or value >= low) and (high is None or value <= high) and abs(value) != float("inf")
+        ):
+            bounds = (
+                "that is finite"
+                if low is None
+                else f"of at least {low:g}"
+                if high is None
+                else f"from {low:g} to {high:g}"
+            )
+            raise UsageError(f"{flag} {value} is out of range; give a number {bounds}")
+        return value
+
+
+def per_sample(value: float | Sequence[float] | torch.Tensor) -> torch.Tensor:
+    """A parameter as a float32 tensor (B,); a number becomes (1,), which stands for any batch size."""
+    return torch.as_tensor(value, dtype=torch.float32).reshape(-1)
+
+
+def choose(parameter: torch.Tensor, active: torch.Tensor) -> torch.Tensor:
+    """A per-sample parameter (B, ...) of the active samples; one of length 1 stands for all and stays."""
+    return parameter if len(parameter) == 1 and len(active) != 1 else parameter[active.to(parameter.device)]
+
+
+class Operator(ABC):
+    """A forward model A on intensities.
+
+    Images are (B, 3, H, W) with intensities in [0, 1]; a measurement is y = A(x) + n with n ~ N(0, noise_std^2).
+    Parameters are per sample: tensors of length B, or of length 1 for all samples. All draws that an operator
+    needs are made when it is built, so that its state is frozen while a solver uses it.
+    """
+
+    name: ClassVar[str]
+    help: ClassVar[str]
+    linear: ClassVar[bool] = True
+    options: ClassVar[tuple[Option, ...]] = ()
+
+    @abstractmethod
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """A(x), differentiable; (B, 3, H, W) in [0, 1] -> measurement."""
+
+    def adjoint(self, y: torch.Tensor) -> torch.Tensor:
+        """A'y with <Ax, y> = <x, A'y> exactly; linear operators only, differentiable.
+
+        Raises:
+            UsageError: the operator is not linear.
+        """
+        raise UsageError(
+            f"the operator {self.name} is not linear, so it has no adjoint; choose a solver that needs none"
+        )
+
+    @abstractmethod
+    def describe(self, index: int = 0) -> dict[str, Any]:
+        """The parameters of sample `index`, as JSON values under their options' names."""
+
+    @abstractmethod
+    def subset(self, active: torch.Tensor) -> Operator:
+        """The operator of the samples where `active` (B,), bool, is true."""
+
+    def measured_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(H', W') of the measurement of images of (H, W)."""
+        return size
+
+    def lift(self, y: torch.Tensor) -> torch.Tensor:
+        """A measurement at the size of the image that it measures: what a severity encoder can look at."""
+        return y
+
+    def extend(self, size: tuple[int, int]) -> Operator:
+        """The operator of images that were padded at the bottom and right, by mirroring, to `size` (H, W).
+
+        Raises:
+            UsageError: the operator is bound to a size and `size` is smaller.
+        """
+        return self
+
+    @classmethod
+    def from_options(cls, size: tuple[int, int], seed: int, **values: Any) -> Operator:
+        """Build from command-line values.
+
+        Args:
+            size: (H, W) of the images.
+            seed: for operators that draw something (a mask, a trajectory).
+            values: by option name; unknown ones are an error, missing ones take their default.
+
+        Raises:
+            UsageError: as `Option.parse`, or an option that this operator does not have.
+        """
+        known = cls._known(values)
+        return cls.build(size, seed, **{name: option.parse(values.get(name)) for name, option in known.items()})
+
+    @classmethod
+    def build(cls, size: tuple[int, int], seed: int, **values: Any) -> Operator:
+        """As `from_options`, with values that are already checked and complete."""
+        return cls.make(size, torch.Generator().manual_seed(seed), **values)
+
+    @classmethod
+    def batch(cls, size: tuple[int, int], generator: torch.Generator, **values: torch.Tensor) -> Operator:
+        """One operator for many samples, each with its own parameters; whatever else is drawn comes from `generator`.
+
+        Args:
+            size: (H, W).
+            generator: CPU generator.
+            values: parameters (B,) by option name; missing ones take their default.
+
+        Raises:
+            UsageError: an option that this operator does not have, or one is missing that has no default.
+        """
+        known = cls._known(values)
+        return cls.make(size, generator, **{k: values[k] if k in values else o.parse(None) for k, o in known.items()})
+
+    @classmethod
+    def make(cls, size: tuple[int, int], generator: torch.Generator, **values: Any) -> Operator:
+        """What `build` and `batch` share: the operator of complete values, numbers or (B,), with its draws made."""
+        return cls(**values)
+
+    @classmethod
+    def _known(cls, values: dict[str, Any]) -> dict[str, Option]:
+        known = {o.name: o for o in cls.options}
+        if unknown := [k for k, v in values.items() if v is not None and k not in known]:
+            flags = ", ".join("--" + k.replace("_", "-") for k in unknown)
+            raise UsageError(f"{flags} does not go with --operator {cls.name}")
+        return known
+
+    def on_signed(self, x: torch.Tensor) -> torch.Tensor:
+        """The same operator on images in [-1, 1]: 2 A((x + 1) / 2) - 1."""
+        return 2 * self.forward((x + 1) / 2) - 1
+
+    def measure(
+        self, image: torch.Tensor, noise_std: float | torch.Tensor, generators: Sequence[torch.Generator]
+    ) -> torch.Tensor:
+        """Degrade images in [-1, 1]: A(x) + n, in [-1, 1] units, neither clipped nor rounded.
+
+        Args:
+            image: (B, 3, H, W) in [-1, 1].
+            noise_std: of the noise on intensities in [0, 1]; a number or (B,).
+            generators: one CPU generator a sample.
+        """
+        clean = self.on_signed(image)
+        noise = torch.stack([torch.randn(clean.shape[1:], generator=g) for g in generators]).to(clean)
+        return clean + 2 * per_sample(noise_std).to(clean).view(-1, 1, 1, 1) * noise
+
+
+class Registry:
+    """Named classes: added once, found by name with a useful error."""
+
+    def __init__(self, kind: str):
+        self.kind = kind
+        self._classes: dict[str, type] = {}
+
+    def add(self, cls: type) -> type:
+        """Register a class under its `name`; usable as a decorator.
+
+        Raises:
+            ValueError: the name is taken.
+        """
+        if cls.name in self._classes:
+            raise ValueError(f"a {self.kind} named {cls.name} is already registered")
+        self._classes[cls.name] = cls
+        return cls
+
+    def __getitem__(self, name: str) -> type:
+        if name not in self._classes:
+            raise UsageError(f"unknown {self.kind} {name!r}; choose from {', '.join(sorted(self._classes))}")
+        return self._classes[name]
+
+    def __iter__(self):
+        return iter(sorted(self._classes))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._classes
+
+
+class OperatorRegistry(Registry):
+    """Operators by name; `a+b` is the operator that applies `a`, then `b`."""
+
+    def __getitem__(self, name: str) -> type[Operator]:
+        if "+" not in name:
+            return super().__getitem__(name)
+        from flashdiff_cli.operators.composition import chain  # which needs this module
+
+        return chain([self[part] for part in name.split("+")])
+
+    def __contains__(self, name: str) -> bool:
+        return all(super(OperatorRegistry, self).__contains__(part) for part in name.split("+"))
+
+
+OPERATORS = OperatorRegistry("operator")

@@ -1,0 +1,96 @@
+"""One degradation after another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+
+from flashdiff_cli.errors import UsageError
+from flashdiff_cli.operators.base import Operator
+
+
+class Composition(Operator):
+    """A(x) = A_n(... A_2(A_1(x))): the operators act in the order given. Linear if all of them are.
+
+    Args:
+        operators: at least one.
+
+    Raises:
+        UsageError: none is given.
+    """
+
+    name = "composition"
+    help = "one degradation after another"
+    parts: ClassVar[tuple[type[Operator], ...]] = ()
+    """The classes that `make` builds, in order; see `chain`."""
+
+    def __init__(self, *operators: Operator):
+        if not operators:
+            raise UsageError("a composition needs at least one operator")
+        self.operators = operators
+        self.name = "+".join(operator.name for operator in operators)
+        self.linear = all(operator.linear for operator in operators)
+
+    @classmethod
+    def make(cls, size: tuple[int, int], generator: torch.Generator, **values: Any) -> Composition:
+        operators = []
+        for part in cls.parts:
+            operator = part.make(size, generator, **{o.name: values[o.name] for o in part.options})
+            size = operator.measured_size(size)
+            operators.append(operator)
+        return Composition(*operators)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for operator in self.operators:
+            x = operator.forward(x)
+        return x
+
+    def adjoint(self, y: torch.Tensor) -> torch.Tensor:
+        if not self.linear:
+            return super().adjoint(y)
+        for operator in reversed(self.operators):
+            y = operator.adjoint(y)
+        return y
+
+    def measured_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        for operator in self.operators:
+            size = operator.measured_size(size)
+        return size
+
+    def lift(self, y: torch.Tensor) -> torch.Tensor:
+        for operator in reversed(self.operators):
+            y = operator.lift(y)
+        return y
+
+    def extend(self, size: tuple[int, int]) -> Composition:
+        extended = []
+        for operator in self.operators:
+            extended.append(operator.extend(size))
+            size = extended[-1].measured_size(size)
+        return Composition(*extended)
+
+    def describe(self, index: int = 0) -> dict[str, Any]:
+        """All parts' parameters; one that several parts have is a list, in the order of the parts."""
+        found: dict[str, list] = {}
+        for operator in self.operators:
+            for name, value in operator.describe(index).items():
+                found.setdefault(name, []).append(value)
+        return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
+
+    def subset(self, active: torch.Tensor) -> Composition:
+        return Composition(*(operator.subset(active) for operator in self.operators))
+
+
+def chain(parts: Sequence[type[Operator]]) -> type[Composition]:
+    """A class that builds the composition of `parts` from the union of their options; equal names are shared."""
+    options = {option.name: option for part in parts for option in part.options}
+    facts = {
+        "name": "+".join(part.name for part in parts),
+        "help": ", then ".join(part.help for part in parts),
+        "linear": all(part.linear for part in parts),
+        "options": tuple(options.values()),
+        "parts": tuple(parts),
+    }
+    return type("Chain", (Composition,), facts)

@@ -1,0 +1,89 @@
+"""Grey pictures that describe an operator: masks and kernels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from flashdiff_cli.errors import UsageError
+
+
+def read_grey(path: str | Path, flag: str) -> torch.Tensor:
+    """A picture file as brightness: (H, W) float32, 0 black to 1 white; colour becomes luma, transparency is ignored.
+
+    Args:
+        path: of the file.
+        flag: the option that names it, for messages.
+
+    Raises:
+        UsageError: there is no such file, or it is no picture.
+    """
+    try:
+        with Image.open(path) as picture:
+            picture = ImageOps.exif_transpose(picture)
+            if picture.mode == "F":
+                return torch.from_numpy(np.array(picture, dtype=np.float32))
+            deep = picture.mode.startswith("I")
+            values = np.array(picture if deep else picture.convert("L"), dtype=np.float32)
+    except FileNotFoundError:
+        raise UsageError(f"{flag} {path}: no such file; give the path of a picture") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UsageError(f"{flag} {path}: cannot be read as a picture ({reason}); give a PNG or the like") from error
+    return torch.from_numpy(values / (65535.0 if deep else 255.0))
+
+
+def read_mask(path: str | Path, flag: str = "--mask-file") -> torch.Tensor:
+    """A mask picture, white where pixels were kept: (H, W) float32 of 0 and 1.
+
+    Raises:
+        UsageError: as `read_grey`.
+    """
+    return (read_grey(path, flag) >= 0.5).float()
+
+
+def read_kernel(path: str | Path, flag: str = "--kernel-file") -> torch.Tensor:
+    """A blur kernel from a picture (brightness) or a .npy file: (k, k) float64, k odd, sum 1, zeros added where needed.
+
+    Raises:
+        UsageError: as `read_grey`; or the array is not two-dimensional, is empty or all 0, or has values that are
+            negative or not finite.
+    """
+    if Path(path).suffix.lower() == ".npy":
+        try:
+            values = np.load(path, allow_pickle=False)
+        except FileNotFoundError:
+            raise UsageError(f"{flag} {path}: no such file; give a picture or a .npy file") from None
+        except (OSError, ValueError, EOFError) as error:
+            reason = " ".join(str(error).split())[:120]
+            raise UsageError(
+                f"{flag} {path}: cannot be read as an array ({reason}); save it with numpy.save"
+            ) from error
+        if values.ndim != 2 or values.dtype.kind not in "fiub":
+            raise UsageError(
+                f"{flag} {path}: a kernel is a two-dimensional array of numbers, not {values.dtype} {values.shape}"
+            )
+        kernel = torch.from_numpy(values.astype(np.float64))
+    else:
+        kernel = read_grey(path, flag).double()
+    if (
+        kernel.numel() == 0
+        or not bool(torch.isfinite(kernel).all())
+        or bool((kernel < 0).any())
+        or float(kernel.sum()) == 0
+    ):
+        raise UsageError(f"{flag} {path}: a kernel needs values of at least 0 that are not all 0; check the file")
+    return square(kernel) / kernel.sum()
+
+
+def square(kernel: torch.Tensor) -> torch.Tensor:
+    """The same kernel (h, w) with zeros around it: (k, k), k odd, the centre pixel (h // 2, w // 2) in the middle."""
+    height, width = kernel.shape
+    radius = max(height // 2, width // 2)
+    whole = kernel.new_zeros(2 * radius + 1, 2 * radius + 1)
+    top, left = radius - height // 2, radius - width // 2
+    whole[top : top + height, left : left + width] = kernel
+    return whole

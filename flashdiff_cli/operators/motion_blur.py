@@ -1,0 +1,166 @@
+"""Blur with any kernel: from a file, or along a random camera path. Through the Fourier domain where that is faster."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from flashdiff_cli.operators.base import OPERATORS, Operator, Option, choose, per_sample
+from flashdiff_cli.operators.files import read_kernel
+from flashdiff_cli.operators.mirror import Margins, fold, pad
+
+DIRECT_RADIUS = 5
+"""Up to this radius a direct convolution is faster than two Fourier transforms (measured at 256 x 256)."""
+
+HARMONICS = 3
+"""Sine terms in the heading and in the speed of a random path: few, so that it is smooth."""
+
+PATH_POINTS = 1024
+
+
+@OPERATORS.add
+class MotionBlur(Operator):
+    """Convolution with a kernel that differs from sample to sample, reflect padding.
+
+    Args:
+        kernel: (B, k, k) or (1, k, k), k odd; a point at the middle of the image becomes the kernel itself.
+        parameters: what the kernels came from, (B,) or (1,) by option name, for records.
+        kernel_file: where the kernel was read, for records.
+    """
+
+    name = "motion-blur"
+    help = "motion blur along a random path, or with a kernel from a file"
+    options = (
+        Option("kernel_file", str, "picture or .npy file of the kernel, instead of a random path", ""),
+        Option("blur_length", float, "length of the random path in pixels", 15.0, 0.0, 300.0),
+        Option(
+            "blur_shake",
+            float,
+            "how much the random path bends and its speed varies: 0 a straight line, 1 very shaky",
+            0.5,
+            0.0,
+            1.0,
+        ),
+    )
+
+    def __init__(self, kernel: torch.Tensor, parameters: dict[str, torch.Tensor] | None = None, kernel_file: str = ""):
+        self.kernel = kernel
+        self.parameters = parameters or {}
+        self.kernel_file = str(kernel_file)
+        self._spectra: dict[tuple, torch.Tensor] = {}
+
+    @classmethod
+    def make(cls, size: tuple[int, int], generator: torch.Generator, **values: Any) -> MotionBlur:
+        if values["kernel_file"]:
+            return cls(read_kernel(values["kernel_file"])[None], kernel_file=values["kernel_file"])
+        lengths, shakes = per_sample(values["blur_length"]), per_sample(values["blur_shake"])
+        return cls(path_kernels(lengths, shakes, generator), {"blur_length": lengths, "blur_shake": shakes})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        radius = self.kernel.shape[-1] // 2
+        padded = pad(x, Margins.all(radius))
+        if radius <= DIRECT_RADIUS:
+            weights = self._weights(x)
+            return F.conv2d(padded.reshape(1, len(weights), *padded.shape[2:]), weights, groups=len(weights)).reshape(
+                x.shape
+            )
+        extent, spectrum = self._spectrum(padded)
+        full = torch.fft.irfft2(torch.fft.rfft2(padded.to(_real(x)), s=extent) * spectrum, s=extent)
+        # The first 2 * radius rows and columns of the circular convolution hold what wrapped around.
+        return full[..., 2 * radius : 2 * radius + x.shape[2], 2 * radius : 2 * radius + x.shape[3]].to(x)
+
+    def adjoint(self, y: torch.Tensor) -> torch.Tensor:
+        radius = self.kernel.shape[-1] // 2
+        if radius <= DIRECT_RADIUS:
+            weights = self._weights(y)
+            spread = F.conv_transpose2d(y.reshape(1, len(weights), *y.shape[2:]), weights, groups=len(weights))
+            spread = spread.reshape(*y.shape[:2], *spread.shape[2:])
+        else:
+            placed = F.pad(y.to(_real(y)), (2 * radius, 0, 2 * radius, 0))
+            extent, spectrum = self._spectrum(placed)
+            spread = torch.fft.irfft2(torch.fft.rfft2(placed, s=extent) * spectrum.conj(), s=extent)
+            spread = spread[..., : placed.shape[2], : placed.shape[3]].to(y)
+        return fold(spread, Margins.all(radius))
+
+    def _weights(self, x: torch.Tensor) -> torch.Tensor:
+        """(B * C, 1, k, k), turned round: conv2d correlates."""
+        kernel = self.kernel.to(x).flip(-1, -2)
+        return kernel.expand(len(x), -1, -1).repeat_interleave(x.shape[1], 0)[:, None]
+
+    def _spectrum(self, padded: torch.Tensor) -> tuple[tuple[int, int], torch.Tensor]:
+        """A size for the transforms, and the kernels' transform (B or 1, 1, ...) at that size."""
+        extent = tuple(_fast_length(n) for n in padded.shape[-2:])
+        key = (padded.device, _real(padded), extent)
+        if key not in self._spectra:
+            kernel = self.kernel.to(padded.device, _real(padded))
+            self._spectra[key] = torch.fft.rfft2(kernel[:, None], s=extent)
+        return extent, self._spectra[key]
+
+    def describe(self, index: int = 0) -> dict[str, Any]:
+        if self.kernel_file:
+            return {"kernel_file": self.kernel_file}
+        return {name: round(value[index % len(value)].item(), 4) for name, value in self.parameters.items()}
+
+    def subset(self, active: torch.Tensor) -> MotionBlur:
+        parameters = {name: choose(value, active) for name, value in self.parameters.items()}
+        return MotionBlur(choose(self.kernel, active), parameters, self.kernel_file)
+
+
+def path_kernels(lengths: torch.Tensor, shakes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Kernels of a camera that moves along a smooth random path while the shutter is open.
+
+    Heading and logarithm of the speed are short random sine series; the kernel is the time spent at each place, its
+    centre of mass in the middle.
+
+    Args:
+        lengths: of the paths in pixels, (B,) or (1,).
+        shakes: 0 (straight, steady) to 1, (B,) or (1,).
+        generator: CPU generator; the number of draws depends on B only.
+
+    Returns:
+        (B, k, k) float64, sum 1, k odd and as large as the longest path needs.
+    """
+    batch = max(len(lengths), len(shakes))
+    lengths, shakes = (value.double().expand(batch)[:, None] for value in (lengths, shakes))
+    angle = 2 * math.pi * torch.rand(batch, 1, generator=generator, dtype=torch.float64)
+    amplitude = torch.randn(2, batch, HARMONICS, 1, generator=generator, dtype=torch.float64)
+    phase = 2 * math.pi * torch.rand(2, batch, HARMONICS, 1, generator=generator, dtype=torch.float64)
+    time = torch.linspace(0, 1, PATH_POINTS, dtype=torch.float64)
+    order = torch.arange(1, HARMONICS + 1, dtype=torch.float64)[:, None]
+    heading, speed = (amplitude / order * torch.sin(math.pi * order * time + phase)).sum(2)
+    heading = angle + 0.5 * math.pi * shakes * heading
+    speed = torch.exp(0.5 * shakes * speed)
+    steps = torch.stack([torch.sin(heading), torch.cos(heading)]) * speed * lengths / speed.sum(1, keepdim=True)
+    path = steps.cumsum(-1)
+    path = path - path.mean(-1, keepdim=True)
+    radius = int(path.abs().max()) + 1
+    width = 2 * radius + 1
+    base = path.floor()
+    kernel = torch.zeros(batch, width * width, dtype=torch.float64)
+    for corner_y, corner_x in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        corner = base + torch.tensor([corner_y, corner_x], dtype=torch.float64).view(2, 1, 1)
+        weight = (1 - (path - corner).abs()).prod(0) / PATH_POINTS
+        index = (corner + radius).long()
+        kernel.scatter_add_(1, index[0] * width + index[1], weight)
+    return kernel.view(batch, width, width)
+
+
+def _real(x: torch.Tensor) -> torch.dtype:
+    """The type to transform in: half precisions have no Fourier transform."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _fast_length(least: int) -> int:
+    """The smallest length from `least` up with no prime factor above 5, which transforms quickly."""
+    length = least
+    while True:
+        rest = length
+        for factor in (2, 3, 5):
+            while rest % factor == 0:
+                rest //= factor
+        if rest == 1:
+            return length
+        length += 1

@@ -1,0 +1,204 @@
+"""What a solver is: one reverse step that agrees with the measurement; and the loop that all of them share.
+
+A solver knows nothing of severity and the start knows nothing of solvers: `sample` takes any start latent and runs any
+solver from it, each sample from its own level.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
+from typing import Any, ClassVar
+
+import torch
+
+from flashdiff_cli.errors import FlashdiffError, UsageError
+from flashdiff_cli.first_stage import FirstStage
+from flashdiff_cli.flash import Start, draw
+from flashdiff_cli.operators.base import Operator, Option, Registry
+from flashdiff_cli.schedule import Schedule
+
+ENTRY_POINTS = "flashdiff.solvers"
+"""Entry point group through which other packages add solvers."""
+
+
+@dataclass
+class Problem:
+    """What a solver works on: B measurements, their operator, and the model.
+
+    Attributes:
+        measurement: (B, 3, H', W') in [-1, 1] units.
+        operator: A, on intensities; its parameters are per sample.
+        first_stage: encoder and decoder.
+        unet: the noise predictor, called as unet(z, timesteps).sample.
+        schedule: the grid.
+        noise_std: (B,) of the measurement, on intensities in [0, 1].
+        index: (B,) positions of these samples in the problem that they were selected from.
+        network_evaluations: (B,) UNet forward passes of that whole problem so far, the start's included.
+    """
+
+    measurement: torch.Tensor
+    operator: Operator
+    first_stage: FirstStage
+    unet: torch.nn.Module
+    schedule: Schedule
+    noise_std: torch.Tensor
+    index: torch.Tensor | None = None
+    network_evaluations: torch.Tensor | None = None
+
+    def __post_init__(self):
+        if self.index is None:
+            self.index = torch.arange(len(self.measurement))
+        if self.network_evaluations is None:
+            self.network_evaluations = torch.zeros(len(self.measurement), dtype=torch.long)
+
+    def select(self, active: torch.Tensor) -> Problem:
+        """The sub-problem of the samples where `active` (B,) is true; evaluation counts stay shared."""
+        if bool(active.all()):
+            return self
+        return replace(
+            self,
+            measurement=self.measurement[active.to(self.measurement.device)],
+            operator=self.operator.subset(active),
+            noise_std=self.noise_std[active.to(self.noise_std.device)],
+            index=self.index[active],
+        )
+
+    def predict_noise(self, z: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """eps = UNet(z, t), counted as one network evaluation for each sample."""
+        self.network_evaluations[self.index] += 1
+        return self.unet(z, timesteps.to(z.device)).sample
+
+    def predict(self, z: torch.Tensor, level: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(z0, eps) predicted at levels (B,)."""
+        eps = self.predict_noise(z, self.schedule.timestep(level))
+        return self.schedule.estimate_clean(z, eps, level), eps
+
+    def difference(self, image: torch.Tensor) -> torch.Tensor:
+        """y - A(image) in the [-1, 1] range, shaped as the measurement; differentiable."""
+        return self.measurement - self.operator.on_signed(image)
+
+    def noise_variance(self, like: torch.Tensor) -> torch.Tensor:
+        """(B,) variance of the measurement noise in the [-1, 1] range, of the type and on the device of `like`."""
+        return (2 * self.noise_std).square().to(like.dtype).to(like.device)
+
+
+def norm(difference: torch.Tensor) -> torch.Tensor:
+    """(B,) Euclidean norms, sample by sample, neither squared nor averaged; the gradient is 0 where the norm is 0."""
+    return torch.linalg.vector_norm(difference.flatten(1), dim=1)
+
+
+class Solver(ABC):
+    """One way to take a reverse step. Settings are attributes named as their options."""
+
+    name: ClassVar[str]
+    help: ClassVar[str]
+    needs_adjoint: ClassVar[bool] = False
+    default_eta: ClassVar[float] = 1.0
+    """eta of the schedule when none is asked for."""
+    draws: ClassVar[int] = 1
+    """Independent noises that a step takes."""
+    options: ClassVar[tuple[Option, ...]] = ()
+
+    def __init__(self, **settings: Any):
+        known = {o.name: o for o in self.options}
+        if unknown := [k for k, v in settings.items() if v is not None and k not in known]:
+            flags = ", ".join("--" + k.replace("_", "-") for k in unknown)
+            raise UsageError(f"{flags} does not go with --solver {self.name}")
+        for name, option in known.items():
+            setattr(self, name, option.parse(settings.get(name)))
+
+    def describe(self) -> dict[str, Any]:
+        """The settings in use, for records."""
+        return {o.name: getattr(self, o.name) for o in self.options}
+
+    def check(self, problem: Problem) -> None:
+        """Raise a FlashdiffError if this solver cannot work on this problem."""
+        if self.needs_adjoint and not problem.operator.linear:
+            raise FlashdiffError(
+                f"solver {self.name} needs a linear operator and {problem.operator.name} is not; "
+                "use ldps, gml-dps or resample"
+            )
+
+    @abstractmethod
+    def step(self, z: torch.Tensor, level: torch.Tensor, problem: Problem, noise: torch.Tensor) -> torch.Tensor:
+        """Take z (B, C, h, w) from levels (B,) to level - 1, guided by the measurement.
+
+        Args:
+            z: latents.
+            level: (B,) >= 1.
+            problem: the measurements of just these samples.
+            noise: (B, C, h, w) standard normal, for the step's own randomness; (draws, B, C, h, w) where draws > 1.
+
+        Returns:
+            (B, C, h, w) at levels - 1.
+        """
+
+
+SOLVERS = Registry("solver")
+
+
+def load_entry_points() -> None:
+    """Add the solvers that installed packages offer under the entry point group `flashdiff.solvers`.
+
+    Raises:
+        FlashdiffError: one of them cannot be imported or is no Solver.
+    """
+    for entry in entry_points(group=ENTRY_POINTS):
+        if entry.name in SOLVERS:
+            continue
+        try:
+            cls = entry.load()
+        except Exception as error:
+            raise FlashdiffError(
+                f"solver plug-in {entry.name!r} ({entry.value}) does not load: {error}; repair or uninstall its package"
+            ) from error
+        if not (isinstance(cls, type) and issubclass(cls, Solver)):
+            raise FlashdiffError(
+                f"solver plug-in {entry.name!r} ({entry.value}) is no subclass of flashdiff_cli.Solver"
+            )
+        cls.name = entry.name
+        SOLVERS.add(cls)
+
+
+def sample(
+    solver: Solver,
+    problem: Problem,
+    start: Start,
+    generators: Sequence[torch.Generator],
+    callback: Callable[[int, torch.Tensor], None] | None = None,
+) -> torch.Tensor:
+    """Run a solver from a start to the clean end; the one loop over the schedule.
+
+    All samples move on the same levels: a sample joins when the loop reaches its start step. So each gets the steps,
+    and draws the noise, that it would get alone.
+
+    Args:
+        solver: takes the steps.
+        problem: B measurements.
+        start: latents and start steps.
+        generators: one a sample.
+        callback: called with (steps done so far of the loop, levels (B,) reached) after each step.
+
+    Returns:
+        Clean latents (B, C, h, w).
+    """
+    solver.check(problem)
+    problem.network_evaluations += start.network_evaluations
+    z = start.latent.detach()
+    first = int(start.level.max()) if len(start.level) else 0
+    for j in range(first, 0, -1):
+        active = start.level >= j
+        here = torch.full((int(active.sum()),), j)
+        where = active.to(z.device)
+        part = z[where]
+        mine = [g for g, a in zip(generators, active.tolist(), strict=True) if a]
+        noise = [draw(part.shape, mine, part) for _ in range(solver.draws)]
+        noise = noise[0] if solver.draws == 1 else torch.stack(noise)
+        z = z.clone()
+        z[where] = solver.step(part, here, problem.select(active), noise).detach()
+        if callback is not None:
+            callback(first - j + 1, start.level.clamp(max=j - 1))
+    return z

@@ -1,0 +1,84 @@
+"""The step that LDPS, GML-DPS and PSLD share: an unconditional step, and one against the gradient of a misfit.
+
+The gradient runs through UNet and decoder. The paper subtracts the gradient of a norm: it has the same length whatever
+the noise, so its effect grows with the number of steps. `bayes` weighs the same direction by the noise instead, as
+grad log p(y | z_t) of a locally Gaussian posterior does, so that the effect depends on the number of steps no more.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+
+from flashdiff_cli.operators.base import Option
+from flashdiff_cli.solvers.base import Problem, Solver, norm
+
+GUIDANCE = ("norm", "bayes")
+
+DC_STEP = Option("dc_step", float, "step of the data-consistency gradient (eta in the paper)", 1.0, 0.0, 1e6)
+AE_WEIGHT = Option(
+    "ae_weight", float, "weight of the autoencoder-consistency gradient (gamma in the paper)", 0.1, 0.0, 1e6
+)
+GUIDANCE_RULE = Option(
+    "guidance",
+    str,
+    "length of the gradient's step: `norm`, the paper's, or `bayes`, weighed by the noise levels",
+    "norm",
+    choices=GUIDANCE,
+)
+
+
+class GuidedSolver(Solver):
+    """z_{t-1} = z'_{t-1} - grad_z ( dc_step ||y - A(Dec(z0(z)))|| + penalty )."""
+
+    options = (DC_STEP, GUIDANCE_RULE)
+
+    @abstractmethod
+    def penalty(
+        self, z0: torch.Tensor, image: torch.Tensor, difference: torch.Tensor, problem: Problem
+    ) -> torch.Tensor | float:
+        """What besides the measurement error is held small; differentiable.
+
+        Args:
+            z0: (B, C, h, w) predicted clean latent.
+            image: (B, 3, H, W) decoded from it.
+            difference: y - A(image).
+            problem: the measurements.
+
+        Returns:
+            (B,), weights included.
+        """
+
+    def step(self, z: torch.Tensor, level: torch.Tensor, problem: Problem, noise: torch.Tensor) -> torch.Tensor:
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            z0, eps = problem.predict(z, level)
+            image = problem.first_stage.decode(z0)
+            difference = problem.difference(image)
+            penalty = self.penalty(z0, image, difference, problem)
+            if self.guidance == "norm":
+                (gradient,) = torch.autograd.grad((self.dc_step * norm(difference) + penalty).sum(), z)
+                score = None
+            else:
+                score = self._score(z, z0, level, difference, problem)
+                gradient = torch.autograd.grad(penalty.sum(), z)[0] if torch.is_tensor(penalty) else 0.0
+        z0, eps = z0.detach(), eps.detach()
+        if score is not None:
+            a, score = problem.schedule.alpha(level, score), self.dc_step * score
+            z0 = (z0 + (1 - a) / a.sqrt() * score).to(z0.dtype)
+            eps = (eps - (1 - a).sqrt() * score).to(z0.dtype)
+        return problem.schedule.step(z0, eps, level, noise) - gradient
+
+    def _score(self, z, z0, level, difference, problem: Problem) -> torch.Tensor:
+        """grad_z log N(y; A(Dec(z0(z))), (s^2 + r^2) I), s^2 the measurement noise, r^2 what z_t leaves open in y.
+
+        The covariance of z0 given z_t is (1 - abar) / sqrt(abar) dz0/dz (Tweedie's second-order formula). Its Rayleigh
+        quotient along the residual needs the misfit's gradients at z and z0 only, which one backward pass gives.
+        """
+        misfit = difference.float().flatten(1).square().sum(1) / 2
+        at_z, at_z0 = torch.autograd.grad(misfit.sum(), (z, z0), retain_graph=True)
+        a = problem.schedule.alpha(level, misfit)
+        spread = (1 - a) / a.sqrt() * (at_z.float() * at_z0).flatten(1).sum(1) / (2 * misfit).clamp(min=1e-12)
+        variance = problem.noise_variance(misfit) + spread.clamp(min=0)
+        return -at_z / variance.clamp(min=1e-6).view(-1, 1, 1, 1)
