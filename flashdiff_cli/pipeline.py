@@ -175,6 +175,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         return Schedule.from_table(self.scheduler.alphas_cumprod, steps, eta, config.get("steps_offset", 0), final)
 
     def _check(self, measurement: torch.Tensor) -> torch.Tensor:
+        """An image-sized measurement on the model's device, in its type."""
         if measurement.ndim != 4 or measurement.shape[1] != 3:
             raise UsageError(f"a measurement must be (B, 3, H, W), not {tuple(measurement.shape)}")
         if measurement.shape[2] % self.grain or measurement.shape[3] % self.grain:
@@ -255,14 +256,16 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             UsageError: shapes or settings that make no sense.
             FlashdiffError: the model lacks what the call needs.
         """
-        measurement = self._check(measurement)
+        # A severity encoder sees a measurement at the size of the image that it is of.
+        lifted = self._check(measurement if operator is None else operator.lift(measurement))
+        measurement = measurement.to(lifted)
         batch = len(measurement)
         generators = generators or [torch.Generator().manual_seed(0) for _ in range(batch)]
         if len(generators) != batch:
             raise UsageError(f"{batch} measurements need {batch} generators, not {len(generators)}")
         clock = _Clock(measurement.device)
         with clock.phase("severity"):
-            analysis = self.analyse(measurement, operator.name if operator else None, encoder)
+            analysis = self.analyse(lifted, operator.name if operator else None, encoder)
         estimated = operator is None
         with clock.phase("estimate"):
             if estimated:

@@ -33,13 +33,46 @@ class SeverityEstimate(NamedTuple):
         return self.variance.sqrt()
 
 
+class DeviationHead(nn.Module):
+    """The standard deviation of each number of a latent estimate, from the encoder's features and the measurement.
+
+    How strongly a picture is blurred and how noisy it is are properties of the whole picture, which no position can
+    tell well by itself: the logarithms of the energies of learned filters over the whole picture therefore modulate
+    what each position says.
+
+    Args:
+        features: channels of the encoder's last features.
+        factor: of the first stage; the measurement is folded to the features' size by it.
+        channels: of the latent.
+        width: of the hidden layers.
+    """
+
+    def __init__(self, features: int, factor: int, channels: int, width: int = 96):
+        super().__init__()
+        self.fold = nn.PixelUnshuffle(factor)
+        self.filters = nn.Conv2d(features + 3 * factor**2, width, 3, padding=1)
+        self.whole = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 2 * width))
+        self.position = nn.Conv2d(width, width, 3, padding=1)
+        self.out = nn.Conv2d(width, channels, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.constant_(self.out.bias, math.log(0.25))
+
+    def forward(self, features: torch.Tensor, measurement: torch.Tensor) -> torch.Tensor:
+        """(B, features, h, w), (B, 3, H, W) -> deviations (B, C, h, w), above 0."""
+        response = self.filters(torch.cat([features, self.fold(measurement)], 1))
+        energy = response.float().square().mean((2, 3)).clamp(min=1e-8).log().to(response.dtype)
+        scale, shift = self.whole(energy)[..., None, None].chunk(2, dim=1)
+        hidden = self.position(nn.functional.silu(response)) * (1 + scale) + shift
+        # Fourteen orders of magnitude: any real deviation passes, no input makes the square overflow.
+        return self.out(nn.functional.silu(hidden)).clamp(-16, 16).exp()
+
+
 class SeverityEncoder(ModelMixin, ConfigMixin):
     """A copy of a first stage's encoder, fully fine-tuned, with one more output: the error's standard deviation.
 
     Args:
         kind: of the first stage: "kl" (the second half of quant_conv's output is the deviation), "vq" (a 1x1
-            convolution of the code gives it) or "dc" (a residual block and a 3x3 convolution on the last features give
-            its logarithm).
+            convolution of the code gives it) or "dc" (a `DeviationHead` gives it).
         encoder_config: arguments of the encoder network.
         latent_channels: C.
         scaling_factor: of the first stage.
@@ -68,8 +101,8 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
             self.encoder = DCEncoder(**encoder_config)
             width = encoder_config["block_out_channels"][-1]
             self.refine = nn.Sequential(*(ResBlock(width, width, "rms_norm", "silu") for _ in range(extra_layers)))
-            self.std_block = ResBlock(width, width, "rms_norm", "silu")
-            self.std_conv = nn.Conv2d(width, latent_channels, 3, padding=1)
+            factor = 2 ** (len(encoder_config["block_out_channels"]) - 1)
+            self.deviation = DeviationHead(width, factor, latent_channels)
         else:
             self.encoder = Encoder(**encoder_config)
             out = 2 * latent_channels if kind == "kl" else latent_channels
@@ -87,9 +120,8 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
             code = self.encoder.conv_out(features)
             if self.encoder.out_shortcut:
                 code = code + features.unflatten(1, (-1, self.encoder.out_shortcut_average_group_size)).mean(2)
-            log_deviation = self.std_conv(nn.functional.silu(self.std_block(features)))
-            # Fourteen orders of magnitude: any real deviation passes, no input makes the square overflow.
-            return code, log_deviation.clamp(-16, 16).exp()
+            # What the deviation learns must not bend the estimate whose error it describes.
+            return code, self.deviation(features.detach(), image)
         code = self.encoder(image)
         if self.quant_conv is not None:
             code = self.quant_conv(code)
@@ -155,8 +187,6 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
             for block in new.refine:
                 nn.init.zeros_(block.norm.weight)
                 nn.init.zeros_(block.norm.bias)
-            nn.init.zeros_(new.std_conv.weight)
-            nn.init.constant_(new.std_conv.bias, math.log(0.25))
         elif new.quant_conv is not None:
             new.quant_conv.load_state_dict(model.quant_conv.state_dict())
         return new

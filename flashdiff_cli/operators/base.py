@@ -108,6 +108,11 @@ class Operator(ABC):
         """(H', W') of the measurement of images of (H, W)."""
         return size
 
+    @classmethod
+    def image_size(cls, measured: tuple[int, int], values: dict[str, Any]) -> tuple[int, int]:
+        """(H, W) of the image that a measurement of (H', W') is of, for the given option values."""
+        return measured
+
     def lift(self, y: torch.Tensor) -> torch.Tensor:
         """A measurement at the size of the image that it measures: what a severity encoder can look at."""
         return y

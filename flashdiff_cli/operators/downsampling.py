@@ -58,6 +58,11 @@ class Downsampling(Operator):
     def make(cls, size: tuple[int, int], generator: torch.Generator, **values: Any) -> Downsampling:
         return cls(size=size, **values)
 
+    @classmethod
+    def image_size(cls, measured: tuple[int, int], values: dict[str, Any]) -> tuple[int, int]:
+        factor = cls.options[0].parse(values.get("factor"))
+        return (measured[0] * factor, measured[1] * factor)
+
     def measured_size(self, size: tuple[int, int]) -> tuple[int, int]:
         return (-(-size[0] // self.factor), -(-size[1] // self.factor))
 

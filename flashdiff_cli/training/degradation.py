@@ -13,7 +13,7 @@ class Degradations:
 
     Args:
         tables: one a kind: `operator`, `weight`, `noise_std` (centre), `noise_spread` (standard deviation of its
-            logarithm) and for every operator parameter a pair [low, high]. The encoder may meet noise that it was
+            logarithm) and for every operator parameter a pair [low, high], or one value that stays. The encoder may meet noise that it was
             not promised, so the level varies around its centre.
     """
 
@@ -25,9 +25,9 @@ class Degradations:
         for table in tables:
             OPERATORS[table["operator"]]
 
-    def _ranges(self, table: dict) -> dict[str, tuple[float, float]]:
+    def _ranges(self, table: dict) -> dict:
         reserved = {"operator", "weight", "noise_std", "noise_spread"}
-        return {k: tuple(v) for k, v in table.items() if k not in reserved}
+        return {k: v for k, v in table.items() if k not in reserved}
 
     def __call__(self, images: torch.Tensor, generator: torch.Generator, level: float | None = None) -> torch.Tensor:
         """Degrade images (B, 3, H, W) in [-1, 1] -> measurements of the same shape.
@@ -45,7 +45,11 @@ class Degradations:
                 continue
             some = images[chosen.to(images.device)]
             values = {}
-            for name, (low, high) in self._ranges(table).items():
+            for name, given in self._ranges(table).items():
+                if not isinstance(given, (list, tuple)):
+                    values[name] = given
+                    continue
+                low, high = given
                 share = torch.rand(len(chosen), generator=generator) if level is None else torch.full((len(chosen),), level)
                 values[name] = low + (high - low) * share
             operator = OPERATORS[table["operator"]].batch(images.shape[-2:], generator, **values)

@@ -39,11 +39,17 @@ class SeverityTask:
         settings = dict(recipe.model)
         self.component = settings.pop("name", self.component)
         begin = settings.pop("begin", None)
+        frozen = settings.pop("frozen_estimate", False)
         if begin is None:
             self.module = SeverityEncoder.from_first_stage(self.stage, degradations=self.degradations.describe(), **settings)
         else:
             self.module = load_component(model, begin)
             self.module.register_to_config(degradations=self.degradations.describe())
+        if frozen:
+            # Only the deviation learns; see DeviationHead.
+            self.module.requires_grad_(False)
+            self.module.deviation.requires_grad_(True)
+            self.settings |= {"image_weight": 0.0}
         self.validation = validation
 
     def prepare(self, device: torch.device) -> None:
@@ -66,9 +72,11 @@ class SeverityTask:
             variance = (spread.detach().clamp(min=1e-8).log() - estimate.variance.clamp(min=1e-8).log()).square()
         else:
             variance = (spread - estimate.variance).square()
-        share = max(1, round(len(images) * w["image_share"]))
-        decoded = self.stage.decode(estimate.latent[:share]).float()
-        image = F.mse_loss(decoded, images[:share])
+        image = torch.zeros((), device=latent.device)
+        if w["image_weight"]:
+            share = max(1, round(len(images) * w["image_share"]))
+            decoded = self.stage.decode(estimate.latent[:share]).float()
+            image = F.mse_loss(decoded, images[:share])
         loss = latent.mean() + w["variance_weight"] * variance.mean() + w["image_weight"] * image
         return {"loss": loss, "latent": latent.mean(), "variance": variance.mean(), "image": image}
 

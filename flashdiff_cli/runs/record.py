@@ -1,0 +1,61 @@
+"""One record a picture: what went in, what was estimated, what was done, how long it took."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass
+class Record:
+    """The JSON schema of `--json`, of run logs and of reports; a value is None where it does not apply."""
+
+    input: str
+    """Path as given; in a folder, the folder joined with the path below it."""
+    output: str | None = None
+    """Path written."""
+    status: str = "done"
+    """"done" or "failed"."""
+    error: str | None = None
+    width: int | None = None
+    height: int | None = None
+    operator: dict[str, Any] | None = None
+    """`name`, its parameters, and `estimated`: whether they were found in the picture."""
+    noise_std: float | None = None
+    """On intensities in [0, 1]."""
+    severity: float | None = None
+    """Standard deviation of the latent estimate's error."""
+    variance: float | None = None
+    start_step: int | None = None
+    schedule_steps: int | None = None
+    steps: int | None = None
+    network_evaluations: int | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    """By phase, and in all as `total`."""
+    solver: dict[str, Any] | None = None
+    """`name`, `eta` and settings."""
+    encoder: str | None = None
+    """The severity encoder used."""
+    model: str | None = None
+    seed: int | None = None
+    device: str | None = None
+    dtype: str | None = None
+    version: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        """One line of strict JSON."""
+        return json.dumps(_finite(asdict(self)), ensure_ascii=False)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinities: they become null."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    if isinstance(value, float):
+        return round(value, 6) if math.isfinite(value) else None
+    return value

@@ -1,0 +1,290 @@
+"""The library verb that every command calls: a picture in; the restored one, and its record, out."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from flashdiff_cli import __version__
+from flashdiff_cli.errors import FlashdiffError, UsageError
+from flashdiff_cli.operators import OPERATORS, Operator
+from flashdiff_cli.operators.base import per_sample
+from flashdiff_cli.operators.mirror import Margins, pad
+from flashdiff_cli.pictures.files import Picture, from_pil, read_picture
+from flashdiff_cli.pipeline import FlashDiffusionPipeline
+from flashdiff_cli.runs.record import Record
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+MAX_SIDE_PIXELS = 1_500_000
+"""A picture with more pixels needs more memory for its gradients than most machines have."""
+
+
+@dataclass
+class Settings:
+    """What a run is asked to do; None leaves a choice to the model's defaults.
+
+    Attributes:
+        operator: registered name, `a+b` for a chain; None: a Gaussian blur is estimated from the picture.
+        operator_options: its parameters, by option name.
+        noise_std: on intensities in [0, 1]; None: estimated.
+        solver: registered name.
+        solver_options: its settings, by option name.
+        steps: of the whole reverse process, of which a run takes those below its start.
+        eta: 0 deterministic to 1 ancestral.
+        start: "stochastic" or "inversion".
+        start_step: instead of the matched one.
+        noise_correction, variance_multiplier: see `flash.start`.
+        encoder: name of the severity encoder component.
+        seed: of all draws, together with the picture's content.
+    """
+
+    operator: str | None = None
+    operator_options: dict[str, Any] = field(default_factory=dict)
+    noise_std: float | None = None
+    solver: str | None = None
+    solver_options: dict[str, Any] = field(default_factory=dict)
+    steps: int | None = None
+    eta: float | None = None
+    start: str = "stochastic"
+    start_step: int | None = None
+    noise_correction: float | None = None
+    variance_multiplier: float | None = None
+    encoder: str | None = None
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise a UsageError for what makes no sense, before any picture is read."""
+        if self.operator is not None:
+            OPERATORS[self.operator]
+        elif given := [k for k, v in self.operator_options.items() if v is not None]:
+            raise UsageError(f"--{given[0].replace('_', '-')} needs --operator: which degradation is it a parameter of?")
+        limits = {"noise_std": (0, 10), "steps": (1, None), "eta": (0, 1), "start_step": (0, None)}
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if value is not None and not (value >= low and (high is None or value <= high)):
+                bounds = f"from {low} to {high}" if high is not None else f"of at least {low}"
+                raise UsageError(f"--{name.replace('_', '-')} {value} is out of range; give a number {bounds}")
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """"auto" takes CUDA, then Apple's GPU, then the CPU.
+
+    Raises:
+        UsageError: an unknown device, or one that this machine or this build of torch does not have.
+    """
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if present[kind]))
+    kind = name.split(":")[0]
+    if kind not in present:
+        raise UsageError(f"--device {name!r} is unknown; choose from auto, cpu, cuda, mps")
+    if not present[kind]:
+        raise UsageError(f"--device {name}: torch finds no such device here; use --device auto")
+    return torch.device(name)
+
+
+def picture_seed(seed: int, digest: bytes) -> int:
+    """63 bits that depend on the run's seed and the picture's content, not on its name or place in a run."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:".encode() + digest).digest()[:8], "big") >> 1
+
+
+class Restorer:
+    """A loaded model and the way from files to it.
+
+    Args:
+        model: name, Hub id (`owner/name@revision`) or folder.
+        device: "auto", "cpu", "cuda" or "mps".
+        dtype: "auto" (float32), "float32", "float16" or "bfloat16".
+        revision, offline, cache_dir: of a model on the Hub.
+
+    Raises:
+        FlashdiffError: the model cannot be found or loaded.
+    """
+
+    def __init__(
+        self,
+        model: str | Path = "photos",
+        device: str = "auto",
+        dtype: str = "auto",
+        revision: str | None = None,
+        offline: bool = False,
+        cache_dir: str | Path | None = None,
+    ):
+        from flashdiff_cli.hub.resolve import resolve_model
+
+        if dtype not in ("auto", *DTYPES):
+            raise UsageError(f"--dtype {dtype!r} is unknown; choose from auto, {', '.join(DTYPES)}")
+        self.device = pick_device(device)
+        self.dtype = "float32" if dtype == "auto" else dtype
+        self.model = str(model)
+        folder = resolve_model(self.model, revision=revision, offline=offline, cache_dir=cache_dir)
+        self.pipeline = FlashDiffusionPipeline.from_pretrained(folder, DTYPES[self.dtype]).to(self.device)
+
+    def _prepare(self, picture: Picture, settings: Settings) -> tuple[torch.Tensor, Operator | None, tuple[int, int]]:
+        """The measurement, padded by mirroring to the model's grain; its operator; (H, W) of the result."""
+        measured = picture.image
+        options, size = settings.operator_options, picture.size
+        if settings.operator is not None:
+            size = OPERATORS[settings.operator].image_size(size, options)
+        if size[0] * size[1] > MAX_SIDE_PIXELS:
+            raise FlashdiffError(
+                f"{size[1]} x {size[0]} pixels are more than this version restores in one piece "
+                f"({MAX_SIDE_PIXELS:,}); make the picture smaller first"
+            )
+        grain = self.pipeline.grain
+        whole = tuple(-(-side // grain) * grain for side in size)
+        operator = None
+        if settings.operator is not None:
+            cls = OPERATORS[settings.operator]
+            operator = cls.from_options(size, settings.seed, **options)
+            if operator.measured_size(size) != picture.size:
+                raise FlashdiffError(f"the operator {settings.operator} does not fit a picture of {picture.size[1]} x {picture.size[0]}")
+            operator = operator.extend(whole)
+            target = operator.measured_size(whole)
+        else:
+            target = whole
+        bottom, right = (t - s for t, s in zip(target, picture.size, strict=True))
+        return pad(measured, Margins(0, bottom, 0, right)), operator, size
+
+    def _record(self, name: str, size: tuple[int, int], settings: Settings, picture: Picture) -> Record:
+        return Record(
+            name,
+            width=size[1],
+            height=size[0],
+            model=self.model,
+            seed=settings.seed,
+            device=str(self.device),
+            dtype=self.dtype,
+            version=__version__,
+            notes=list(picture.notes),
+        )
+
+    def restore(
+        self,
+        picture: Picture,
+        settings: Settings | None = None,
+        name: str = "",
+        callback: Callable[[int, int], None] | None = None,
+    ) -> tuple[Picture, Record]:
+        """Restore one picture.
+
+        Args:
+            picture: any size.
+            settings: what to do.
+            name: for the record.
+            callback: called with (steps done, steps in all).
+
+        Raises:
+            UsageError: settings that make no sense.
+            FlashdiffError: the picture is too large, or the model lacks what is asked for.
+        """
+        settings = settings or Settings()
+        settings.check()
+        begin = time.perf_counter()
+        measured, operator, size = self._prepare(picture, settings)
+        generator = torch.Generator().manual_seed(picture_seed(settings.seed, picture.digest))
+        result = self.pipeline(
+            measured,
+            operator,
+            settings.noise_std,
+            solver=self.pipeline.make_solver(settings.solver, **settings.solver_options),
+            steps=settings.steps,
+            eta=settings.eta,
+            noise_correction=settings.noise_correction,
+            variance_multiplier=settings.variance_multiplier,
+            start=settings.start,
+            start_step=settings.start_step,
+            generators=[generator],
+            encoder=settings.encoder,
+            callback=callback,
+        )
+        record = self._record(name, size, settings, picture)
+        record.operator = result.operators[0] | {"estimated": result.operator_estimated}
+        record.noise_std = result.noise_std[0].item()
+        record.variance = result.variance[0].item()
+        record.severity = result.variance[0].sqrt().item()
+        record.start_step = int(result.start_step[0])
+        record.schedule_steps = result.schedule_steps
+        record.steps = int(result.steps[0])
+        record.network_evaluations = int(result.network_evaluations[0])
+        record.solver, record.encoder = result.solver, result.encoder
+        record.seconds = dict(result.seconds) | {"total": time.perf_counter() - begin}
+        return picture.with_image(result.images[..., : size[0], : size[1]].cpu()), record
+
+    def analyse(self, picture: Picture, settings: Settings | None = None, name: str = "") -> tuple[dict[str, Any], Record]:
+        """What is known before any step: `latent` (1, C, h, w), `variance` (1,), `decoded` (1, 3, H, W), and the record."""
+        settings = settings or Settings()
+        settings.check()
+        begin = time.perf_counter()
+        measured, operator, size = self._prepare(picture, settings)
+        lifted = measured if operator is None else operator.lift(measured)
+        analysis = self.pipeline.analyse(lifted, settings.operator, settings.encoder)
+        record = self._record(name, size, settings, picture)
+        noise = settings.noise_std
+        if operator is None:
+            operator, found = self.pipeline.estimate_operator(lifted.to(analysis.decoded), analysis)
+            record.operator = {"name": operator.name, **operator.describe(), "estimated": True}
+        else:
+            _, found = self.pipeline.estimate_operator(lifted.to(analysis.decoded), analysis)
+            record.operator = {"name": operator.name, **operator.describe(), "estimated": False}
+        record.noise_std = found[0].item() if noise is None else float(per_sample(noise)[0])
+        variance = analysis.variance.float().cpu()
+        record.variance, record.severity = variance[0].item(), variance[0].sqrt().item()
+        schedule = self.pipeline.schedule(settings.steps or self.pipeline.defaults["steps"])
+        multiplier = settings.variance_multiplier
+        multiplier = self.pipeline.defaults["variance_multiplier"] if multiplier is None else multiplier
+        record.start_step = int(schedule.start_level(variance * multiplier)[0])
+        record.schedule_steps, record.encoder = len(schedule), analysis.encoder
+        record.seconds = {"total": time.perf_counter() - begin}
+        decoded = analysis.decoded[..., : size[0], : size[1]].cpu()
+        return {"latent": analysis.latent.cpu(), "variance": variance, "decoded": decoded}, record
+
+
+@lru_cache(maxsize=2)
+def _loaded(model: str, device: str, dtype: str) -> Restorer:
+    return Restorer(model, device, dtype)
+
+
+def restore(
+    source: str | Path | Image.Image | Picture,
+    *,
+    model: str | Path = "photos",
+    device: str = "auto",
+    dtype: str = "auto",
+    callback: Callable[[int, int], None] | None = None,
+    **settings: Any,
+) -> tuple[Image.Image, Record]:
+    """Restore one picture: the tool in one call. The model stays loaded for the next.
+
+    Args:
+        source: a file, a Pillow picture, or a Picture.
+        model: name, Hub id or folder.
+        device: "auto", "cpu", "cuda" or "mps".
+        dtype: "auto", "float32", "float16" or "bfloat16".
+        callback: called with (steps done, steps in all).
+        settings: fields of `Settings`, e.g. operator="gaussian-blur", operator_options={"blur_std": 2.0}.
+
+    Returns:
+        The restored picture (upright, with the source's transparency) and its record.
+
+    Raises:
+        FlashdiffError: the picture or the model cannot be read.
+        UsageError: settings that make no sense.
+    """
+    name = ""
+    if isinstance(source, Image.Image):
+        content = source.tobytes()
+        source = from_pil(source)
+        source.digest = hashlib.sha256(content).digest()
+    elif not isinstance(source, Picture):
+        name, source = str(source), read_picture(source)
+    restored, record = _loaded(str(model), device, dtype).restore(source, Settings(**settings), name, callback)
+    return restored.to_pil(), record
