@@ -137,7 +137,7 @@ class Operator(ABC):
         Raises:
             UsageError: as `Option.parse`, or an option that this operator does not have.
         """
-        known = cls._known(values)
+        known = cls.known(values)
         return cls.build(size, seed, **{name: option.parse(values.get(name)) for name, option in known.items()})
 
     @classmethod
@@ -157,7 +157,7 @@ class Operator(ABC):
         Raises:
             UsageError: an option that this operator does not have, or one is missing that has no default.
         """
-        known = cls._known(values)
+        known = cls.known(values)
         return cls.make(size, generator, **{k: values[k] if k in values else o.parse(None) for k, o in known.items()})
 
     @classmethod
@@ -166,7 +166,8 @@ class Operator(ABC):
         return cls(**values)
 
     @classmethod
-    def _known(cls, values: dict[str, Any]) -> dict[str, Option]:
+    def known(cls, values: dict[str, Any]) -> dict[str, Option]:
+        """This operator's options by name; a UsageError if `values` has others."""
         known = {o.name: o for o in cls.options}
         if unknown := [k for k, v in values.items() if v is not None and k not in known]:
             flags = ", ".join("--" + k.replace("_", "-") for k in unknown)

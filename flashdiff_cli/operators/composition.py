@@ -54,6 +54,12 @@ class Composition(Operator):
             y = operator.adjoint(y)
         return y
 
+    @classmethod
+    def image_size(cls, measured: tuple[int, int], values: dict[str, Any]) -> tuple[int, int]:
+        for part in reversed(getattr(cls, "parts", ())):
+            measured = part.image_size(measured, values)
+        return measured
+
     def measured_size(self, size: tuple[int, int]) -> tuple[int, int]:
         for operator in self.operators:
             size = operator.measured_size(size)

@@ -22,7 +22,10 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 MAX_PIXELS = 200_000_000
 """A header that promises more is taken for a decompression bomb."""
 
-ORIENTATION = 0x0112
+KEPT_EXIF = (0x010E, 0x010F, 0x0110, 0x011A, 0x011B, 0x0128, 0x0131, 0x0132, 0x013B, 0x8298, 0x8769, 0x8825)
+"""Caption, camera, resolution, software, dates, author, copyright, and the Exif and GPS tables. The rest describes how
+the old file was laid out (orientation, strips), which no longer holds."""
+
 FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
 
 
@@ -81,7 +84,8 @@ def from_pil(picture: Image.Image) -> Picture:
     exif = picture.getexif()
     profile = picture.info.get("icc_profile")
     picture = ImageOps.exif_transpose(picture)
-    exif.pop(ORIENTATION, None)
+    for tag in [tag for tag in exif if tag not in KEPT_EXIF]:
+        del exif[tag]
     deep, grey, alpha = False, False, None
     if picture.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I", "F"):
         values = np.asarray(picture).astype(np.float64)

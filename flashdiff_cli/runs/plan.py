@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flashdiff_cli.errors import FlashdiffError, UsageError
@@ -18,6 +18,10 @@ class Job:
     below: Path
     """Path of the source below the folder that was given; just its name where a file was given."""
     target: Path | None = None
+
+    def renamed(self, suffix: str) -> Job:
+        """The same job with `suffix` before the ending of its target."""
+        return replace(self, target=self.target.with_name(self.target.stem + suffix + self.target.suffix))
 
 
 def find(inputs: Sequence[str | Path], recursive: bool = False) -> list[Job]:

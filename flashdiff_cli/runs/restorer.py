@@ -23,7 +23,16 @@ from flashdiff_cli.pipeline import FlashDiffusionPipeline
 from flashdiff_cli.runs.record import Record
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-MAX_SIDE_PIXELS = 1_500_000
+START_MODES = ("stochastic", "inversion")
+LIMITS = {
+    "noise_std": (0.0, 10.0),
+    "steps": (1, 1_000_000),
+    "eta": (0.0, 1.0),
+    "start_step": (0, 1_000_000),
+    "noise_correction": (0.0, 1e6),
+    "variance_multiplier": (0.0, 1e6),
+}
+MAX_PIXELS = 1_500_000
 """A picture with more pixels needs more memory for its gradients than most machines have."""
 
 
@@ -63,15 +72,17 @@ class Settings:
     def check(self) -> None:
         """Raise a UsageError for what makes no sense, before any picture is read."""
         if self.operator is not None:
-            OPERATORS[self.operator]
+            operator = OPERATORS[self.operator]
+            for name, option in operator.known(self.operator_options).items():
+                option.parse(self.operator_options.get(name))
         elif given := [k for k, v in self.operator_options.items() if v is not None]:
             raise UsageError(f"--{given[0].replace('_', '-')} needs --operator: which degradation is it a parameter of?")
-        limits = {"noise_std": (0, 10), "steps": (1, None), "eta": (0, 1), "start_step": (0, None)}
-        for name, (low, high) in limits.items():
+        if self.start not in START_MODES:
+            raise UsageError(f"--start {self.start!r} is unknown; choose from {', '.join(START_MODES)}")
+        for name, (low, high) in LIMITS.items():
             value = getattr(self, name)
-            if value is not None and not (value >= low and (high is None or value <= high)):
-                bounds = f"from {low} to {high}" if high is not None else f"of at least {low}"
-                raise UsageError(f"--{name.replace('_', '-')} {value} is out of range; give a number {bounds}")
+            if value is not None and not low <= value <= high:
+                raise UsageError(f"--{name.replace('_', '-')} {value} is out of range; give a number from {low:g} to {high:g}")
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -128,16 +139,26 @@ class Restorer:
         folder = resolve_model(self.model, revision=revision, offline=offline, cache_dir=cache_dir)
         self.pipeline = FlashDiffusionPipeline.from_pretrained(folder, DTYPES[self.dtype]).to(self.device)
 
+    def check(self, settings: Settings) -> None:
+        """Raise a UsageError for settings that make no sense with this model, before any picture is read."""
+        settings.check()
+        self.pipeline.make_solver(settings.solver, **settings.solver_options)
+        length = len(self.pipeline.schedule(settings.steps or self.pipeline.defaults["steps"]))
+        if settings.start_step is not None and settings.start_step > length:
+            raise UsageError(f"--start-step {settings.start_step} is out of range; this schedule has {length} steps")
+        if settings.encoder is not None:
+            self.pipeline.encoder_for(settings.operator, settings.encoder)
+
     def _prepare(self, picture: Picture, settings: Settings) -> tuple[torch.Tensor, Operator | None, tuple[int, int]]:
         """The measurement, padded by mirroring to the model's grain; its operator; (H, W) of the result."""
         measured = picture.image
         options, size = settings.operator_options, picture.size
         if settings.operator is not None:
             size = OPERATORS[settings.operator].image_size(size, options)
-        if size[0] * size[1] > MAX_SIDE_PIXELS:
+        if size[0] * size[1] > MAX_PIXELS:
             raise FlashdiffError(
                 f"{size[1]} x {size[0]} pixels are more than this version restores in one piece "
-                f"({MAX_SIDE_PIXELS:,}); make the picture smaller first"
+                f"({MAX_PIXELS:,}); make the picture smaller first"
             )
         grain = self.pipeline.grain
         whole = tuple(-(-side // grain) * grain for side in size)
@@ -187,7 +208,7 @@ class Restorer:
             FlashdiffError: the picture is too large, or the model lacks what is asked for.
         """
         settings = settings or Settings()
-        settings.check()
+        self.check(settings)
         begin = time.perf_counter()
         measured, operator, size = self._prepare(picture, settings)
         generator = torch.Generator().manual_seed(picture_seed(settings.seed, picture.digest))
@@ -222,7 +243,7 @@ class Restorer:
     def analyse(self, picture: Picture, settings: Settings | None = None, name: str = "") -> tuple[dict[str, Any], Record]:
         """What is known before any step: `latent` (1, C, h, w), `variance` (1,), `decoded` (1, 3, H, W), and the record."""
         settings = settings or Settings()
-        settings.check()
+        self.check(settings)
         begin = time.perf_counter()
         measured, operator, size = self._prepare(picture, settings)
         lifted = measured if operator is None else operator.lift(measured)

@@ -38,6 +38,8 @@ class Recipe:
     validate_every: int = 500
     checkpoint_minutes: float = 3.0
     validation_limit: int = 24
+    grain: int = 16
+    """Sides of validation images are cut to multiples of this; the networks need their own down-sampling to divide it."""
     data: list[dict] = field(default_factory=list)
     model: dict = field(default_factory=dict)
     loss: dict = field(default_factory=dict)

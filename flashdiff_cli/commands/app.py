@@ -1,0 +1,67 @@
+"""The console program: one subcommand a file; errors become one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from typing import Annotated
+
+import typer
+
+from flashdiff_cli import __version__
+from flashdiff_cli.commands.encode import encode
+from flashdiff_cli.commands.restore import restore
+from flashdiff_cli.commands.severity import severity
+from flashdiff_cli.commands.show import say_error
+from flashdiff_cli.commands.train import train
+from flashdiff_cli.errors import FlashdiffError, UsageError
+
+app = typer.Typer(
+    name="flashdiff",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (restore, severity, encode, train):
+    app.command()(command)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"flashdiff {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def flashdiff(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Restore degraded photographs, and spend on each just the steps that it needs."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the program and leave with its exit code: 0 done, 1 some failed, 2 wrong usage, 130 interrupted."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    warnings.filterwarnings("ignore")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    try:
+        app(args=arguments)
+    except UsageError as error:
+        say_error(str(error))
+        sys.exit(2)
+    except FlashdiffError as error:
+        say_error(str(error))
+        sys.exit(1)
+    except KeyboardInterrupt:
+        say_error("interrupted")
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of stdout has gone, e.g. `| head`; nothing is left to say to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from flashdiff_cli.commands.flags import OPERATOR_NAMES
+
+Inputs = Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Picture files and folders.", show_default=False)]
+Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Look in subfolders too.")]
+Model = Annotated[str, typer.Option("--model", "-m", help="Model: a name, a folder, or owner/name@revision on the Hub.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, float16 or bfloat16.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Never use the network: cached models only.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of all random draws, together with the picture's content.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON record a picture, and nothing else, on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Operator = Annotated[
+    Optional[str],
+    typer.Option(
+        "--operator",
+        help=f"What degraded the picture (default: a Gaussian blur, estimated from it): {OPERATOR_NAMES}.",
+        rich_help_panel="Degradation",
+    ),
+]
+Noise = Annotated[
+    Optional[float],
+    typer.Option(
+        "--noise-std",
+        help="Noise on intensities from 0 to 1 (default: estimated from the picture).",
+        rich_help_panel="Degradation",
+    ),
+]
+Steps = Annotated[
+    Optional[int],
+    typer.Option("--steps", help="Length of the whole process, of which a picture runs a part (default: the model's).", rich_help_panel="Method"),
+]
+Encoder = Annotated[
+    Optional[str],
+    typer.Option("--encoder", help="Severity encoder of the model (default: the one trained on the operator).", rich_help_panel="Method"),
+]
+Multiplier = Annotated[
+    Optional[float],
+    typer.Option("--variance-multiplier", help="Factor on the estimated variance before the start is chosen.", rich_help_panel="Method"),
+]
