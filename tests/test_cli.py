@@ -319,19 +319,19 @@ def test_the_python_verb(model, tmp_path):
 
 def test_train_from_the_command_line(run, tmp_path):
     for i in range(4):
-        picture(tmp_path / "data" / f"{i}.png", (48, 40), seed=i)
+        picture(tmp_path / "data" / f"{i}.png", (80, 72), seed=i)
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(
         'stage = "autoencoder"\ncrop = 16\nbatch = 2\nsteps = 2\nworkers = 0\n[model]\nlatent_channels = 4\n'
         'encoder_block_types = "ResBlock"\ndecoder_block_types = "ResBlock"\n'
-        "encoder_block_out_channels = [8, 16, 32]\ndecoder_block_out_channels = [8, 16, 32]\n"
+        "encoder_block_out_channels = [16, 64, 128]\ndecoder_block_out_channels = [16, 64, 128]\n"
         "encoder_layers_per_block = [0, 1, 1]\ndecoder_layers_per_block = [0, 1, 1]\n"
         "encoder_qkv_multiscales = [[], [], []]\ndecoder_qkv_multiscales = [[], [], []]\n"
     )
     data = ("--data", f"all={tmp_path / 'data'}", "--val", f"all={tmp_path / 'data'}")
     arguments = ("train", "autoencoder", "--recipe", recipe, *data, "--out", tmp_path / "run", "--device", "cpu")
     code, _, err = run(*arguments, with_model=False)
-    assert code == 0 and "psnr_all" in err
+    assert code == 0 and "psnr_all" in err, err
     assert (tmp_path / "run" / "first_stage" / "config.json").exists()
     code, _, err = run("train", "severity", "--recipe", recipe, *data, "--out", tmp_path / "x", with_model=False)
     assert code == 2 and "recipe" in err

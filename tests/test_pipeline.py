@@ -181,10 +181,10 @@ def test_a_wrong_tensor_is_named(tmp_path):
     folder = save_tiny_model(tmp_path / "model")
     path = folder / "severity" / "diffusion_pytorch_model.safetensors"
     tensors = load_file(path)
-    removed = tensors.pop("std_conv.weight")
+    removed = tensors.pop("deviation.out.weight")
     save_file(tensors, path)
-    with pytest.raises(FlashdiffError, match=r"std_conv\.weight"):
+    with pytest.raises(FlashdiffError, match=r"deviation\.out\.weight"):
         FlashDiffusionPipeline.from_pretrained(folder)
-    save_file(tensors | {"std_conv.weight": removed, "surplus": removed.clone()}, path)
+    save_file(tensors | {"deviation.out.weight": removed, "surplus": removed.clone()}, path)
     with pytest.raises(FlashdiffError, match="surplus"):
         FlashDiffusionPipeline.from_pretrained(folder)

@@ -86,7 +86,10 @@ def start_linearly(model: AutoencoderDC, mean: torch.Tensor, encode: torch.Tenso
         and min(c.encoder_block_out_channels[2], c.decoder_block_out_channels[2]) >= 96
     )
     if not fits:
-        raise UsageError("linear_start needs an AutoencoderDC of three levels without outer shortcuts")
+        raise UsageError(
+            "the recipe's autoencoder must have three levels, no layers at full size, at least 64 and 96 channels at the "
+            "second and the third, and no outer shortcuts: training starts from a linear code"
+        )
     for module in model.modules():
         if type(module).__name__ == "ResBlock":
             module.norm.weight.zero_()
