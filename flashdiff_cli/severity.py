@@ -5,7 +5,6 @@ Paper section 3.1. The module path is part of every saved model; it must not mov
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -16,6 +15,7 @@ from diffusers.models.autoencoders.vae import Encoder
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
+from flashdiff_cli.deviation import DeviationHead
 from flashdiff_cli.first_stage import FirstStage
 
 
@@ -31,40 +31,6 @@ class SeverityEstimate(NamedTuple):
     def severity(self) -> torch.Tensor:
         """(B,): the standard deviation, sqrt(variance)."""
         return self.variance.sqrt()
-
-
-class DeviationHead(nn.Module):
-    """The standard deviation of each number of a latent estimate, from the encoder's features and the measurement.
-
-    How strongly a picture is blurred and how noisy it is are properties of the whole picture, which no position can
-    tell well by itself: the logarithms of the energies of learned filters over the whole picture therefore modulate
-    what each position says.
-
-    Args:
-        features: channels of the encoder's last features.
-        factor: of the first stage; the measurement is folded to the features' size by it.
-        channels: of the latent.
-        width: of the hidden layers.
-    """
-
-    def __init__(self, features: int, factor: int, channels: int, width: int = 96):
-        super().__init__()
-        self.fold = nn.PixelUnshuffle(factor)
-        self.filters = nn.Conv2d(features + 3 * factor**2, width, 3, padding=1)
-        self.whole = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 2 * width))
-        self.position = nn.Conv2d(width, width, 3, padding=1)
-        self.out = nn.Conv2d(width, channels, 1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.constant_(self.out.bias, math.log(0.25))
-
-    def forward(self, features: torch.Tensor, measurement: torch.Tensor) -> torch.Tensor:
-        """(B, features, h, w), (B, 3, H, W) -> deviations (B, C, h, w), above 0."""
-        response = self.filters(torch.cat([features, self.fold(measurement)], 1))
-        energy = response.float().square().mean((2, 3)).clamp(min=1e-8).log().to(response.dtype)
-        scale, shift = self.whole(energy)[..., None, None].chunk(2, dim=1)
-        hidden = self.position(nn.functional.silu(response)) * (1 + scale) + shift
-        # Fourteen orders of magnitude: any real deviation passes, no input makes the square overflow.
-        return self.out(nn.functional.silu(hidden)).clamp(-16, 16).exp()
 
 
 class SeverityEncoder(ModelMixin, ConfigMixin):

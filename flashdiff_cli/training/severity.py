@@ -24,14 +24,14 @@ class SeverityTask:
         variance_form: "squared" is the paper's (v - var)^2, v the variance of e about its own mean; "log" compares
             logarithms, so that light degradations count as much as heavy ones; "local" is the Gaussian negative
             log-likelihood of every number of e under its own variance, whose mean is the image's: as many lessons an
-            image as it has latent numbers.
+            image as it has latent numbers; plus `whole_weight` times the "log" term, for the mean is what is used.
         image_share: share of the batch that is decoded for the image term, to save time; its weight is kept.
     """
 
     component = "severity"
 
     def __init__(self, recipe: Recipe, validation: dict[str, list[torch.Tensor]], model: Path):
-        defaults = {"variance_weight": 1.0, "image_weight": 1.0, "variance_form": "squared", "image_share": 1.0}
+        defaults = {"variance_weight": 1.0, "image_weight": 1.0, "variance_form": "squared", "image_share": 1.0, "whole_weight": 1.0}
         self.settings = defaults | recipe.loss
         self.degradations = Degradations(recipe.degradation)
         self.stage = FirstStage(load_component(model, "first_stage").requires_grad_(False).eval())
@@ -68,6 +68,8 @@ class SeverityTask:
         if w["variance_form"] == "local":
             safe = local.flatten(1).clamp(min=1e-8)
             variance = 0.5 * (safe.log() + error.detach().square() / safe).mean(1)
+            ratio = latent.detach().clamp(min=1e-8).log() - safe.mean(1).log()
+            variance = variance + w["whole_weight"] * ratio.square()
         elif w["variance_form"] == "log":
             variance = (spread.detach().clamp(min=1e-8).log() - estimate.variance.clamp(min=1e-8).log()).square()
         else:
