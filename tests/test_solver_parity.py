@@ -17,6 +17,7 @@ from conftest import PARITY_VARIABLE
 from safetensors.torch import load_file
 
 from flashdiff_cli import flash
+from flashdiff_cli.hub.convert import convert_ldm, convert_severity
 from flashdiff_cli.operators import GaussianBlur
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
 from flashdiff_cli.schedule import start_index
@@ -38,7 +39,8 @@ def case(request, parity, tmp_path_factory) -> SimpleNamespace:
     """One folder: the converted model as a pipeline, its expected tensors and its settings."""
     source = parity / request.param
     target = tmp_path_factory.mktemp(request.param) / "model"
-    convert(source, target)
+    convert_ldm(source / "model.ckpt", target)
+    convert_severity(source / "severity.ckpt", target / "severity")
     settings = json.loads((source / "cases.json").read_text())
     return SimpleNamespace(
         pipe=FlashDiffusionPipeline.from_pretrained(target),
@@ -46,10 +48,6 @@ def case(request, parity, tmp_path_factory) -> SimpleNamespace:
         settings=settings,
         noise_std=torch.tensor([settings["step"]["noise_sigma_01"]]),
     )
-
-
-def convert(source: Path, target: Path) -> None:
-    raise NotImplementedError
 
 
 def found_cases(case, pattern: str) -> list[tuple[str, ...]]:
@@ -72,6 +70,22 @@ def problem(case, operator=None, steps=None, eta=1.0) -> Problem:
 
 def solver(case, name: str):
     return SOLVERS[name.replace("_", "-")](**case.settings[f"step.{name}"])
+
+
+def test_networks(case):
+    """Encoder, decoder, noise predictor (EMA weights) and severity encoder."""
+    e, pipe, stage = case.expected, case.pipe, case.pipe.stage
+    with torch.no_grad():
+        assert error(stage.encode(e["image"]) / stage.scale, e["autoencoder.z_raw"]) < NETWORK
+        code = e["autoencoder.decode_input"] * stage.scale
+        assert error(stage.decode(code), e["autoencoder.decoded"]) < NETWORK
+        if "autoencoder.decoded_without_quantisation" in e:
+            assert error(stage.decode(code, quantise=False), e["autoencoder.decoded_without_quantisation"]) < NETWORK
+        assert error(pipe.unet(e["unet.sample"], e["unet.timesteps"]).sample, e["unet.eps_ema"]) < NETWORK
+        found = pipe.severity(e["image"])
+    # The paper's code leaves the first stage's scale factor out of the estimate; here both are in latent units.
+    assert error(found.latent / stage.scale, e["severity.z_hat"]) < NETWORK
+    assert error(found.variance / stage.scale**2, e["severity.variance"]) < NETWORK
 
 
 def test_the_schedule(case):

@@ -1,0 +1,237 @@
+"""Original checkpoints (`.ckpt`, `.pth`) as folders in the diffusers layout, with safetensors.
+
+Every tensor of the source must find its place; nothing that it pickles is run (`unpickle`).
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from flashdiff_cli.errors import FlashdiffError, UsageError
+from flashdiff_cli.hub import ldm
+from flashdiff_cli.hub.remap import Source, autoencoder_name, fill, unet_name
+from flashdiff_cli.hub.unpickle import load_checkpoint, state_dict
+
+SCHEDULE = r"(betas|alphas_cumprod(_prev)?|(sqrt|log)_.*|posterior_.*|lvlb_weights|logvar|scale_factor)"
+"""Buffers that follow from the schedule, and the scale factor, which goes into the configuration."""
+UNUSED_FIRST_STAGE = r"first_stage_model\.(loss|model_ema)\..*"
+UNET = "model.diffusion_model."
+
+
+@dataclass
+class Conversion:
+    """What a conversion did."""
+
+    target: str
+    tensors: int
+    """Tensors of the source that were written."""
+    left_out: int
+    """Tensors that the target needs no room for: buffers, training state, raw weights beside EMA ones."""
+    ema: bool | None = None
+    """Whether EMA weights were taken; None where the question makes no sense."""
+    scaling_factor: float | None = None
+
+
+@contextmanager
+def _folder(target: str | Path) -> Iterator[Path]:
+    """A new folder that takes its name only when it is complete.
+
+    Raises:
+        UsageError: the name is taken.
+    """
+    target = Path(target)
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise UsageError(f"TARGET {target} exists already; give a new folder")
+    part = target.parent / f".{target.name}.{uuid4().hex[:8]}.part"
+    try:
+        part.mkdir(parents=True)
+        yield part
+        if target.is_dir():
+            target.rmdir()
+        part.rename(target)
+    except OSError as error:
+        raise FlashdiffError(f"{target}: cannot write ({error.strerror or error}); choose another TARGET") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def convert_ldm(source: str | Path, target: str | Path, config: str | Path | None = None, raw: bool = False) -> Conversion:
+    """A latent diffusion model of the original code, as a folder that `FlashDiffusionPipeline` and diffusers load.
+
+    Args:
+        source: the checkpoint.
+        target: a new folder: first_stage/, unet/, scheduler/, model_index.json.
+        config: its `config.yaml`; None looks beside the source.
+        raw: take the raw UNet weights although, or where, there are no EMA ones.
+
+    Raises:
+        UsageError: no configuration is found, or the target exists.
+        FlashdiffError: a tensor is missing, left over or misshapen; the file lacks EMA weights; the configuration is
+            of a model that cannot be represented.
+    """
+    from flashdiff_cli.pipeline import FlashDiffusionPipeline
+
+    source = Path(source)
+    config = Path(config) if config else next((p for p in (source.with_name("config.yaml"), source.with_suffix(".yaml")) if p.exists()), None)
+    if config is None:
+        raise UsageError(f"--config: no config.yaml beside {source}; give the model's configuration")
+    params = ldm.Section(ldm.read_yaml(config), str(config)).section("model", "params")
+    params.only("cond_stage_config", ldm.UNCONDITIONAL)
+    tensors = Source(state_dict(load_checkpoint(source), source), str(source))
+
+    scale = float(tensors.tensors["scale_factor"]) if "scale_factor" in tensors.tensors else float(params.get("scale_factor", 1.0))
+    stage = params.section("first_stage_config")
+    kind = ldm.first_stage_kind(stage.need("target"), stage.where)
+    first_stage = ldm.make_first_stage(stage.section("params"), kind, scale)
+    levels = len(first_stage.config.block_out_channels)
+    fill(first_stage, tensors, lambda layer: autoencoder_name(layer, levels), "first_stage_model.{}".format)
+
+    unet = _unet(params.section("unet_config", "params"), tensors, raw)
+    scheduler = ldm.make_scheduler(params, tensors.tensors.get("alphas_cumprod"))
+    written = len(tensors.used)
+    dropped = sum(len(tensors.leave(pattern)) for pattern in (SCHEDULE, UNUSED_FIRST_STAGE, r"model_ema\.(decay|num_updates)"))
+    dropped += len(tensors.leave(re.escape(UNET) + ".*" if not raw else r"model_ema\..*"))
+    tensors.check_left()
+    with _folder(target) as folder:
+        FlashDiffusionPipeline(first_stage, unet, scheduler).save_pretrained(folder, safe_serialization=True)
+    return Conversion(str(target), written, dropped, not raw, scale)
+
+
+def _unet(params: ldm.Section, source: Source, raw: bool):
+    unet = ldm.make_unet(params)
+    up = unet.config.up_block_types
+    ema = any(key.startswith("model_ema.diffusion_model") for key in source.tensors)
+    if not ema and not raw:
+        raise FlashdiffError(f"{source.where}: no EMA weights in it, which sampling needs; pass --raw-weights to take the raw ones")
+    if raw:
+        prefix = UNET.__add__
+    else:
+
+        def prefix(name: str) -> str:
+            return "model_ema." + (UNET.removeprefix("model.") + name).replace(".", "")
+
+    head = unet.config.attention_head_dim
+    layers = unet.config.layers_per_block
+    fill(
+        unet,
+        source,
+        lambda layer: unet_name(layer, layers, lambda _, i: up[i].startswith("Attn")),
+        prefix,
+        lambda channels: channels // head,
+        interleaved=not params.get("use_new_attention_order", False),
+    )
+    return unet
+
+
+def convert_severity(source: str | Path, target: str | Path, scaling_factor: float | None = None) -> Conversion:
+    """A severity encoder of the paper's code, as one component folder.
+
+    Args:
+        source: the checkpoint: state_dict and hyper_parameters.
+        target: a new folder, e.g. `MODEL/severity`.
+        scaling_factor: of the first stage that it belongs to; None reads it from the model folder that `target` lies
+            in, and is 1 where there is none.
+
+    Raises:
+        UsageError: the target exists.
+        FlashdiffError: a tensor is missing, left over or misshapen, or the hyper-parameters are not there.
+    """
+    from flashdiff_cli.severity import SeverityEncoder
+
+    source, target = Path(source), Path(target)
+    checkpoint = load_checkpoint(source)
+    tensors = state_dict(checkpoint, source)
+    if any(key.startswith("encoder.encoder.") for key in tensors):
+        # The whole training module: the severity encoder is its `encoder`, and a frozen autoencoder stands beside it.
+        tensors = {key.removeprefix("encoder."): v for key, v in tensors.items() if not key.startswith("pretrained_autoencoder.")}
+    hyper = ldm.Section(checkpoint.get("hyper_parameters"), f"{source}: hyper_parameters")
+    model = hyper.section("model_config")
+    model = model if model.get("params") is not None else ldm.Section(model.section("model").values, model.where)
+    params = model.section("params")
+    stage = params.section("first_stage_config") if params.get("first_stage_config") else model
+    kind = ldm.first_stage_kind(stage.need("target"), stage.where)
+    params = stage.section("params")
+    dd = params.section("ddconfig")
+    ldm.check_autoencoder(dd, kind)
+    down, _, widths = ldm.block_types(dd)
+    scale = _scale_of(target.parent) if scaling_factor is None else scaling_factor
+    encoder = SeverityEncoder(
+        kind,
+        {
+            "in_channels": dd.need("in_channels"),
+            "out_channels": dd.need("z_channels"),
+            "down_block_types": down,
+            "block_out_channels": widths,
+            "layers_per_block": dd.need("num_res_blocks"),
+            "double_z": kind == "kl",
+        },
+        latent_channels=params.need("embed_dim"),
+        scaling_factor=scale,
+        code_channels=dd.need("z_channels") * (2 if kind == "kl" else 1),
+        degradations=_degradation(hyper),
+    )
+    pool = Source(tensors, str(source))
+    fill(encoder, pool, lambda layer: autoencoder_name(layer, len(widths)), str)
+    pool.check_left()
+    with _folder(target) as folder:
+        encoder.save_pretrained(folder, safe_serialization=True)
+    return Conversion(str(target), len(pool.used), 0, None, scale)
+
+
+def _scale_of(model: Path) -> float:
+    from flashdiff_cli.loading import component_folder, read_config
+
+    folder = component_folder(model, "first_stage")
+    if folder is None:
+        return 1.0
+    config = read_config(folder / "config.json")
+    return float(config.get("scaling_factor", 1.0 if config.get("_class_name") == "VQModel" else 0.18215))
+
+
+def _degradation(hyper: ldm.Section) -> list[dict[str, Any]]:
+    """What it was trained on, in this project's words where they exist."""
+    operator = hyper.get("operator_config")
+    noise = hyper.get("noise_config")
+    found: dict[str, Any] = {}
+    if isinstance(operator, dict) and isinstance(operator.get("type"), str):
+        found["operator"] = {"inpainting": "random-inpainting"}.get(operator["type"], operator["type"].replace("_", "-"))
+        if isinstance(operator.get("max_std"), (int, float)):
+            found["blur_std"] = [float(operator.get("min_std", 0.3)), float(operator["max_std"])]
+    if isinstance(noise, dict) and isinstance(noise.get("sigma_max"), (int, float)):
+        found["noise_std"] = float(noise["sigma_max"])
+    return [found] if found else []
+
+
+def convert_nonlinear_blur(source: str | Path, target: str | Path) -> Conversion:
+    """The paper's nonlinear blur network (KernelWizard), as a folder for `--operator nonlinear-blur --weights`.
+
+    Raises:
+        UsageError: the target exists.
+        FlashdiffError: a tensor is missing, left over or misshapen.
+    """
+    from flashdiff_cli.operators.blur_network import BlurNetwork
+    from flashdiff_cli.operators.nonlinear_blur import convert_state_dict
+
+    tensors = state_dict(load_checkpoint(source), source)
+    # Weights of a data-parallel training carry one more prefix.
+    if all(key.startswith("module.") for key in tensors):
+        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
+    try:
+        config, converted = convert_state_dict(tensors)
+    except FlashdiffError as error:
+        raise FlashdiffError(f"{source}: {error}") from error
+    network = BlurNetwork(**config)
+    network.load_state_dict({key: value.float() for key, value in converted.items()})
+    with _folder(target) as folder:
+        network.save_pretrained(folder, safe_serialization=True)
+    return Conversion(str(target), len(converted), len(tensors) - len(converted))
+
+
+__all__ = ["Conversion", "convert_ldm", "convert_nonlinear_blur", "convert_severity"]

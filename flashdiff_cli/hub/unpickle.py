@@ -1,0 +1,120 @@
+"""Tensors and plain values out of a pickled checkpoint, without running any code that the file names.
+
+`torch.load(weights_only=True)` refuses the files of the original projects, because these carry training state of
+classes from other libraries. Here such a class becomes an inert `Placeholder` and is never imported; whatever the file
+names in the standard library, where a pickle finds its weapons, ends the load instead.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from flashdiff_cli.errors import FlashdiffError
+
+BUILTINS = {"bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "range", "set", "slice", "str", "tuple"}
+REBUILD = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter")
+ALLOWED: dict[tuple[str, str], Any] = (
+    {("collections", "OrderedDict"): OrderedDict, ("torch", "Size"): torch.Size, ("torch", "device"): torch.device}
+    | {("torch._utils", name): getattr(torch._utils, name) for name in REBUILD}
+    | {("torch.nn.parameter", "Parameter"): torch.nn.Parameter}
+    | {("torch", name): value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
+    | {("torch", name): getattr(torch, name) for name in dir(torch) if name.endswith("Storage") and not name.startswith("_")}
+    | {("builtins", name): vars(sys.modules["builtins"])[name] for name in BUILTINS}
+)
+"""All that a checkpoint may really build."""
+
+INERT = {"_codecs", "argparse", "collections", "copyreg", "datetime", "decimal", "enum", "fractions", "pathlib", "types", "uuid"}
+"""Modules of the standard library whose plain data classes turn up in honest training state; never imported either."""
+
+
+class Placeholder:
+    """Stands for an object of a class that is not imported: takes whatever a pickle does to it, and keeps nothing."""
+
+    def __new__(cls, *args, **kwargs):
+        return super().__new__(cls)
+
+    def __init__(self, *args, **kwargs):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+    def _ignore(self, *args):
+        pass
+
+    append = extend = add = update = __setitem__ = _ignore
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        found = ALLOWED.get((module, name))
+        if found is not None:
+            return found
+        root = module.partition(".")[0]
+        # Python 2's names of dangerous modules reach a modern unpickler too.
+        standard = root in sys.stdlib_module_names or root in ("__builtin__", "__builtins__", "nt", "posix")
+        if standard and not (module in INERT and "." not in name):
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which no weights need")
+        return type(name.rpartition(".")[2] or "Placeholder", (Placeholder,), {"__module__": f"not_imported.{module}"})
+
+
+def _load(file: Any, **_: Any) -> Any:
+    return _Unpickler(file).load()
+
+
+# What torch.load asks of its pickle_module.
+_restricted = SimpleNamespace(__name__="restricted", Unpickler=_Unpickler, load=_load, UnpicklingError=pickle.UnpicklingError)
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A checkpoint's dictionary, on the CPU. No class that the file names is imported and no code of it runs.
+
+    Args:
+        path: `.ckpt`, `.pth` or `.pt`, as `torch.save` writes it (either of its formats).
+
+    Raises:
+        FlashdiffError: it cannot be read, is damaged, is no dictionary, or names something that could do harm.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise FlashdiffError(f"{path} is a folder; give the checkpoint file in it")
+    try:
+        if zipfile.is_zipfile(path) and any(n.endswith("/constants.pkl") for n in zipfile.ZipFile(path).namelist()):
+            raise FlashdiffError(f"{path}: a TorchScript program, not a checkpoint; give the file of its weights")
+        found = torch.load(path, map_location="cpu", pickle_module=_restricted, weights_only=False)
+    except FlashdiffError:
+        raise
+    except OSError as error:
+        raise FlashdiffError(f"{path}: cannot read ({error.strerror or error}); give a checkpoint file") from error
+    except pickle.UnpicklingError as error:
+        raise FlashdiffError(f"{path}: refused, nothing was run ({error}); get the checkpoint from a source you trust") from error
+    except Exception as error:  # a damaged pickle fails in as many ways as there are opcodes
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+        raise FlashdiffError(f"{path}: no checkpoint, or a damaged one ({reason}); download it again") from error
+    if not isinstance(found, dict):
+        raise FlashdiffError(f"{path}: holds {type(found).__name__} where a dictionary of weights belongs; is it a checkpoint?")
+    return found
+
+
+def state_dict(checkpoint: dict[str, Any], path: str | Path) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint: under `state_dict` (or `params`), or at its top.
+
+    Raises:
+        FlashdiffError: there are none.
+    """
+    for key in ("state_dict", "params"):
+        if isinstance(checkpoint.get(key), dict):
+            checkpoint = checkpoint[key]
+            break
+    tensors = {key: value.detach() for key, value in checkpoint.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
+    if not tensors:
+        raise FlashdiffError(f"{path}: no tensors in it; is it a checkpoint?")
+    return tensors
