@@ -75,13 +75,14 @@ def solver(case, name: str):
 def test_networks(case):
     """Encoder, decoder, noise predictor (EMA weights) and severity encoder."""
     e, pipe, stage = case.expected, case.pipe, case.pipe.stage
+    timesteps = torch.tensor(case.settings["unet.timesteps"])
     with torch.no_grad():
         assert error(stage.encode(e["image"]) / stage.scale, e["autoencoder.z_raw"]) < NETWORK
         code = e["autoencoder.decode_input"] * stage.scale
         assert error(stage.decode(code), e["autoencoder.decoded"]) < NETWORK
         if "autoencoder.decoded_without_quantisation" in e:
             assert error(stage.decode(code, quantise=False), e["autoencoder.decoded_without_quantisation"]) < NETWORK
-        assert error(pipe.unet(e["unet.sample"], e["unet.timesteps"]).sample, e["unet.eps_ema"]) < NETWORK
+        assert error(pipe.unet(e["unet.sample"], timesteps).sample, e["unet.eps_ema"]) < NETWORK
         found = pipe.severity(e["image"])
     # The paper's code leaves the first stage's scale factor out of the estimate; here both are in latent units.
     assert error(found.latent / stage.scale, e["severity.z_hat"]) < NETWORK

@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 import sys
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,12 +56,15 @@ class Placeholder:
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
+        # Old protocols write Python 2's names, which say less plainly what they are.
+        if (module, name) in NAME_MAPPING:
+            module, name = NAME_MAPPING[(module, name)]
+        module = IMPORT_MAPPING.get(module, module)
         found = ALLOWED.get((module, name))
         if found is not None:
             return found
         root = module.partition(".")[0]
-        # Python 2's names of dangerous modules reach a modern unpickler too.
-        standard = root in sys.stdlib_module_names or root in ("__builtin__", "__builtins__", "nt", "posix")
+        standard = root in sys.stdlib_module_names or root in ("nt", "posix")  # each is known on its own system only
         if standard and not (module in INERT and "." not in name):
             raise pickle.UnpicklingError(f"it names {module}.{name}, which no weights need")
         return type(name.rpartition(".")[2] or "Placeholder", (Placeholder,), {"__module__": f"not_imported.{module}"})
