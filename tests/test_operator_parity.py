@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from flashdiff_cli.hub.convert import convert_nonlinear_blur
 from flashdiff_cli.operators import OPERATORS, BoxInpainting, GaussianBlur, GaussianInpainting, NonlinearBlur
-from flashdiff_cli.operators.blur_network import BlurNetwork
 from flashdiff_cli.operators.nonlinear_blur import convert_state_dict, load_network
 
 TOLERANCE = 1e-4
@@ -92,15 +92,14 @@ def nonlinear(parity):
     )
 
 
-def test_the_nonlinear_blur(nonlinear, tmp_path):
+def test_the_nonlinear_blur(parity, nonlinear, tmp_path):
     state, options, expected = nonlinear
     config, converted = convert_state_dict(state)
     assert (config["in_channels"], config["channels"]) == (options["input_nc"], options["nf"])
     assert (config["front_blocks"], config["back_blocks"]) == (options["front_RBs"], options["back_RBs"])
     assert config["code_channels"] == options["kernel_dim"] and len(config["adapter_channels"]) == 5
-    network = BlurNetwork(**config)
-    network.load_state_dict(converted)
-    network.save_pretrained(tmp_path / "blur")
+    done = convert_nonlinear_blur(parity / "nonlinear_blur" / "weights.pth", tmp_path / "blur")
+    assert done.tensors == len(converted)
     operator = NonlinearBlur(load_network(str(tmp_path / "blur")), expected["kernel_code"])
     assert relative_error(operator.forward(expected["image_01"]), expected["adapt_kernel"]) <= TOLERANCE
 
