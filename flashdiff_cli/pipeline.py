@@ -12,18 +12,20 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 
+from flashdiff_cli.calibration import calibrated_variance
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.first_stage import FirstStage
 from flashdiff_cli.flash import start as flash_start
 from flashdiff_cli.loading import component_folder, load_component, read_config
 from flashdiff_cli.operators import OPERATORS, GaussianBlur, Operator
 from flashdiff_cli.operators.base import per_sample
-from flashdiff_cli.operators.estimate import estimate_blur, noise_level
+from flashdiff_cli.operators.estimate import correct_width, fit_blur, noise_level
 from flashdiff_cli.schedule import Schedule
 from flashdiff_cli.severity import SeverityEncoder, SeverityEstimate
 from flashdiff_cli.solvers import SOLVERS, Problem, Solver, load_entry_points, sample
 
 FALLBACK = {"solver": "ldps", "steps": None, "eta": None, "noise_correction": 1.0, "variance_multiplier": 1.0}
+FALLBACK |= {"blur_calibration": None, "severity_calibration": {}}
 """Settings of a model folder that names none of its own: the paper's."""
 
 
@@ -36,6 +38,8 @@ class Analysis:
     """(B, 3, H, W) in [-1, 1]: the decoded latent estimate, before any diffusion step."""
     encoder: str
     """Name of the severity encoder that was used."""
+    width: torch.Tensor | None = None
+    """(B,) blur in pixels that takes `decoded` to the measurement, uncorrected; None where nothing needed it."""
 
     @property
     def latent(self) -> torch.Tensor:
@@ -95,7 +99,8 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         severity: the default severity encoder; None: only start steps that are given can be used.
         severity_inpainting: a severity encoder for missing pixels.
         defaults: settings to use where a call gives none: `solver`, `steps`, `eta`, `noise_correction`,
-            `variance_multiplier`, `solver_settings` (by solver name) and `blur_calibration`.
+            `variance_multiplier`, `solver_settings` (by solver name), `blur_calibration`
+            (`operators.estimate.correct_width`) and `severity_calibration` (by encoder; `calibration`).
     """
 
     model_cpu_offload_seq = "severity->unet->first_stage"
@@ -194,7 +199,14 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         measurement = self._check(measurement)
         name, network = self.encoder_for(operator, encoder)
         estimate = network(measurement)
-        return Analysis(estimate, self.stage.decode(estimate.latent).float().clamp(-1, 1), name)
+        decoded = self.stage.decode(estimate.latent).float().clamp(-1, 1)
+        calibration = self.defaults["severity_calibration"].get(name)
+        if calibration is None:
+            return Analysis(estimate, decoded, name)
+        seen = measurement.float()
+        width = fit_blur(seen, decoded)
+        variance = calibrated_variance(width, noise_level(seen), decoded, calibration)
+        return Analysis(SeverityEstimate(estimate.latent, variance), decoded, name, width)
 
     def estimate_operator(self, measurement: torch.Tensor, analysis: Analysis) -> tuple[Operator, torch.Tensor]:
         """Gaussian blur of the width, and noise of the level, that explain the measurement best.
@@ -202,8 +214,9 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         Returns:
             the operator with per-sample widths, and noise_std (B,) on intensities in [0, 1].
         """
-        found = estimate_blur(measurement.float(), analysis.decoded, self.defaults.get("blur_calibration"))
-        return GaussianBlur(found.blur_std.cpu()), found.noise_std.cpu()
+        measurement = measurement.float()
+        width = fit_blur(measurement, analysis.decoded) if analysis.width is None else analysis.width
+        return GaussianBlur(correct_width(width, self.defaults["blur_calibration"]).cpu()), noise_level(measurement).cpu()
 
     def make_solver(self, solver: str | Solver | None, **settings: Any) -> Solver:
         """A solver by name, with this model's default settings under the given ones.

@@ -66,22 +66,31 @@ def fit_blur(measurement: torch.Tensor, reconstruction: torch.Tensor) -> torch.T
     return (WIDTHS.log()[best.cpu()].to(shift) + spacing * shift).exp().float()
 
 
+def correct_width(fitted: torch.Tensor, calibration: list[float] | None) -> torch.Tensor:
+    """Undo the bias of `fit_blur`.
+
+    A reconstruction is smoother than the scene, so the width that explains the measurement from it is too small.
+
+    Args:
+        fitted: (B,) in pixels.
+        calibration: coefficients, highest power first, of the polynomial that maps the logarithm of the fitted width
+            to that of the true one; None: no correction.
+    """
+    if not calibration:
+        return fitted
+    x, y = fitted.log(), torch.zeros_like(fitted)
+    for coefficient in calibration:
+        y = y * x + coefficient
+    return y.exp().clamp(0.2, 6.0)
+
+
 def estimate_blur(
     measurement: torch.Tensor, reconstruction: torch.Tensor, calibration: list[float] | None = None
 ) -> BlurEstimate:
-    """Fit a blur and correct the fit's bias.
-
-    A reconstruction is smoother than the scene, so the width that explains the measurement from it is too small;
-    `calibration` maps the logarithm of the fitted width to that of the true one.
+    """Fit a blur, correct the fit's bias, and measure the noise.
 
     Args:
         measurement, reconstruction: (B, 3, H, W) in [-1, 1].
-        calibration: polynomial coefficients, highest power first; None: no correction.
+        calibration: see `correct_width`.
     """
-    fitted = fit_blur(measurement, reconstruction)
-    if calibration:
-        x, y = fitted.log(), torch.zeros_like(fitted)
-        for coefficient in calibration:
-            y = y * x + coefficient
-        fitted = y.exp().clamp(0.2, 6.0)
-    return BlurEstimate(fitted, noise_level(measurement))
+    return BlurEstimate(correct_width(fit_blur(measurement, reconstruction), calibration), noise_level(measurement))
