@@ -2,9 +2,9 @@
 
     python benchmarks/calibrate.py weights/photos faces=128:FOLDER_OR_TAR natural=256:FOLDER_OR_TAR [--count 100]
 
-Crops of clean pictures are degraded with known widths and noise. The widths that `fit_blur` finds are mapped to the true
-ones by a cubic in the logarithm; the true error variance of the latent is fitted by `calibration.terms`. Use pictures
-that no result is reported on.
+Crops of clean pictures are degraded with known widths and noise. What the reconstructions show (`calibration.terms`) is
+fitted to the logarithm of the true error variance of the latent, by least squares, and to that of the true width, by its
+quantile. Each group weighs the same. Use pictures that no result is reported on.
 """
 
 import argparse
@@ -13,20 +13,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from sklearn.linear_model import QuantileRegressor
 
-from flashdiff_cli.calibration import calibrated_variance, terms
+from flashdiff_cli.calibration import Evidence, calibrated_variance, calibrated_width, logarithms, mean_gradient, terms
 from flashdiff_cli.operators import GaussianBlur
 from flashdiff_cli.operators.estimate import fit_blur, noise_level
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
 from flashdiff_cli.training.data import Crops, Source, entries
 
 NOISE_STD, NOISE_SPREAD, LOW, HIGH, LEVELS = 0.05, 0.5, 0.3, 3.0, 6
+WIDTH_QUANTILE = 0.3
+RIDGE = 1e-3
 
 
 @torch.no_grad()
 def observe(pipe, crops, count):
-    """Fitted and true widths, noise, reconstructions' terms and true log variances of count * LEVELS measurements."""
+    """Evidence, true widths, true and predicted variances of count * LEVELS measurements."""
     rows = []
+    _, encoder = pipe.encoder_for("gaussian-blur")
     for i in range(count):
         image = crops[i][None]
         latent = pipe.stage.encode(image)
@@ -37,51 +41,58 @@ def observe(pipe, crops, count):
         noise = NOISE_STD * torch.exp(NOISE_SPREAD * torch.randn(LEVELS, generator=generator))
         generators = [torch.Generator().manual_seed(i * LEVELS + k) for k in range(LEVELS)]
         measured = GaussianBlur(std).measure(image.expand(LEVELS, -1, -1, -1), noise, generators)
-        name, encoder = pipe.encoder_for("gaussian-blur")
         estimate = encoder(measured)
         decoded = pipe.stage.decode(estimate.latent).clamp(-1, 1)
-        true = (estimate.latent - latent).square().mean((1, 2, 3)).double().log()
-        rows.append((fit_blur(measured, decoded), std, noise_level(measured), decoded, true, estimate.variance.double().log()))
-    return rows
+        true = (estimate.latent - latent).square().mean((1, 2, 3))
+        rows.append((fit_blur(measured, decoded), noise_level(measured), mean_gradient(decoded), std, true, estimate.variance))
+    return [torch.cat(column) for column in zip(*rows, strict=True)]
+
+
+def fit(evidence, std, true, weights):
+    """The calibration that a model folder keeps."""
+    ends = torch.quantile(logarithms(evidence), torch.tensor([0.005, 0.995], dtype=torch.float64), 0)
+    bounds = [[round(v, 4) for v in pair] for pair in ends.T.tolist()]
+    design = terms(evidence, bounds)[:, 1:].numpy()
+    middle, spread = design.mean(0), design.std(0)
+    scaled = np.column_stack([np.ones(len(design)), (design - middle) / spread])
+    penalty = RIDGE * weights.sum() * np.diag([0.0] + [1.0] * design.shape[1])
+    variance = np.linalg.solve(scaled.T @ (weights[:, None] * scaled) + penalty, scaled.T @ (weights * true.log().numpy()))
+    model = QuantileRegressor(quantile=WIDTH_QUANTILE, alpha=1e-4).fit(scaled[:, 1:], std.log().numpy(), sample_weight=weights)
+    width = np.concatenate([[model.intercept_], model.coef_])
+    found = {}
+    for name, c in (("variance", variance), ("width", width)):
+        slopes = c[1:] / spread
+        found[name] = [round(float(v), 6) for v in (c[0] - slopes @ middle, *slopes)]
+    return found | {"bounds": bounds}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("groups", nargs="+", metavar="NAME=SIZE:PATH")
-    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--count", type=int, default=100, help="crops of each group")
     options = parser.parse_args()
     pipe = FlashDiffusionPipeline.from_pretrained(options.model)
-    rows, weights, names = [], [], []
+    columns, names = [], []
     for group in options.groups:
         name, _, rest = group.partition("=")
         size, _, path = rest.partition(":")
-        found = observe(pipe, Crops([Source(entries(path))], int(size), seed=11), options.count)
-        rows += found
-        names += [name] * len(found) * LEVELS
-    fitted, true = (torch.cat([r[k] for r in rows]) for k in (0, 1))
-    x, y = fitted.log().numpy(), true.log().numpy()
-    blur = np.polyfit(x, y, 3)
-    bounds = [round(float(np.quantile(x, q)), 4) for q in (0.005, 0.995)]
-    design = torch.cat([terms(r[0], r[2], r[3], tuple(bounds)) for r in rows]).numpy()
-    target = torch.cat([r[4] for r in rows]).numpy()
-    coefficients = np.linalg.lstsq(design, target, rcond=None)[0]
-    calibration = {"coefficients": [round(float(c), 5) for c in coefficients], "log_width": bounds}
-    names = np.array(names)
-    own = torch.cat([r[5] for r in rows]).numpy()
-    found = torch.cat([calibrated_variance(r[0], r[2], r[3], calibration) for r in rows]).log().numpy()
+        columns.append(observe(pipe, Crops([Source(entries(path))], int(size), seed=11), options.count))
+        names += [name] * len(columns[-1][0])
+    width, noise, gradient, std, true, own = (torch.cat(column) for column in zip(*columns, strict=True))
+    evidence, names = Evidence(width, noise, gradient), np.array(names)
+    calibration = fit(evidence, std, true, np.array([len(names) / np.sum(names == name) for name in names]))
+    found, blur = calibrated_variance(evidence, calibration), calibrated_width(evidence, calibration)
     for name in dict.fromkeys(names):
         here = names == name
         for label, values in (("encoder", own), ("calibrated", found)):
-            difference = (values - target)[here]
-            print(f"{name:8} {label:10} log variance: bias {difference.mean():+.2f}, residual {difference.std():.2f}")
-        error = np.abs(np.exp(np.polyval(blur, x)) - np.exp(y))[here].mean()
-        print(f"{name:8} blur width: mean absolute error {error:.3f} pixels")
+            off = (values.log() - true.log())[here]
+            print(f"{name:8} {label:10} log variance: bias {off.mean():+.2f}, residual {off.std():.2f}")
+        off = (blur - std)[here]
+        print(f"{name:8} blur width: mean absolute error {off.abs().mean():.3f} pixels, too large in {(off > 0).float().mean():.0%}")
     path = options.model / "model_index.json"
     index = json.loads(path.read_text())
-    defaults = index.setdefault("defaults", {})
-    defaults["blur_calibration"] = [round(float(c), 5) for c in blur]
-    defaults["severity_calibration"] = {pipe.encoder_for("gaussian-blur")[0]: calibration}
+    index.setdefault("defaults", {})["calibration"] = {pipe.encoder_for("gaussian-blur")[0]: calibration}
     path.write_text(json.dumps(index, indent=2) + "\n")
 
 

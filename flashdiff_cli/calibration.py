@@ -1,19 +1,35 @@
-"""Severity read off the encoder's reconstruction, where that orders pictures better than the encoder's own deviation.
+"""Severity and blur width read off the encoder's reconstruction, where that tells more than the encoder's own deviation.
 
 A small severity encoder knows what it reconstructs better than how wrong that is. Three things that its decoded estimate
-shows explain most of the error of a blurred picture's latent: the blur that takes the reconstruction to the measurement, the
-noise, and how much detail the reconstruction holds. A log-linear fit to clean pictures (`benchmarks/calibrate.py`) weighs
-them; a model folder keeps its coefficients for each severity encoder that it was found to serve better.
+shows explain most of the error of a blurred picture's latent, and of the true width of the blur: the blur that takes the
+reconstruction to the measurement, the noise, and how much detail the reconstruction holds. Quadratic forms of their
+logarithms, fitted on clean pictures (`benchmarks/calibrate.py`), weigh them; a model folder keeps the coefficients for each
+severity encoder that they were found to serve better.
+
+The variance is a mean (least squares). The width is a low quantile: a width taken too large sharpens what is not blurred,
+which harms a picture much more than one taken too small.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 NOISE_FLOOR, GRADIENT_FLOOR = 0.005, 0.002
-LOWEST, HIGHEST = 1e-4, 1e2
+VARIANCE_LIMITS, WIDTH_LIMITS = (1e-4, 1e2), (0.2, 6.0)
+TERMS = 10
+
+
+class Evidence(NamedTuple):
+    """What a reconstruction shows of B measurements, (B,) each."""
+
+    width: torch.Tensor
+    """Fitted blur in pixels (`operators.estimate.fit_blur`)."""
+    noise_std: torch.Tensor
+    """On intensities in [0, 1]."""
+    gradient: torch.Tensor
+    """`mean_gradient` of the reconstruction."""
 
 
 def mean_gradient(image: torch.Tensor) -> torch.Tensor:
@@ -21,29 +37,46 @@ def mean_gradient(image: torch.Tensor) -> torch.Tensor:
     return (image[..., 1:] - image[..., :-1]).abs().mean((1, 2, 3))
 
 
-def terms(width: torch.Tensor, noise_std: torch.Tensor, decoded: torch.Tensor, bounds: tuple[float, float]) -> torch.Tensor:
-    """What the logarithm of the variance is linear in: (B, 5).
+def logarithms(evidence: Evidence) -> torch.Tensor:
+    """(B, 3) in float64: width, noise and gradient, the last two with a floor under them."""
+    width, noise_std, gradient = (part.double() for part in evidence)
+    return torch.stack([width, noise_std + NOISE_FLOOR, gradient + GRADIENT_FLOOR], 1).log()
+
+
+def terms(evidence: Evidence, bounds: list[list[float]]) -> torch.Tensor:
+    """All monomials up to degree two of the three logarithms: (B, 10).
 
     Args:
-        width: (B,) fitted blur in pixels, not corrected (`operators.estimate.fit_blur`).
-        noise_std: (B,) on intensities in [0, 1].
-        decoded: (B, 3, H, W) in [-1, 1].
-        bounds: of log width, outside which nothing was fitted.
+        evidence: of B measurements.
+        bounds: lowest and highest of each logarithm that was fitted; what lies outside is taken at the border.
     """
-    x = width.double().log().clamp(*bounds)
-    noise = (noise_std.double() + NOISE_FLOOR).log()
-    gradient = (mean_gradient(decoded).double() + GRADIENT_FLOOR).log()
-    return torch.stack([torch.ones_like(x), x, x.square(), noise.to(x), gradient.to(x)], 1)
+    x = logarithms(evidence)
+    low, high = torch.tensor(bounds, dtype=x.dtype, device=x.device).T
+    x = x.clamp(low, high)
+    pairs = [x[:, i] * x[:, j] for i in range(3) for j in range(i, 3)]
+    return torch.stack([torch.ones_like(x[:, 0]), *x.T, *pairs], 1)
 
 
-def calibrated_variance(
-    width: torch.Tensor, noise_std: torch.Tensor, decoded: torch.Tensor, calibration: dict[str, Any]
-) -> torch.Tensor:
-    """(B,): variance of the latent estimate's error, per sample.
+def _read(evidence: Evidence, calibration: dict[str, Any], of: str, limits: tuple[float, float]) -> torch.Tensor:
+    found = terms(evidence, calibration["bounds"])
+    return (found @ torch.tensor(calibration[of], dtype=found.dtype, device=found.device)).exp().clamp(*limits).float()
+
+
+def calibrated_variance(evidence: Evidence, calibration: dict[str, Any]) -> torch.Tensor:
+    """(B,): variance of the latent estimate's error.
 
     Args:
-        width, noise_std, decoded: as for `terms`.
-        calibration: `coefficients` (5 numbers) and `log_width` (2 numbers), as a model folder keeps them.
+        evidence: of B measurements.
+        calibration: `variance` (10 coefficients) and `bounds` (3 pairs), as a model folder keeps them.
     """
-    found = terms(width, noise_std, decoded, tuple(calibration["log_width"]))
-    return (found @ torch.tensor(calibration["coefficients"], dtype=found.dtype, device=found.device)).exp().clamp(LOWEST, HIGHEST).float()
+    return _read(evidence, calibration, "variance", VARIANCE_LIMITS)
+
+
+def calibrated_width(evidence: Evidence, calibration: dict[str, Any]) -> torch.Tensor:
+    """(B,): standard deviation of the blur in pixels, rather too small than too large.
+
+    Args:
+        evidence: of B measurements.
+        calibration: `width` (10 coefficients) and `bounds` (3 pairs).
+    """
+    return _read(evidence, calibration, "width", WIDTH_LIMITS)

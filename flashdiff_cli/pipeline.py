@@ -12,20 +12,20 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 
-from flashdiff_cli.calibration import calibrated_variance
+from flashdiff_cli.calibration import Evidence, calibrated_variance, calibrated_width, mean_gradient
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.first_stage import FirstStage
 from flashdiff_cli.flash import start as flash_start
 from flashdiff_cli.loading import component_folder, load_component, read_config
 from flashdiff_cli.operators import OPERATORS, GaussianBlur, Operator
 from flashdiff_cli.operators.base import per_sample
-from flashdiff_cli.operators.estimate import correct_width, fit_blur, noise_level
+from flashdiff_cli.operators.estimate import fit_blur, noise_level
 from flashdiff_cli.schedule import Schedule
 from flashdiff_cli.severity import SeverityEncoder, SeverityEstimate
 from flashdiff_cli.solvers import SOLVERS, Problem, Solver, load_entry_points, sample
 
 FALLBACK = {"solver": "ldps", "steps": None, "eta": None, "noise_correction": 1.0, "variance_multiplier": 1.0}
-FALLBACK |= {"blur_calibration": None, "severity_calibration": {}}
+FALLBACK |= {"calibration": {}}
 """Settings of a model folder that names none of its own: the paper's."""
 
 
@@ -38,8 +38,8 @@ class Analysis:
     """(B, 3, H, W) in [-1, 1]: the decoded latent estimate, before any diffusion step."""
     encoder: str
     """Name of the severity encoder that was used."""
-    width: torch.Tensor | None = None
-    """(B,) blur in pixels that takes `decoded` to the measurement, uncorrected; None where nothing needed it."""
+    evidence: Evidence | None = None
+    """What the calibration of this encoder was read from; None where it has none."""
 
     @property
     def latent(self) -> torch.Tensor:
@@ -97,16 +97,25 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         unet: noise predictor on its latents.
         scheduler: carries the training table `alphas_cumprod`.
         severity: the default severity encoder; None: only start steps that are given can be used.
-        severity_inpainting: a severity encoder for missing pixels.
+        severity_inpainting, severity_nonlinear_blur: severity encoders for missing pixels and for nonlinear blur.
         defaults: settings to use where a call gives none: `solver`, `steps`, `eta`, `noise_correction`,
-            `variance_multiplier`, `solver_settings` (by solver name), `blur_calibration`
-            (`operators.estimate.correct_width`) and `severity_calibration` (by encoder; `calibration`).
+            `variance_multiplier`, `solver_settings` (by solver name) and `calibration` (by severity encoder;
+            see the module of that name).
     """
 
     model_cpu_offload_seq = "severity->unet->first_stage"
-    _optional_components = ["severity", "severity_inpainting"]
+    _optional_components = ["severity", "severity_inpainting", "severity_nonlinear_blur"]
 
-    def __init__(self, first_stage, unet, scheduler, severity=None, severity_inpainting=None, defaults: dict | None = None):
+    def __init__(
+        self,
+        first_stage,
+        unet,
+        scheduler,
+        severity=None,
+        severity_inpainting=None,
+        severity_nonlinear_blur=None,
+        defaults: dict | None = None,
+    ):
         super().__init__()
         self.register_modules(
             first_stage=first_stage,
@@ -114,6 +123,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             scheduler=scheduler,
             severity=severity,
             severity_inpainting=severity_inpainting,
+            severity_nonlinear_blur=severity_nonlinear_blur,
         )
         self.register_to_config(defaults=defaults or {})
         self.defaults = FALLBACK | (defaults or {})
@@ -200,13 +210,17 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         name, network = self.encoder_for(operator, encoder)
         estimate = network(measurement)
         decoded = self.stage.decode(estimate.latent).float().clamp(-1, 1)
-        calibration = self.defaults["severity_calibration"].get(name)
+        calibration = self.defaults["calibration"].get(name)
         if calibration is None:
             return Analysis(estimate, decoded, name)
+        evidence = self._evidence(measurement, decoded)
+        variance = calibrated_variance(evidence, calibration)
+        return Analysis(SeverityEstimate(estimate.latent, variance), decoded, name, evidence)
+
+    @staticmethod
+    def _evidence(measurement: torch.Tensor, decoded: torch.Tensor) -> Evidence:
         seen = measurement.float()
-        width = fit_blur(seen, decoded)
-        variance = calibrated_variance(width, noise_level(seen), decoded, calibration)
-        return Analysis(SeverityEstimate(estimate.latent, variance), decoded, name, width)
+        return Evidence(fit_blur(seen, decoded), noise_level(seen), mean_gradient(decoded))
 
     def estimate_operator(self, measurement: torch.Tensor, analysis: Analysis) -> tuple[Operator, torch.Tensor]:
         """Gaussian blur of the width, and noise of the level, that explain the measurement best.
@@ -214,9 +228,10 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         Returns:
             the operator with per-sample widths, and noise_std (B,) on intensities in [0, 1].
         """
-        measurement = measurement.float()
-        width = fit_blur(measurement, analysis.decoded) if analysis.width is None else analysis.width
-        return GaussianBlur(correct_width(width, self.defaults["blur_calibration"]).cpu()), noise_level(measurement).cpu()
+        evidence = analysis.evidence or self._evidence(measurement, analysis.decoded)
+        calibration = self.defaults["calibration"].get(analysis.encoder)
+        width = evidence.width if calibration is None else calibrated_width(evidence, calibration)
+        return GaussianBlur(width.cpu()), evidence.noise_std.cpu()
 
     def make_solver(self, solver: str | Solver | None, **settings: Any) -> Solver:
         """A solver by name, with this model's default settings under the given ones.

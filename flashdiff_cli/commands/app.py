@@ -12,6 +12,7 @@ import typer
 from flashdiff_cli import __version__
 from flashdiff_cli.commands.convert import convert
 from flashdiff_cli.commands.encode import encode
+from flashdiff_cli.commands.models import models
 from flashdiff_cli.commands.restore import restore
 from flashdiff_cli.commands.severity import severity
 from flashdiff_cli.commands.show import say_error
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 for command in (restore, severity, encode, train, convert):
     app.command()(command)
+app.add_typer(models, name="models")
 
 
 def _version(asked: bool) -> None:

@@ -71,38 +71,47 @@ def meter(total: int, quiet: bool):
 
 
 def describe_operator(record: Record) -> str:
-    """Operator, its main parameters and the noise, in a few words."""
+    """Operator and its main parameters on one line, the noise on the next; "~" marks an estimate."""
     operator = dict(record.operator or {})
     name, estimated = operator.pop("name", ""), operator.pop("estimated", False)
     short = {"gaussian-blur": "blur", "random-inpainting": "kept", "identity": ""}.get(name, name)
     values = " ".join(f"{v:.2f}" if isinstance(v, float) else Path(v).name if isinstance(v, str) else str(v) for v in operator.values())
     noise = "" if record.noise_std is None else f"noise {record.noise_std:.3f}"
-    return ("~" if estimated else "") + ", ".join(part for part in (f"{short} {values}".strip(), noise) if part)
+    lines = [line for line in (f"{short} {values}".strip(), noise) if line]
+    return "\n".join(("~" if estimated else "") + line for line in lines)
 
 
-def table(records: Iterable[Record], restored: bool) -> Table:
-    """One row a picture."""
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    shown.add_column("file", overflow="fold", ratio=3 if restored else None)
+def describe_files(record: Record) -> str:
+    """The input's name and below it the output: its name where it stands beside the input, else its path."""
+    source = Path(record.input)
+    if not record.output:
+        return escape(source.name)
+    target = Path(record.output)
+    return escape(f"{source.name}\n> {target.name if target.parent == source.parent else target}")
+
+
+def table(records: list[Record], restored: bool) -> Table:
+    """Two lines a picture; with ordinary names they fit 80 columns."""
+    written = restored or any(r.output for r in records)
+    shown = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    shown.add_column("file > output" if written else "file", overflow="fold", ratio=1)
     shown.add_column("size", justify="right", no_wrap=True)
-    shown.add_column("severity", justify="right")
-    shown.add_column("degradation", overflow="fold", ratio=3 if restored else None)
+    shown.add_column("severity", justify="right", no_wrap=True)
+    shown.add_column("degradation", overflow="fold", min_width=12)
     shown.add_column("start", justify="right", no_wrap=True)
     if restored:
-        shown.add_column("steps", justify="right")
-        shown.add_column("evals", justify="right")
-    shown.add_column("sec", justify="right")
-    shown.add_column("output", overflow="fold", ratio=4 if restored else None)
+        shown.add_column("steps", justify="right", no_wrap=True)
+        shown.add_column("evals", justify="right", no_wrap=True)
+    shown.add_column("sec", justify="right", no_wrap=True)
     for r in records:
-        name = escape(Path(r.input).name)
         if r.status == "failed":
-            shown.add_row(name, "", "", "[red]failed[/red]", "", *([""] * 3 if restored else [""]), "")
+            shown.add_row(describe_files(r), "", "", "[red]failed[/red]", "", *([""] * 2 if restored else []), "")
             continue
-        cells = [name, f"{r.width}x{r.height}", f"{r.severity:.3f}", describe_operator(r), f"{r.start_step}/{r.schedule_steps}"]
+        cells = [describe_files(r), f"{r.width}x{r.height}", f"{r.severity:.3f}", escape(describe_operator(r))]
+        cells.append(f"{r.start_step}/{r.schedule_steps}")
         if restored:
             cells += [str(r.steps), str(r.network_evaluations)]
-        cells += [f"{r.seconds['total']:.1f}", escape(r.output or "")]
-        shown.add_row(*cells)
+        shown.add_row(*cells, f"{r.seconds['total']:.1f}")
     return shown
 
 

@@ -6,51 +6,83 @@ import re
 from pathlib import Path
 
 from flashdiff_cli.errors import FlashdiffError, UsageError
-from flashdiff_cli.hub.paths import weights_folder
+from flashdiff_cli.hub.checksums import SUMS
+from flashdiff_cli.hub.paths import converted_folder
+from flashdiff_cli.hub.pull import Report, add_encoders, pull_from_hub, pull_original
+from flashdiff_cli.hub.registry import KnownModel, known_models, shipped_folder
 
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$")
-PATTERNS = ["*.json", "*/*.json", "*.safetensors", "*/*.safetensors"]
-"""Configurations and safe weights; nothing that could be unpickled is fetched."""
 
 
 def resolve_model(
-    spec: str, revision: str | None = None, offline: bool = False, cache_dir: str | Path | None = None
+    spec: str,
+    revision: str | None = None,
+    offline: bool = False,
+    cache_dir: str | Path | None = None,
+    report: Report | None = None,
+    complete: bool = False,
 ) -> Path:
-    """A model's folder; one on the Hub is fetched into the standard cache first.
+    """A model's folder; one that is not on this machine is fetched first.
 
     Args:
-        spec: a folder, the name of a shipped model, or `owner/name[@revision]` on the Hugging Face Hub.
+        spec: a folder, a name of the registry, or `owner/name[@revision]` on the Hugging Face Hub.
         revision: branch, tag or commit on the Hub.
-        offline: use the cache alone.
+        offline: use what is on this machine.
         cache_dir: instead of the Hub's standard cache.
+        report: of downloads that are not the Hub's, which shows its own progress.
+        complete: of a model of the registry, fetch severity encoders that an earlier try has missed.
 
     Raises:
         UsageError: nothing goes by this name.
-        FlashdiffError: it cannot be fetched, or is not cached and the network is not to be used.
+        FlashdiffError: it cannot be fetched, or is not here and the network is not to be used.
     """
     folder = Path(spec)
     if folder.is_dir():
         return folder
-    shipped = weights_folder() / spec
-    if re.fullmatch(r"[\w-]+", spec) and (shipped / "model_index.json").exists():
-        return shipped
+    known = known_models().get(spec)
+    if known is not None:
+        return _resolve_known(known, offline, cache_dir, report, complete)
     if not HUB_ID.match(spec):
-        names = ", ".join(sorted(p.parent.name for p in weights_folder().glob("*/model_index.json"))) or "none"
-        raise UsageError(f"--model {spec!r}: no such folder, no shipped model (there is: {names}) and no Hub id (owner/name)")
-    from huggingface_hub import snapshot_download
-
+        names = ", ".join(known_models())
+        raise UsageError(f"--model {spec!r}: no such folder, no known model (these are: {names}) and no Hub id (owner/name)")
     name, _, tag = spec.partition("@")
+    return pull_from_hub(name, revision or tag or None, offline, cache_dir)
+
+
+def _resolve_known(model: KnownModel, offline: bool, cache_dir: str | Path | None, report: Report | None, complete: bool) -> Path:
+    if model.shipped is not None:
+        return shipped_folder(model)
+    target = converted_folder(model.name)
+    fresh = model.url is not None and not (target / SUMS).exists()
+    if fresh and offline:
+        raise FlashdiffError(f"{model.name}: not on this machine; with a network, run: flashdiff models pull {model.name}")
+    if model.url is not None:
+        folder = pull_original(model, report)
+    else:
+        kept = find_model(model.name)
+        fresh = kept is None
+        folder = kept or pull_from_hub(str(model.repo), model.revision, offline, cache_dir, own=bool(model.encoders))
+    if (fresh or complete) and not offline:
+        add_encoders(model, folder, report)
+    return folder
+
+
+def find_model(spec: str) -> Path | None:
+    """Where a model lies on this machine; None if it is not here. Asks no network.
+
+    Args:
+        spec: as for `resolve_model`.
+
+    Raises:
+        UsageError: nothing goes by this name.
+    """
+    known = known_models().get(spec)
+    if known is not None and known.repo is not None and known.encoders:
+        target = converted_folder(f"{known.repo}/{known.revision}")
+        return target if (target / SUMS).exists() else None
     try:
-        return Path(
-            snapshot_download(
-                name,
-                revision=revision or tag or None,
-                cache_dir=cache_dir,
-                local_files_only=offline,
-                allow_patterns=PATTERNS,
-            )
-        )
-    except Exception as error:  # the Hub client's errors share no base class across its versions
-        reason = " ".join(str(error).split())[:160]
-        remedy = "run once without --offline" if offline else "check the name and the network, or give a local folder"
-        raise FlashdiffError(f"--model {spec}: cannot be fetched from the Hub ({reason}); {remedy}") from error
+        return resolve_model(spec, offline=True)
+    except UsageError:
+        raise
+    except FlashdiffError:
+        return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,15 +14,6 @@ WIDTHS = torch.logspace(math.log10(0.2), math.log10(6.0), 25, dtype=torch.float6
 
 HIGH_PASS = torch.tensor([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]])
 """Second difference along both axes: nearly blind to edges and blur, all noise (Immerkaer 1996)."""
-
-
-class BlurEstimate(NamedTuple):
-    """Per-sample estimates, (B,) each."""
-
-    blur_std: torch.Tensor
-    """Standard deviation of the blur in pixels."""
-    noise_std: torch.Tensor
-    """Standard deviation of the noise on intensities in [0, 1]."""
 
 
 def noise_level(measurement: torch.Tensor) -> torch.Tensor:
@@ -64,33 +54,3 @@ def fit_blur(measurement: torch.Tensor, reconstruction: torch.Tensor) -> torch.T
     shift = (0.5 * (left - right) / curvature).clamp(-1, 1)
     spacing = math.log(WIDTHS[1] / WIDTHS[0])
     return (WIDTHS.log()[best.cpu()].to(shift) + spacing * shift).exp().float()
-
-
-def correct_width(fitted: torch.Tensor, calibration: list[float] | None) -> torch.Tensor:
-    """Undo the bias of `fit_blur`.
-
-    A reconstruction is smoother than the scene, so the width that explains the measurement from it is too small.
-
-    Args:
-        fitted: (B,) in pixels.
-        calibration: coefficients, highest power first, of the polynomial that maps the logarithm of the fitted width
-            to that of the true one; None: no correction.
-    """
-    if not calibration:
-        return fitted
-    x, y = fitted.log(), torch.zeros_like(fitted)
-    for coefficient in calibration:
-        y = y * x + coefficient
-    return y.exp().clamp(0.2, 6.0)
-
-
-def estimate_blur(
-    measurement: torch.Tensor, reconstruction: torch.Tensor, calibration: list[float] | None = None
-) -> BlurEstimate:
-    """Fit a blur, correct the fit's bias, and measure the noise.
-
-    Args:
-        measurement, reconstruction: (B, 3, H, W) in [-1, 1].
-        calibration: see `correct_width`.
-    """
-    return BlurEstimate(correct_width(fit_blur(measurement, reconstruction), calibration), noise_level(measurement))

@@ -1,0 +1,213 @@
+"""Fetch a model: from the Hub into its standard cache, or an original download, converted."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from flashdiff_cli.errors import FlashdiffError
+from flashdiff_cli.hub.checksums import SUMS, check_folder, write_sums
+from flashdiff_cli.hub.download import download
+from flashdiff_cli.hub.paths import converted_folder, weights_folder
+from flashdiff_cli.hub.registry import KnownModel
+from flashdiff_cli.hub.safe import pickled_weights, rewrite
+
+Report = Callable[[str, int, int | None], None]
+"""Called with (file, bytes so far, bytes in all or None)."""
+PATTERNS = ["*.json", "*/*.json", "*.safetensors", "*/*.safetensors", "README.md"]
+"""What is fetched of a repository: configurations and safe weights. Pickled weights only where there are no others."""
+
+
+@contextmanager
+def _new_folder(target: Path) -> Iterator[Path]:
+    """A folder that gets its name, and the list of its checksums, when it is complete."""
+    part = target.parent / f".{target.name}.{uuid4().hex[:8]}.part"
+    try:
+        part.mkdir(parents=True)
+        yield part
+        write_sums(part)
+        shutil.rmtree(target, ignore_errors=True)
+        part.rename(target)
+    except OSError as error:
+        raise FlashdiffError(f"{target}: cannot write ({error.strerror or error}); is there room on the disk?") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _say(repo: str, error: Exception, revision: str | None) -> FlashdiffError:
+    """The Hub client's errors, each with its remedy."""
+    from huggingface_hub import errors
+
+    at = f"{repo}@{revision}" if revision else repo
+    if isinstance(error, errors.GatedRepoError):
+        return FlashdiffError(f"{at}: access must be granted; accept its terms on the Hub, then log in (hf auth login)")
+    if isinstance(error, errors.RevisionNotFoundError):
+        return FlashdiffError(f"{at}: the repository has no such revision; give a branch, tag or commit that exists")
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return FlashdiffError(f"{at}: no such repository on the Hub, or it is private; check the name or log in (hf auth login)")
+    if isinstance(error, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)):
+        return FlashdiffError(f"{at}: not on this machine, and the Hub is not reached; with a network, run: flashdiff models pull {at}")
+    reason = " ".join(str(error).split())[:160]
+    return FlashdiffError(f"{at}: cannot be fetched ({reason}); run again, what was fetched is kept")
+
+
+def pull_from_hub(
+    repo: str, revision: str | None = None, offline: bool = False, cache_dir: str | Path | None = None, own: bool = False
+) -> Path:
+    """A repository's folder; fetched into the Hub's cache where it is not there, with the checksum of each file verified.
+
+    Args:
+        repo: `owner/name`.
+        revision: branch, tag or commit.
+        offline: use what is on this machine.
+        cache_dir: instead of the Hub's standard cache.
+        own: return a copy outside the Hub's cache, to which components can be added.
+
+    Returns:
+        the snapshot, or its rewritten copy if the repository holds pickled weights alone (`safe`).
+
+    Raises:
+        FlashdiffError: it cannot be fetched, or is not there and the network is not to be used.
+    """
+    from huggingface_hub import HfApi, constants, snapshot_download
+
+    offline = offline or constants.HF_HUB_OFFLINE
+    common = {"revision": revision, "cache_dir": cache_dir}
+    try:
+        folder = Path(snapshot_download(repo, local_files_only=True, **common)) if offline else None
+        if folder is None:
+            files = HfApi().list_repo_files(repo, revision=revision)
+            before = _kept(folder := _cached(repo, common))
+            folder = Path(snapshot_download(repo, allow_patterns=PATTERNS + pickled_weights(files), **common))
+            _verify(folder, before, repo)
+    except FlashdiffError:
+        raise
+    except Exception as error:  # the client's errors share no base class across its versions
+        if not offline and (folder := _cached(repo, common)) and _unreachable(error):
+            return _safe(folder, repo, own)
+        raise _say(repo, error, revision) from error
+    return _safe(folder, repo, own)
+
+
+def _unreachable(error: Exception) -> bool:
+    from huggingface_hub import errors
+
+    return not isinstance(error, errors.HfHubHTTPError) or isinstance(error, errors.OfflineModeIsEnabled)
+
+
+def _cached(repo: str, common: dict) -> Path | None:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repo, local_files_only=True, **common))
+    except Exception:  # not there, for whatever reason
+        return None
+
+
+def _kept(folder: Path | None) -> set[str]:
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} if folder else set()
+
+
+def _verify(folder: Path, before: set[str], repo: str) -> None:
+    """Remove new files that are not what the Hub says they are: its client compares sizes only."""
+    for check in check_folder(folder):
+        if check.state != "damaged" or check.path in before:
+            continue
+        path = folder / check.path
+        path.resolve().unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        raise FlashdiffError(f"{repo}: wrong checksum of {check.path}; it was removed, run again")
+
+
+def _safe(folder: Path, repo: str, own: bool) -> Path:
+    if not own and not pickled_weights([p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]):
+        return folder
+    target = converted_folder(f"{repo}/{folder.name}")
+    if not (target / SUMS).exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _new_folder(target) as part:
+            rewrite(folder, part)
+    return target
+
+
+def pull_original(model: KnownModel, report: Report | None = None) -> Path:
+    """An original latent diffusion model, downloaded and converted.
+
+    Args:
+        model: an entry of the registry with a `url`.
+        report: of the download.
+
+    Raises:
+        FlashdiffError: the download or the conversion fails; a finished download is kept for the next try.
+    """
+    from flashdiff_cli.hub.convert import convert_ldm
+
+    target = converted_folder(model.name)
+    if (target / SUMS).exists():
+        return target
+    downloads = converted_folder("downloads")
+    archive = _fetch(str(model.url), downloads / f"{model.name}.zip", model.sha256, report)
+    with _new_folder(target) as part:
+        checkpoint = _extract(archive, downloads)
+        try:
+            part.rmdir()
+            convert_ldm(checkpoint, part, weights_folder() / str(model.config))
+        finally:
+            checkpoint.unlink(missing_ok=True)
+    archive.unlink()
+    return target
+
+
+def add_encoders(model: KnownModel, folder: Path, report: Report | None = None) -> None:
+    """Fetch and convert the severity encoders of a model that its folder lacks.
+
+    Args:
+        model: an entry of the registry.
+        folder: of the model, outside the Hub's cache.
+        report: of the downloads.
+
+    Raises:
+        FlashdiffError: one cannot be had; the others are there all the same.
+    """
+    from flashdiff_cli.hub.convert import convert_severity
+
+    failed = []
+    for encoder in model.encoders:
+        if (folder / encoder.role).is_dir():
+            continue
+        try:
+            checkpoint = _fetch(encoder.url, converted_folder("downloads") / f"{model.name}-{encoder.role}.ckpt", None, report)
+            convert_severity(checkpoint, folder / encoder.role)
+        except FlashdiffError as error:
+            failed.append(f"{encoder.role}: {error}")
+            continue
+        write_sums(folder)
+        checkpoint.unlink()
+    if failed:
+        raise FlashdiffError(f"{model.name}: the model is in {folder}, but without {'; '.join(failed)}")
+
+
+def _fetch(url: str, target: Path, sha256: str | None, report: Report | None) -> Path:
+    if target.exists():
+        return target
+    return download(url, target, sha256, report and (lambda done, total: report(target.name, done, total)))
+
+
+def _extract(archive: Path, folder: Path) -> Path:
+    """The one checkpoint of a zip, as a file of its own."""
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            names = [n for n in packed.namelist() if n.endswith(".ckpt")]
+            if len(names) != 1:
+                raise FlashdiffError(f"{archive}: holds {len(names)} checkpoints, not one; delete it and run again")
+            target = folder / f"{archive.stem}.ckpt"
+            with packed.open(names[0]) as source, open(target, "wb") as out:
+                shutil.copyfileobj(source, out, 1 << 20)
+    except (zipfile.BadZipFile, EOFError) as error:
+        archive.unlink(missing_ok=True)
+        raise FlashdiffError(f"{archive}: damaged ({error}); it was removed, run again") from error
+    return target

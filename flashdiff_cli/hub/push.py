@@ -1,0 +1,42 @@
+"""Publish a model folder on the Hugging Face Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flashdiff_cli.errors import FlashdiffError, UsageError
+from flashdiff_cli.hub.pull import PATTERNS
+from flashdiff_cli.loading import load_component, read_config
+
+
+def push_folder(folder: str | Path, repo: str, private: bool = False) -> str:
+    """Upload configurations, safe weights and the model card of a folder in one commit.
+
+    Args:
+        folder: in the diffusers layout; every component that its model_index.json names must load.
+        repo: `owner/name`; made if it is not there.
+        private: if it is made.
+
+    Returns:
+        the commit's address.
+
+    Raises:
+        UsageError: there is no such folder.
+        FlashdiffError: a component does not load, or the Hub refuses.
+    """
+    from huggingface_hub import HfApi
+
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UsageError(f"FOLDER {folder}: no such folder")
+    for role, value in read_config(folder / "model_index.json").items():
+        if isinstance(value, list) and value[0] is not None:
+            load_component(folder, role)
+    api = HfApi()
+    try:
+        api.create_repo(repo, private=private, exist_ok=True)
+        commit = api.upload_folder(repo_id=repo, folder_path=folder, allow_patterns=PATTERNS, commit_message="Upload with flashdiff")
+    except Exception as error:  # the client's errors share no base class across its versions
+        reason = " ".join(str(error).split())[:160]
+        raise FlashdiffError(f"{repo}: cannot be published ({reason}); are you logged in (hf auth login) with write access?") from error
+    return str(commit.commit_url)
