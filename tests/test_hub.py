@@ -1,0 +1,260 @@
+"""Models by name and from a Hub: pull, cache, revisions, interruption, damage, offline, original downloads, publishing.
+
+The Hub's address is read when its client is imported, so the program runs in processes of its own.
+"""
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import zipfile
+
+import pytest
+import torch
+from hub_server import Hub, serve
+from safetensors.torch import load_file
+from tiny import save_tiny_model
+
+from flashdiff_cli.errors import FlashdiffError
+from flashdiff_cli.hub.checksums import SUMS, check_folder, write_sums
+from flashdiff_cli.hub.download import download
+from flashdiff_cli.hub.registry import known_models, parse, shipped_folder
+
+DEFAULTS = {"solver": "ldps", "steps": 10, "eta": 0.0}
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny", defaults=DEFAULTS)
+
+
+@pytest.fixture
+def hub():
+    found = Hub()
+    with serve(found) as address:
+        found.address = address
+        yield found
+
+
+@pytest.fixture
+def program(hub, tmp_path):
+    """Run the program against the local Hub, with a cache of its own; (exit code, stdout, stderr)."""
+    home = tmp_path / "home"
+
+    def call(*arguments, endpoint=None, **environment):
+        keep = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+        env = keep | {"HF_HOME": str(home), "HF_ENDPOINT": endpoint or hub.address, "HF_TOKEN": "hf_test", "HF_HUB_DISABLE_XET": "1"}
+        command = [sys.executable, "-m", "flashdiff_cli.commands.app", *map(str, arguments)]
+        done = subprocess.run(command, env=env | environment, capture_output=True, text=True, timeout=240, cwd=tmp_path)
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.returncode, done.stdout, done.stderr
+
+    return call
+
+
+def test_pull_then_the_cache_then_offline(program, hub, model):
+    commit = hub.add("someone/tiny", model)
+    code, out, err = program("models", "pull", "someone/tiny")
+    assert code == 0, err
+    folder = out.strip()
+    assert folder.endswith(f"snapshots/{commit}") and (open(f"{folder}/{WEIGHTS}", "rb").read() == (model / WEIGHTS).read_bytes())
+    hub.asked.clear()
+    assert program("models", "pull", "someone/tiny")[1].strip() == folder
+    assert not hub.got("safetensors")
+    hub.asked.clear()
+    assert program("models", "path", "someone/tiny")[1].strip() == folder
+    assert program("models", "verify", "someone/tiny")[0] == 0
+    assert not hub.asked
+    code, out, _ = program("models", "info", "someone/tiny", "--json")
+    assert code == 0 and json.loads(out)["components"]["unet"]["class"] == "UNet2DModel"
+
+
+def test_a_cached_model_serves_when_the_hub_is_gone(program, hub, model):
+    hub.add("someone/tiny", model)
+    folder = program("models", "pull", "someone/tiny")[1].strip()
+    code, out, err = program("models", "pull", "someone/tiny", endpoint="http://127.0.0.1:9")
+    assert code == 0 and out.strip() == folder, err
+
+
+def test_revisions(program, hub, model, tmp_path):
+    old = hub.add("someone/tiny", model, tag="v1")
+    changed = {p.relative_to(model).as_posix(): p.read_bytes() for p in model.rglob("*") if p.is_file()}
+    changed["README.md"] = b"new"
+    new = hub.add("someone/tiny", changed)
+    assert program("models", "pull", "someone/tiny@v1")[1].strip().endswith(old)
+    assert program("models", "pull", f"someone/tiny@{old}")[1].strip().endswith(old)
+    assert program("models", "pull", "someone/tiny")[1].strip().endswith(new)
+    code, _, err = program("models", "pull", "someone/tiny@v9")
+    assert code == 1 and "v9" in err and "no such revision" in err
+    code, _, err = program("models", "pull", "someone/other")
+    assert code == 1 and "someone/other" in err and "no such repository" in err
+
+
+def test_an_interrupted_pull_goes_on_where_it_stopped(program, hub, model):
+    hub.add("someone/tiny", model)
+    size = (model / WEIGHTS).stat().st_size
+    hub.cut[WEIGHTS] = size // 2
+    code, out, err = program("models", "pull", "someone/tiny")
+    if code:
+        assert "run again" in err
+        code, out, err = program("models", "pull", "someone/tiny")
+    assert code == 0, err
+    assert (open(f"{out.strip()}/{WEIGHTS}", "rb").read()) == (model / WEIGHTS).read_bytes()
+    resumed = [r for r in hub.got(WEIGHTS) if r and not r.startswith("bytes=0-")]
+    assert resumed and 0 < int(resumed[0].removeprefix("bytes=").split("-")[0]) <= size // 2
+
+
+def test_a_wrong_checksum_is_refused_and_the_next_pull_mends_it(program, hub, model):
+    hub.add("someone/tiny", model)
+    hub.corrupt.add(WEIGHTS)
+    code, out, err = program("models", "pull", "someone/tiny")
+    assert code == 1 and not out and "wrong checksum" in err and WEIGHTS in err
+    assert program("models", "path", "someone/tiny")[0] == 1
+    hub.corrupt.clear()
+    code, out, err = program("models", "pull", "someone/tiny")
+    assert code == 0 and (open(f"{out.strip()}/{WEIGHTS}", "rb").read()) == (model / WEIGHTS).read_bytes(), err
+
+
+def test_verify_finds_what_was_damaged_later(program, hub, model):
+    hub.add("someone/tiny", model)
+    folder = program("models", "pull", "someone/tiny")[1].strip()
+    with open(f"{folder}/{WEIGHTS}", "r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\xff\x00"[:1])
+    code, out, err = program("models", "verify", "someone/tiny")
+    assert code == 1 and "1 damaged" in out and WEIGHTS in err
+
+
+def test_not_here_and_no_network(program):
+    for name in ("someone/tiny", "ffhq-256", "celebahq-256"):
+        code, _, err = program("restore", "--offline", "--model", name, "nothing.png")
+        assert code == 1 or "nothing.png" in err
+        code, _, err = program("models", "path", name)
+        assert code == 1 and f"models pull {name}" in err
+    code, _, err = program("models", "pull", "someone/tiny", HF_HUB_OFFLINE="1")
+    assert code == 1 and "not on this machine" in err and len(err.strip().splitlines()) == 1
+    code, _, err = program("models", "pull", "no-such-name")
+    assert code == 2 and "photos" in err
+
+
+def test_a_repository_of_pickled_weights_is_rewritten_without_running_them(program, hub, model, tmp_path):
+    files = {}
+    for path in model.rglob("*"):
+        if path.suffix == ".safetensors":
+            buffer = io.BytesIO()
+            torch.save(load_file(path), buffer)
+            files[path.relative_to(model).with_suffix(".bin").as_posix()] = buffer.getvalue()
+        elif path.is_file():
+            files[path.relative_to(model).as_posix()] = path.read_bytes()
+    commit = hub.add("someone/old", files)
+    code, out, err = program("models", "pull", "someone/old")
+    assert code == 0, err
+    folder = out.strip()
+    assert folder.endswith(f"flashdiff/someone/old/{commit}")
+    assert all(torch.equal(v, load_file(model / WEIGHTS)[k]) for k, v in load_file(f"{folder}/{WEIGHTS}").items())
+    assert program("models", "verify", "someone/old")[0] == 0
+    hub.asked.clear()
+    assert program("models", "path", "someone/old")[1].strip() == folder and not hub.asked
+
+    class Harm:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'harmed'}",)
+
+    buffer = io.BytesIO()
+    torch.save({"weight": torch.zeros(1), "extra": Harm()}, buffer)
+    hub.add("someone/evil", files | {"unet/diffusion_pytorch_model.bin": buffer.getvalue()})
+    code, out, err = program("models", "pull", "someone/evil")
+    assert code == 1 and "refused" in err and not out
+    assert not (tmp_path / "harmed").exists()
+
+
+def test_push_then_pull_gives_the_same_model(program, hub, model):
+    code, out, err = program("models", "push", model, "someone/mine")
+    assert code == 0 and "/someone/mine/commit/" in out, err
+    code, out, err = program("models", "pull", "someone/mine")
+    assert code == 0, err
+    for path in model.rglob("*"):
+        if path.is_file():
+            assert open(f"{out.strip()}/{path.relative_to(model)}", "rb").read() == path.read_bytes()
+    code, _, err = program("models", "push", model / "unet", "someone/mine")
+    assert code == 1 and "model_index.json" in err
+
+
+def test_list_and_info(program):
+    code, out, _ = program("models", "list", "--json")
+    rows = {row["name"]: row for row in map(json.loads, out.splitlines())}
+    assert code == 0 and set(rows) == {"photos", "celebahq-256", "ffhq-256", "lsun-bedrooms-256"}
+    assert rows["photos"]["path"] and rows["ffhq-256"]["path"] is None
+    code, out, _ = program("models", "list")
+    assert code == 0 and max(map(len, out.splitlines())) <= 80
+    code, out, _ = program("models", "info", "ffhq-256")
+    assert code == 0 and "ommer-lab.com" in out and "CC BY-NC-SA" in out
+
+
+# The parts below the commands.
+
+
+def test_download_resumes_checks_and_starts_again_when_the_file_has_changed(hub, tmp_path):
+    data = os.urandom(3 << 20)
+    hub.files["/big.zip"] = data
+    hub.cut["/big.zip"] = 1 << 20
+    target, seen = tmp_path / "big.zip", []
+    with pytest.raises(FlashdiffError, match="run again"):
+        download(f"{hub.address}/big.zip", target)
+    assert not target.exists()
+    download(f"{hub.address}/big.zip", target, hashlib.sha256(data).hexdigest(), lambda done, total: seen.append((done, total)))
+    assert target.read_bytes() == data and seen[-1] == (len(data), len(data))
+    assert hub.got("/big.zip")[-1] == f"bytes={1 << 20}-"
+    hub.cut["/big.zip"] = 1 << 20
+    with pytest.raises(FlashdiffError, match="run again"):
+        download(f"{hub.address}/big.zip", tmp_path / "again.zip")
+    hub.files["/big.zip"] = other = os.urandom(2 << 20)
+    assert download(f"{hub.address}/big.zip", tmp_path / "again.zip").read_bytes() == other
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["again.zip", "big.zip"]
+
+
+def test_download_refuses_a_wrong_checksum_a_page_and_nothing(hub, tmp_path):
+    hub.files["/x.zip"] = b"abc"
+    with pytest.raises(FlashdiffError, match="wrong checksum"):
+        download(f"{hub.address}/x.zip", tmp_path / "x.zip", "0" * 64)
+    for address, reason in (("/page.html", "web page"), ("/gone.zip", "404")):
+        with pytest.raises(FlashdiffError, match=reason):
+            download(hub.address + address, tmp_path / "y")
+    with pytest.raises(FlashdiffError, match="no connection"):
+        download("http://127.0.0.1:9/z", tmp_path / "z")
+    assert not list(tmp_path.iterdir())
+
+
+def test_checksums_of_a_folder(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "one").write_text("1")
+    (tmp_path / "two").write_text("2")
+    write_sums(tmp_path)
+    assert [(c.path, c.state) for c in check_folder(tmp_path)] == [("a/one", "ok"), ("two", "ok")]
+    (tmp_path / "a" / "one").write_text("3")
+    (tmp_path / "two").unlink()
+    assert [c.state for c in check_folder(tmp_path)] == ["damaged", "missing"]
+    for line in ("nonsense", f"{'0' * 64}  ../outside", f"{'0' * 64}  /etc/passwd"):
+        (tmp_path / SUMS).write_text(line + "\n")
+        with pytest.raises(FlashdiffError, match="not a list of checksums"):
+            check_folder(tmp_path)
+
+
+def test_the_registry_is_complete_and_says_where_it_is_wrong():
+    for name, model in known_models().items():
+        assert model.terms and model.domain and model.megabytes > 0 and model.name == name
+        assert model.severity or {e.role for e in model.encoders} >= {"severity", "severity_inpainting"}
+    for entry, reason in (({"domain": "x"}, "missing"), ({"colour": 1}, "colour")):
+        with pytest.raises(FlashdiffError, match=reason):
+            parse({"bad": entry}, "registry.json")
+    fields = {"domain": "", "resolution": 1, "megabytes": 1, "terms": ""}
+    with pytest.raises(FlashdiffError, match="exactly one"):
+        parse({"bad": fields}, "registry.json")
+
+
+def test_the_shipped_weights_are_those_that_were_published():
+    checks = check_folder(shipped_folder(known_models()["photos"]))
+    assert len(checks) >= 9 and all(c.state == "ok" for c in checks), checks
