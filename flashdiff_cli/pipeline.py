@@ -16,6 +16,7 @@ from flashdiff_cli.calibration import Evidence, calibrated_variance, calibrated_
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.first_stage import FirstStage
 from flashdiff_cli.flash import start as flash_start
+from flashdiff_cli.hub.resolve import resolve_model
 from flashdiff_cli.loading import component_folder, load_component, read_config
 from flashdiff_cli.operators import OPERATORS, GaussianBlur, Operator
 from flashdiff_cli.operators.base import per_sample
@@ -132,19 +133,29 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             raise FlashdiffError(f"this model predicts {scheduler.config.prediction_type}; flashdiff needs noise prediction (epsilon)")
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, torch_dtype: torch.dtype = torch.float32, **_: Any) -> FlashDiffusionPipeline:
-        """Load a model folder in the diffusers layout (ours, or a plain latent diffusion model's).
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        torch_dtype: torch.dtype = torch.float32,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        cache_dir: str | Path | None = None,
+        **_: Any,
+    ) -> FlashDiffusionPipeline:
+        """Load a model in the diffusers layout (ours, or a plain latent diffusion model's).
 
         Args:
-            folder: local; names and Hub ids are turned into folders by `flashdiff_cli.hub.resolve_model`.
+            model: a folder, a name of the registry, or `owner/name[@revision]` on the Hugging Face Hub.
             torch_dtype: of all weights.
+            revision: branch, tag or commit on the Hub.
+            local_files_only: use what is on this machine.
+            cache_dir: instead of the Hub's standard cache.
 
         Raises:
-            FlashdiffError: a component is missing or damaged.
+            UsageError: nothing goes by this name.
+            FlashdiffError: it cannot be fetched, or a component is missing or damaged.
         """
-        folder = Path(folder)
-        if not folder.is_dir():
-            raise FlashdiffError(f"{folder}: no such model folder")
+        folder = resolve_model(str(model), revision, local_files_only, cache_dir)
         if not (folder / "model_index.json").exists():
             raise FlashdiffError(f"{folder}: no model_index.json in it; give a model folder in the diffusers layout")
         index = read_config(folder / "model_index.json")

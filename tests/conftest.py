@@ -1,9 +1,12 @@
 """Fixtures that several test files share."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from hub_server import Hub, serve
 
 PARITY_VARIABLE = "FLASHDIFF_PARITY"
 
@@ -20,3 +23,32 @@ def parity() -> Path:
     if not folder.is_dir():
         pytest.fail(f"{PARITY_VARIABLE}={value} is no folder")
     return folder
+
+
+@pytest.fixture
+def hub():
+    found = Hub()
+    with serve(found) as address:
+        found.address = address
+        yield found
+
+
+@pytest.fixture
+def program(hub, tmp_path):
+    """Run the program against the local Hub, with a cache of its own; (exit code, stdout, stderr).
+
+    The Hub's address is read when its client is imported, so every run is a process of its own. `script` is Python source
+    to run instead of the program.
+    """
+    home = tmp_path / "home"
+
+    def call(*arguments, endpoint=None, script=None, **environment):
+        keep = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+        env = keep | {"HF_HOME": str(home), "HF_ENDPOINT": endpoint or hub.address, "HF_TOKEN": "hf_test", "HF_HUB_DISABLE_XET": "1"}
+        start = ["-m", "flashdiff_cli.commands.app"] if script is None else ["-c", script]
+        command = [sys.executable, *start, *map(str, arguments)]
+        done = subprocess.run(command, env=env | environment, capture_output=True, text=True, timeout=240, cwd=tmp_path)
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.returncode, done.stdout, done.stderr
+
+    return call

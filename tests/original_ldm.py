@@ -171,3 +171,19 @@ def write(folder: Path, kind: str, state: dict | None = None, settings: dict | N
     (folder / "config.yaml").write_text(yaml.safe_dump(settings or config(kind)))
     torch.save({"state_dict": checkpoint(kind) if state is None else state, "epoch": 3} | more, folder / "model.ckpt")
     return folder / "model.ckpt"
+
+
+def severity_checkpoint(kind, whole=False):
+    """A severity encoder's file as the paper's code writes it, and the tensors that it should become."""
+    _, stage = networks(kind)
+    state = {k: v for k, v in original_stage(stage).items() if k.startswith(("encoder.", "quant_conv."))}
+    if kind == "vq":
+        state |= {"std_conv.weight": torch.randn(4, 4, 1, 1), "std_conv.bias": torch.randn(4)}
+    if whole:
+        state = {f"encoder.{k}": v for k, v in state.items()} | {"pretrained_autoencoder.x.weight": torch.ones(1)}
+    hyper = {
+        "model_config": config(kind)["model"]["params"]["first_stage_config"],
+        "operator_config": {"type": "gaussian_blur", "max_std": 3.0},
+        "noise_config": {"sigma_min": 0.05, "sigma_max": 0.05},
+    }
+    return {"state_dict": state, "hyper_parameters": hyper}, stage

@@ -128,26 +128,10 @@ def test_heads_by_number_where_one_width_attends(tmp_path):
     assert torch.equal(found.mid_block.attentions[0].to_k.weight, unet.mid_block.attentions[0].to_k.weight)
 
 
-def severity_checkpoint(kind, whole=False):
-    """A severity encoder's file as the paper's code writes it, and the tensors that it should become."""
-    _, stage = original_ldm.networks(kind)
-    state = {k: v for k, v in original_ldm.original_stage(stage).items() if k.startswith(("encoder.", "quant_conv."))}
-    if kind == "vq":
-        state |= {"std_conv.weight": torch.randn(4, 4, 1, 1), "std_conv.bias": torch.randn(4)}
-    if whole:
-        state = {f"encoder.{k}": v for k, v in state.items()} | {"pretrained_autoencoder.x.weight": torch.ones(1)}
-    hyper = {
-        "model_config": original_ldm.config(kind)["model"]["params"]["first_stage_config"],
-        "operator_config": {"type": "gaussian_blur", "max_std": 3.0},
-        "noise_config": {"sigma_min": 0.05, "sigma_max": 0.05},
-    }
-    return {"state_dict": state, "hyper_parameters": hyper}, stage
-
-
 @pytest.mark.parametrize("kind", ["vq", "kl"])
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_severity_encoder(tmp_path, kind, whole):
-    saved, stage = severity_checkpoint(kind, whole)
+    saved, stage = original_ldm.severity_checkpoint(kind, whole)
     torch.save(saved, tmp_path / "severity.ckpt")
     convert_severity(tmp_path / "severity.ckpt", tmp_path / "out")
     encoder = SeverityEncoder.from_pretrained(tmp_path / "out").eval()
@@ -169,7 +153,7 @@ def test_a_severity_encoder(tmp_path, kind, whole):
 def test_a_severity_encoder_takes_the_scale_of_its_model(tmp_path):
     state = original_ldm.checkpoint("kl") | {"scale_factor": torch.tensor(0.25)}
     convert_ldm(original_ldm.write(tmp_path, "kl", state), tmp_path / "model")
-    torch.save(severity_checkpoint("kl")[0], tmp_path / "severity.ckpt")
+    torch.save(original_ldm.severity_checkpoint("kl")[0], tmp_path / "severity.ckpt")
     assert convert_severity(tmp_path / "severity.ckpt", tmp_path / "model/severity").scaling_factor == 0.25
     pipe = FlashDiffusionPipeline.from_pretrained(tmp_path / "model")
     assert pipe.severity.config.scaling_factor == 0.25 and pipe.encoder_for("gaussian-blur")[0] == "severity"
@@ -177,7 +161,7 @@ def test_a_severity_encoder_takes_the_scale_of_its_model(tmp_path):
 
 
 def test_a_severity_encoder_without_its_settings(tmp_path):
-    torch.save({"state_dict": severity_checkpoint("vq")[0]["state_dict"]}, tmp_path / "severity.ckpt")
+    torch.save({"state_dict": original_ldm.severity_checkpoint("vq")[0]["state_dict"]}, tmp_path / "severity.ckpt")
     with pytest.raises(FlashdiffError, match="hyper_parameters"):
         convert_severity(tmp_path / "severity.ckpt", tmp_path / "out")
 

@@ -1,19 +1,12 @@
-"""Models by name and from a Hub: pull, cache, revisions, interruption, damage, offline, original downloads, publishing.
-
-The Hub's address is read when its client is imported, so the program runs in processes of its own.
-"""
+"""Models by name and from a Hub: pull, cache, revisions, interruption, damage, offline, publishing."""
 
 import hashlib
 import io
 import json
 import os
-import subprocess
-import sys
-import zipfile
 
 import pytest
 import torch
-from hub_server import Hub, serve
 from safetensors.torch import load_file
 from tiny import save_tiny_model
 
@@ -29,30 +22,6 @@ WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny", defaults=DEFAULTS)
-
-
-@pytest.fixture
-def hub():
-    found = Hub()
-    with serve(found) as address:
-        found.address = address
-        yield found
-
-
-@pytest.fixture
-def program(hub, tmp_path):
-    """Run the program against the local Hub, with a cache of its own; (exit code, stdout, stderr)."""
-    home = tmp_path / "home"
-
-    def call(*arguments, endpoint=None, **environment):
-        keep = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-        env = keep | {"HF_HOME": str(home), "HF_ENDPOINT": endpoint or hub.address, "HF_TOKEN": "hf_test", "HF_HUB_DISABLE_XET": "1"}
-        command = [sys.executable, "-m", "flashdiff_cli.commands.app", *map(str, arguments)]
-        done = subprocess.run(command, env=env | environment, capture_output=True, text=True, timeout=240, cwd=tmp_path)
-        assert "Traceback" not in done.stderr, done.stderr
-        return done.returncode, done.stdout, done.stderr
-
-    return call
 
 
 def test_pull_then_the_cache_then_offline(program, hub, model):

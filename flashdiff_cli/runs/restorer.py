@@ -129,15 +129,13 @@ class Restorer:
         offline: bool = False,
         cache_dir: str | Path | None = None,
     ):
-        from flashdiff_cli.hub.resolve import resolve_model
-
         if dtype not in ("auto", *DTYPES):
             raise UsageError(f"--dtype {dtype!r} is unknown; choose from auto, {', '.join(DTYPES)}")
         self.device = pick_device(device)
         self.dtype = "float32" if dtype == "auto" else dtype
         self.model = str(model)
-        folder = resolve_model(self.model, revision=revision, offline=offline, cache_dir=cache_dir)
-        self.pipeline = FlashDiffusionPipeline.from_pretrained(folder, DTYPES[self.dtype]).to(self.device)
+        pipeline = FlashDiffusionPipeline.from_pretrained(self.model, DTYPES[self.dtype], revision, offline, cache_dir)
+        self.pipeline = pipeline.to(self.device)
 
     def check(self, settings: Settings) -> None:
         """Raise a UsageError for settings that make no sense with this model, before any picture is read."""
