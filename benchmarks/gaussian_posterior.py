@@ -19,13 +19,13 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from gaussian_toy import TABLE, GaussianWorld, half_mask  # noqa: E402
+from gaussian_toy import TABLE, GaussianWorld, half_mask
 
-from flashdiff_cli import flash  # noqa: E402
-from flashdiff_cli.operators import GaussianBlur  # noqa: E402
-from flashdiff_cli.schedule import Schedule  # noqa: E402
-from flashdiff_cli.severity import SeverityEstimate  # noqa: E402
-from flashdiff_cli.solvers import SOLVERS, Solver, sample  # noqa: E402
+from flashdiff_cli import flash
+from flashdiff_cli.operators import GaussianBlur
+from flashdiff_cli.schedule import Schedule
+from flashdiff_cli.severity import SeverityEstimate
+from flashdiff_cli.solvers import SOLVERS, Solver, sample
 
 STEPS = (10, 50, 250, 1000)
 

@@ -28,6 +28,11 @@ _HOMES = {
     "Restorer": "runs.restorer",
     "Settings": "runs.restorer",
     "restore": "runs.restorer",
+    "convert_ldm": "hub.convert",
+    "convert_severity": "hub.convert",
+    "convert_nonlinear_blur": "hub.convert",
+    "known_models": "hub.registry",
+    "resolve_model": "hub.resolve",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -173,7 +173,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         return self.stage.grain * 2**levels
 
     def encoder_for(self, operator: str | None, name: str | None = None) -> tuple[str, SeverityEncoder]:
-        """The severity encoder that was trained on an operator, or the default one.
+        """The severity encoder that was trained on an operator, or on its kin, or the default one.
 
         Args:
             operator: registered name, or None.
@@ -189,9 +189,11 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             return name, found[name]
         if not found:
             raise FlashdiffError("this model has no severity encoder; give --start-step, or train one (flashdiff train severity)")
-        for role, encoder in found.items():
-            if operator in {d.get("operator") for d in encoder.config.degradations or []}:
-                return role, encoder
+        kin = OPERATORS[operator].kin if operator is not None and operator in OPERATORS else None
+        for wanted in filter(None, (operator, kin)):
+            for role, encoder in found.items():
+                if wanted in {d.get("operator") for d in encoder.config.degradations or []}:
+                    return role, encoder
         return next(iter(found.items()))
 
     def schedule(self, steps: int | None = None, eta: float = 0.0) -> Schedule:

@@ -121,7 +121,7 @@ class GaussianWorld:
     def _posterior(self, basis: torch.Tensor) -> None:
         """Mean and variances of every image channel: Sigma A' (A Sigma A' + s^2 I)^-1 (y - b), for A(x) = A x + b."""
         pictures = torch.eye(self.n**2).view(-1, 1, self.n, self.n).expand(-1, 3, -1, -1)
-        signed = lambda x: self.operator.on_signed(x)[:, 0].flatten(1).double()  # noqa: E731
+        signed = lambda x: self.operator.on_signed(x)[:, 0].flatten(1).double()
         offset = signed(torch.zeros_like(pictures[:1]))
         matrix = (signed(pictures) - offset).T
         prior = basis.T @ torch.diag(self.variances) @ basis

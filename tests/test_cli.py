@@ -70,7 +70,7 @@ def test_restore_writes_beside_the_input(run, tmp_path):
 def test_json_is_one_record_a_picture_and_nothing_else(run, tmp_path):
     picture(tmp_path / "in" / "a.png", seed=1)
     picture(tmp_path / "in" / "b.jpg", seed=2)
-    code, out, err = run("restore", tmp_path / "in", "-o", tmp_path / "out", "--json", "--seed", "5")
+    code, out, _err = run("restore", tmp_path / "in", "-o", tmp_path / "out", "--json", "--seed", "5")
     records = [json.loads(line) for line in out.splitlines()]
     assert code == 0 and [Path(r["input"]).name for r in records] == ["a.png", "b.jpg"]
     for record in records:
@@ -146,7 +146,7 @@ def test_start_step_0_is_the_decoded_estimate(run, tmp_path):
 def test_recursion_mirrors_the_tree_and_collisions_get_numbers(run, tmp_path):
     picture(tmp_path / "in" / "x" / "a.png")
     picture(tmp_path / "in" / "b.png")
-    code, out, _ = run("restore", tmp_path / "in", "-r", "-o", tmp_path / "out", "--format", "webp", "--start-step", "0")
+    code, _out, _ = run("restore", tmp_path / "in", "-r", "-o", tmp_path / "out", "--format", "webp", "--start-step", "0")
     assert code == 0 and files(tmp_path / "out") == ["b.webp", "x/a.webp"]
     picture(tmp_path / "p" / "a.png", seed=1)
     picture(tmp_path / "q" / "a.png", seed=2)
@@ -228,7 +228,7 @@ def test_bad_files_in_a_folder_fail_alone(run, tmp_path):
 def test_one_bad_file_is_one_line_and_nothing_written(run, tmp_path, command):
     for name in bad_files(tmp_path / "in"):
         before = files(tmp_path)
-        code, out, err = run(command, tmp_path / "in" / name, "--json")
+        code, _out, err = run(command, tmp_path / "in" / name, "--json")
         assert code == 1 and len(err.splitlines()) == 1 and name in err
         assert files(tmp_path) == before
     code, _, err = run(command, tmp_path / "nowhere.png", "--json")

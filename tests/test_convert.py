@@ -200,5 +200,5 @@ def test_the_command(tmp_path, capsys):
     ):
         with pytest.raises(SystemExit) as leave:
             main(["convert", *arguments])
-        out, err = capsys.readouterr()
+        _out, err = capsys.readouterr()
         assert leave.value.code == code and word in err and err.count("\n") == 1

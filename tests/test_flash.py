@@ -74,7 +74,7 @@ def test_the_correction_scales_the_noise_only_and_the_multiplier_both():
 @pytest.mark.parametrize("mode", flash.START_MODES)
 def test_a_batch_starts_as_single_runs_do(mode):
     found, unet = estimate(ALL_VARIANCES), ExactNoise(smooth_variances())
-    predict = lambda z, t: unet(z, t).sample  # noqa: E731
+    predict = lambda z, t: unet(z, t).sample
     both = flash.start(found, SCHEDULE, generators(8), mode=mode, predict_noise=predict)
     for i in range(8):
         alone = SeverityEstimate(found.latent[i : i + 1], found.variance[i : i + 1])

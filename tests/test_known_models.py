@@ -66,7 +66,12 @@ def test_an_original_download_becomes_a_model(hub, original, tmp_path):
     pipe = FlashDiffusionPipeline.from_pretrained(folder)
     unet, _ = original_ldm.networks("vq")
     assert torch.equal(pipe.unet.conv_in.weight, unet.conv_in.weight)
-    assert [pipe.encoder_for(name)[0] for name in ("gaussian-blur", "random-inpainting")] == ["severity", "severity_inpainting"]
+    assert [pipe.encoder_for(name)[0] for name in (None, "gaussian-blur", "random-inpainting", "box-inpainting")] == [
+        "severity",
+        "severity",
+        "severity_inpainting",
+        "severity_inpainting",
+    ]
     hub.asked.clear()
     add_encoders(original, pull_original(original))
     assert not hub.asked

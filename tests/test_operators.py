@@ -212,7 +212,7 @@ def test_options_say_what_is_wrong():
 
 def test_a_measurement_is_the_operator_on_intensities_plus_noise():
     x = 2 * image((64, 64), 2, torch.float32) - 1
-    generators = lambda: [torch.Generator().manual_seed(i) for i in range(2)]  # noqa: E731
+    generators = lambda: [torch.Generator().manual_seed(i) for i in range(2)]
     operator = BoxInpainting(0.5, (64, 64))
     y = operator.measure(x, torch.tensor([0.05, 0.2]), generators())
     clean = operator.measure(x, 0.0, generators())

@@ -104,7 +104,7 @@ def test_a_batch_gives_what_single_runs_give(pipe):
 
 
 def test_runs_repeat_with_their_seed(pipe):
-    run = lambda seed: pipe(images(1), GaussianBlur(1.0), 0.05, start_step=3, generators=generators([seed])).images  # noqa: E731
+    run = lambda seed: pipe(images(1), GaussianBlur(1.0), 0.05, start_step=3, generators=generators([seed])).images
     assert torch.equal(run(1), run(1))
     assert not torch.equal(run(1), run(2))
 

@@ -82,7 +82,7 @@ def with_flags(flags: tuple[Flag, ...], panel: str) -> Callable:
                 inspect.Parameter.KEYWORD_ONLY,
                 default=None,
                 annotation=Annotated[
-                    Optional[flag.type],  # noqa: UP045 - evaluated by Typer
+                    Optional[flag.type],
                     typer.Option("--" + flag.name.replace("_", "-"), help=flag.help, metavar=flag.metavar, rich_help_panel=panel),
                 ],
             )

@@ -66,7 +66,7 @@ def train(
     from flashdiff_cli.errors import UsageError
 
     try:
-        import accelerate  # noqa: F401
+        import accelerate
     except ImportError:
         raise UsageError('training needs the extra packages of pip install "flashdiff[train]"') from None
     from flashdiff_cli.training import train as run

@@ -81,6 +81,8 @@ class Operator(ABC):
     help: ClassVar[str]
     linear: ClassVar[bool] = True
     options: ClassVar[tuple[Option, ...]] = ()
+    kin: ClassVar[str | None] = None
+    """The degradation whose severity encoder serves where a model has none that was trained on this one."""
 
     @abstractmethod
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -24,6 +24,8 @@ class Inpainting(Operator):
         parameters: what the mask came from, (B,) or (1,) by option name, for records.
     """
 
+    kin = "random-inpainting"
+
     def __init__(self, mask: torch.Tensor, **parameters: torch.Tensor):
         self.mask = mask[:, None]
         self.parameters = parameters

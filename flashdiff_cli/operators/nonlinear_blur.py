@@ -146,7 +146,7 @@ def convert_state_dict(state: dict[str, torch.Tensor]) -> tuple[dict[str, Any], 
     Raises:
         FlashdiffError: a tensor is missing, left over or misshapen; the message names it.
     """
-    count = lambda pattern: sum(re.fullmatch(pattern, key) is not None for key in state)  # noqa: E731
+    count = lambda pattern: sum(re.fullmatch(pattern, key) is not None for key in state)
     front = count(r"feature_extractor\.\d+\.conv1\.weight")
     back = count(r"recon_trunk\.\d+\.conv1\.weight")
     levels = count(r"adapter\.model(\.submodule)*\.down\.\d\.weight")
