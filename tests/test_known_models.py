@@ -128,14 +128,16 @@ print(json.dumps({
     "attention": pipe.unet.mid_block.attentions[0].to_q.weight.sum().item(),
     "stage": pipe.first_stage.encoder.mid_block.attentions[0].to_out[0].weight.sum().item(),
     "offset": pipe.scheduler.config.steps_offset,
+    "to_one": pipe.scheduler.config.set_alpha_to_one,
 }))
 """
 
 
 def test_the_hub_s_celebahq_layout(program, hub):
-    """Pickled weights, a first stage called vqvae without its scaling factor, the attention's old names, a pinned revision."""
+    """Pickled weights, a first stage called vqvae without its scaling factor, the attention's old names,
+    a pinned revision, and a scheduler that lacks what the original samples with."""
     unet, stage = original_ldm.networks("vq")
-    scheduler = DDIMScheduler(beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1)
+    scheduler = DDIMScheduler(beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear", clip_sample=False)
     files = {"scheduler/scheduler_config.json": json.dumps({"_class_name": "DDIMScheduler", **scheduler.config}).encode()}
     classes = {"scheduler": ["diffusers", "DDIMScheduler"], "unet": ["diffusers", "UNet2DModel"], "vqvae": ["diffusers", "VQModel"]}
     files["model_index.json"] = json.dumps({"_class_name": "LDMPipeline", **classes}).encode()
@@ -153,11 +155,13 @@ def test_the_hub_s_celebahq_layout(program, hub):
     hub.add("CompVis/celeb", {"README.md": b"something else by now"})
     hub.files["/blur.ckpt"] = severity_file("vq", "gaussian_blur")
     encoder = {"degradation": "gaussian-blur", "role": "severity", "url": f"{hub.address}/blur.ckpt"}
-    entry = {"celeb": COMMON | {"repo": "CompVis/celeb", "revision": pinned, "encoders": [encoder]}}
+    mended = {"steps_offset": 1, "set_alpha_to_one": False}
+    source = {"repo": "CompVis/celeb", "revision": pinned, "scheduler": mended, "encoders": [encoder]}
+    entry = {"celeb": COMMON | source}
     code, out, err = program(json.dumps(entry), script=FETCH)
     assert code == 0, err
     found = json.loads(out)
-    assert found["scale"] == 1.0 and found["severity_scale"] == 1.0 and found["offset"] == 1
+    assert found["scale"] == 1.0 and found["severity_scale"] == 1.0 and found["offset"] == 1 and not found["to_one"]
     assert found["attention"] == pytest.approx(unet.mid_block.attentions[0].to_q.weight.sum().item(), rel=1e-5)
     assert found["stage"] == pytest.approx(stage.encoder.mid_block.attentions[0].to_out[0].weight.sum().item(), rel=1e-5)
     hub.asked.clear()

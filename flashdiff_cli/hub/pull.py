@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from flashdiff_cli.hub.download import download
 from flashdiff_cli.hub.paths import converted_folder, weights_folder
 from flashdiff_cli.hub.registry import KnownModel
 from flashdiff_cli.hub.safe import pickled_weights, rewrite
+from flashdiff_cli.loading import read_config
 
 Report = Callable[[str, int, int | None], None]
 """Called with (file, bytes so far, bytes in all or None)."""
@@ -56,7 +58,7 @@ def _say(repo: str, error: Exception, revision: str | None) -> FlashdiffError:
 
 
 def pull_from_hub(
-    repo: str, revision: str | None = None, offline: bool = False, cache_dir: str | Path | None = None, own: bool = False
+    repo: str, revision: str | None = None, offline: bool = False, cache_dir: str | Path | None = None, own: KnownModel | None = None
 ) -> Path:
     """A repository's folder; fetched into the Hub's cache where it is not there, with the checksum of each file verified.
 
@@ -65,7 +67,8 @@ def pull_from_hub(
         revision: branch, tag or commit.
         offline: use what is on this machine.
         cache_dir: instead of the Hub's standard cache.
-        own: return a copy outside the Hub's cache, to which components can be added.
+        own: an entry of the registry for which to return a copy outside the Hub's cache: its scheduler's entries are
+            mended there, and components can be added.
 
     Returns:
         the snapshot, or its rewritten copy if the repository holds pickled weights alone (`safe`).
@@ -123,14 +126,20 @@ def _verify(folder: Path, before: set[str], repo: str) -> None:
         raise FlashdiffError(f"{repo}: wrong checksum of {check.path}; it was removed, run again")
 
 
-def _safe(folder: Path, repo: str, own: bool) -> Path:
-    if not own and not pickled_weights([p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]):
+def _safe(folder: Path, repo: str, own: KnownModel | None) -> Path:
+    if own is None and not pickled_weights([p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]):
         return folder
     target = converted_folder(f"{repo}/{folder.name}")
     if not (target / SUMS).exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         with _new_folder(target) as part:
             rewrite(folder, part)
+            if own is not None and own.scheduler:
+                path = part / "scheduler" / "scheduler_config.json"
+                config = read_config(path) | own.scheduler
+                # diffusers takes its own default, not the file's, for what is on this list.
+                config.pop("_use_default_values", None)
+                path.write_text(json.dumps(config, indent=2), encoding="utf-8")
     return target
 
 

@@ -48,6 +48,8 @@ class KnownModel:
     """Of the original download, where it is known."""
     config: str | None = None
     """Configuration of the original, below weights/."""
+    scheduler: dict[str, Any] = field(default_factory=dict)
+    """Entries that its scheduler's configuration on the Hub lacks or has otherwise than the original code."""
     paper: str = ""
     severity: tuple[str, ...] = ()
     """Degradations that its own severity encoders know."""

@@ -61,7 +61,7 @@ def _resolve_known(model: KnownModel, offline: bool, cache_dir: str | Path | Non
     else:
         kept = find_model(model.name)
         fresh = kept is None
-        folder = kept or pull_from_hub(str(model.repo), model.revision, offline, cache_dir, own=bool(model.encoders))
+        folder = kept or pull_from_hub(str(model.repo), model.revision, offline, cache_dir, own=model)
     if (fresh or complete) and not offline:
         add_encoders(model, folder, report)
     return folder
@@ -77,7 +77,7 @@ def find_model(spec: str) -> Path | None:
         UsageError: nothing goes by this name.
     """
     known = known_models().get(spec)
-    if known is not None and known.repo is not None and known.encoders:
+    if known is not None and known.repo is not None:
         target = converted_folder(f"{known.repo}/{known.revision}")
         return target if (target / SUMS).exists() else None
     try:
