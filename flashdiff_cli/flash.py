@@ -87,6 +87,7 @@ def start(
     mode: str = "stochastic",
     predict_noise: Callable | None = None,
     level: torch.Tensor | None = None,
+    noise: torch.Tensor | None = None,
 ) -> Start:
     """Choose the start step by SNR matching and make the start latent.
 
@@ -100,6 +101,7 @@ def start(
         predict_noise: (z, timesteps) -> eps; needed by "inversion".
         level: (B,) start steps to use instead of the matched ones (a fixed start); at the schedule's last level the
             stochastic start is pure noise.
+        noise: (B, C, h, w) standard normal to use for the start instead of drawing it, so that tiles can share theirs.
 
     Raises:
         UsageError: an unknown mode, or a correction or multiplier that is negative or not finite.
@@ -120,7 +122,8 @@ def start(
         if level is not None:
             # A fixed start has no estimate of its own: it gets the noise of the step it starts from.
             variance = 1 - schedule.levels[matched]
-        noise = draw(estimate.latent.shape, generators, estimate.latent)
+        fresh = draw(estimate.latent.shape, generators, estimate.latent) if noise is None else noise
+        noise = fresh.to(estimate.latent)
         latent = noise_corrected(estimate.latent, variance, noise, correction)
         if level is not None:
             # The last level still holds some signal; a run from there is meant to know nothing of the estimate.

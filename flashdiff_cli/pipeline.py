@@ -226,14 +226,18 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         calibration = self.defaults["calibration"].get(name)
         if calibration is None:
             return Analysis(estimate, decoded, name)
-        evidence = self._evidence(measurement, decoded)
-        variance = calibrated_variance(evidence, calibration)
-        return Analysis(SeverityEstimate(estimate.latent, variance), decoded, name, evidence)
+        found = Analysis(estimate, decoded, name)
+        found.evidence = self.evidence(measurement, found)
+        found.estimate = SeverityEstimate(estimate.latent, calibrated_variance(found.evidence, calibration))
+        return found
 
     @staticmethod
-    def _evidence(measurement: torch.Tensor, decoded: torch.Tensor) -> Evidence:
-        seen = measurement.float()
-        return Evidence(fit_blur(seen, decoded), noise_level(seen), mean_gradient(decoded))
+    def evidence(measurement: torch.Tensor, analysis: Analysis) -> Evidence:
+        """What a measurement (B, 3, H, W) and its analysis say of blur, noise and detail."""
+        if analysis.evidence is not None:
+            return analysis.evidence
+        seen = measurement.to(analysis.decoded)
+        return Evidence(fit_blur(seen, analysis.decoded), noise_level(seen), mean_gradient(analysis.decoded))
 
     def estimate_operator(self, measurement: torch.Tensor, analysis: Analysis) -> tuple[Operator, torch.Tensor]:
         """Gaussian blur of the width, and noise of the level, that explain the measurement best.
@@ -241,7 +245,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         Returns:
             the operator with per-sample widths, and noise_std (B,) on intensities in [0, 1].
         """
-        evidence = analysis.evidence or self._evidence(measurement, analysis.decoded)
+        evidence = self.evidence(measurement, analysis)
         calibration = self.defaults["calibration"].get(analysis.encoder)
         width = evidence.width if calibration is None else calibrated_width(evidence, calibration)
         return GaussianBlur(width.cpu()), evidence.noise_std.cpu()
@@ -274,6 +278,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         start_step: int | torch.Tensor | None = None,
         generators: Sequence[torch.Generator] | None = None,
         encoder: str | None = None,
+        noise: torch.Tensor | None = None,
         callback: Callable[[int, int], None] | None = None,
     ) -> Restoration:
         """Restore measurements, each from the start step that its severity matches.
@@ -291,6 +296,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             start_step: start there instead of at the matched step; len(schedule) starts from pure noise.
             generators: one CPU generator a sample; None seeds them with 0.
             encoder: name of the severity encoder component.
+            noise: (B, C, h, w) standard normal for the start instead of a draw.
             callback: called with (steps done, steps in all) as the run proceeds.
 
         Raises:
@@ -320,7 +326,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         schedule = self.schedule(steps or self.defaults["steps"], eta)
         problem = Problem(measurement, operator, self.stage, self.unet, schedule, noise_std)
         with clock.phase("start"):
-            begin = self._start(analysis, schedule, problem, generators, noise_correction, variance_multiplier, start, start_step)
+            begin = self._start(analysis, schedule, problem, generators, noise_correction, variance_multiplier, start, start_step, noise)
         with clock.phase("solve"):
             total = int(begin.level.max())
             report = (lambda done, levels: callback(done, total)) if callback else None
@@ -344,7 +350,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             seconds=clock.seconds,
         )
 
-    def _start(self, analysis, schedule, problem, generators, correction, multiplier, mode, start_step):
+    def _start(self, analysis, schedule, problem, generators, correction, multiplier, mode, start_step, noise):
         level = None
         if start_step is not None:
             level = per_sample(start_step).long()
@@ -360,6 +366,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             mode=mode,
             predict_noise=lambda z, timesteps: self.unet(z, timesteps).sample,
             level=level,
+            noise=noise,
         )
 
 

@@ -16,6 +16,7 @@ from tiny import save_tiny_model
 from flashdiff_cli.commands.app import main
 from flashdiff_cli.commands.flags import OPERATOR_FLAGS, SOLVER_FLAGS, SOLVER_NAMES
 from flashdiff_cli.operators import OPERATORS
+from flashdiff_cli.runs.journal import NAME
 from flashdiff_cli.solvers import SOLVERS
 
 DEFAULTS = {"solver": "ldps", "steps": 40, "eta": 0.0}
@@ -53,7 +54,8 @@ def picture(path, size=(37, 29), seed=0, mode="RGB"):
 
 
 def files(folder):
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    """All files below a folder but the journals of runs."""
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != NAME)
 
 
 def test_restore_writes_beside_the_input(run, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -20,8 +21,10 @@ def encode(
         typer.Option("--output", "-o", help="Folder of the results (default: beside each input)."),
     ] = None,
     recursive: options.Recursive = False,
+    limit: options.Limit = None,
     operator: options.Operator = None,
     encoder: options.Encoder = None,
+    tile: options.Tile = 384,
     model: options.Model = "photos",
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -31,19 +34,19 @@ def encode(
     **values,
 ) -> None:
     """Write the estimated latent and severity (NAME-latent.safetensors) and the decoded latent (NAME-latent.png)."""
-    from flashdiff_cli.commands.show import meter, report, stream
+    from flashdiff_cli.commands.show import interruptible, meter, report, say_left, stream
     from flashdiff_cli.pictures.files import write_picture
     from flashdiff_cli.pictures.tensors import write_tensors
     from flashdiff_cli.runs.many import each
     from flashdiff_cli.runs.plan import find, with_targets
 
-    jobs = with_targets(find(inputs, recursive), None if output is None else f"{output}/", "-latent", ".png")
+    jobs = with_targets(find(inputs, recursive, limit, sys.stdin), None if output is None else f"{output}/", "-latent", ".png")
     if output is not None:
         jobs = [job.renamed("-latent") for job in jobs]
-    with meter(len(jobs), quiet) as shown:
+    with meter(len(jobs), quiet) as shown, interruptible(shown) as stopped:
         from flashdiff_cli.runs.restorer import Restorer, Settings
 
-        settings = Settings(operator=operator, operator_options=split(values)[0], encoder=encoder)
+        settings = Settings(operator=operator, operator_options=split(values)[0], encoder=encoder, tile=tile)
         settings.check()
         restorer = Restorer(model, device, dtype, offline=offline)
         restorer.check(settings)
@@ -53,11 +56,18 @@ def encode(
             decoded = found.pop("decoded")
             facts = {"model": record.model, "width": str(record.width), "height": str(record.height), "encoder": record.encoder}
             target = job.target.with_suffix(".safetensors")
-            write_tensors(found, target, facts)
-            write_picture(picture.with_image(decoded), job.target)
-            record.output = str(target)
-            return record
 
-        records, interrupted = stream(each(jobs, work, lambda job: shown.begin(str(job.source))), json, shown.end)
+            def finish(record):
+                write_tensors(found, target, facts)
+                write_picture(picture.with_image(decoded), job.target)
+                record.output = str(target)
+
+            return record, finish
+
+        done = each(jobs, work, lambda job: shown.begin(str(job.source)), stopped.is_set)
+        records, interrupted = stream(done, json, shown.end)
     report(records, json, restored=False)
-    raise typer.Exit(130 if interrupted else int(any(r.status == "failed" for r in records)))
+    left = jobs[len(records) :]
+    if left:
+        say_left(left)
+    raise typer.Exit(130 if interrupted or left else int(any(r.status == "failed" for r in records)))

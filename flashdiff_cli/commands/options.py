@@ -9,8 +9,12 @@ import typer
 
 from flashdiff_cli.commands.flags import OPERATOR_NAMES
 
-Inputs = Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Picture files and folders.", show_default=False)]
+Inputs = Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Picture files, folders and patterns; - reads names from stdin.", show_default=False)]
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Look in subfolders too.")]
+Limit = Annotated[Optional[int], typer.Option("--limit", min=1, help="Do the first so many pictures.", show_default=False)]
+Tile = Annotated[
+    int, typer.Option("--tile", help="Cut pictures with longer sides into tiles of this side; 0: never.", rich_help_panel="Method")
+]
 Model = Annotated[str, typer.Option("--model", "-m", help="Model: a name, a folder, or owner/name@revision on the Hub.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, float16 or bfloat16.")]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -21,6 +24,15 @@ def restore(
         typer.Option("--output", "-o", help="File, or folder that mirrors the inputs (default: beside each input)."),
     ] = None,
     recursive: options.Recursive = False,
+    limit: options.Limit = None,
+    in_place: Annotated[bool, typer.Option("--in-place", help="Write each result over its input.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Do again what is done, and replace files that stand in the way.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep every output of an earlier run, whatever its settings were.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; do nothing.")] = False,
     suffix: Annotated[str, typer.Option("--suffix", help="Added to names of outputs beside their inputs.")] = "-restored",
     format: Annotated[Optional[str], typer.Option("--format", help="png, jpg, webp or tiff (default: as the input).")] = None,
     quality: Annotated[int, typer.Option("--quality", min=1, max=100, help="Of JPEG and WebP.")] = 95,
@@ -45,12 +57,17 @@ def restore(
     ] = None,
     variance_multiplier: options.Multiplier = None,
     encoder: options.Encoder = None,
+    tile: options.Tile = 384,
     seed: options.Seed = 0,
     model: options.Model = "photos",
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     offline: options.Offline = False,
     json: options.Json = False,
+    csv: Annotated[Optional[Path], typer.Option("--csv", help="Write all records there as CSV.")] = None,
+    page: Annotated[
+        Optional[Path], typer.Option("--report", help="Write a page with before/after sliders, plot and table there (.html).")
+    ] = None,
     quiet: options.Quiet = False,
     **values,
 ) -> None:
@@ -64,47 +81,83 @@ def restore(
 
     flashdiff restore holiday/ -r -o restored/
     """
-    from flashdiff_cli.commands.show import meter, report, stream
+    from flashdiff_cli.commands.show import interruptible, meter, report, say_left, say_plan, stream
     from flashdiff_cli.errors import UsageError
     from flashdiff_cli.pictures.files import FORMATS, write_picture
+    from flashdiff_cli.runs.decide import DO, REFUSE, SKIP, decide, without_outputs
+    from flashdiff_cli.runs.journal import Journal, fingerprint
     from flashdiff_cli.runs.many import each
     from flashdiff_cli.runs.plan import find, with_targets
+    from flashdiff_cli.runs.record import Record
+    from flashdiff_cli.runs.report import make_report, write_text
+    from flashdiff_cli.runs.tabulate import to_csv
 
     ending = None
     if format is not None:
         ending = "." + format.lower().lstrip(".")
         if ending not in FORMATS:
             raise UsageError(f"--format {format!r} is unknown; choose png, jpg, webp, tiff or bmp")
-    jobs = with_targets(find(inputs, recursive), output, suffix, ending)
+    if overwrite and resume:
+        raise UsageError("--overwrite and --resume exclude each other: the one does all again, the other keeps all that is there")
+    journal = Journal()
+    jobs = without_outputs(find(inputs, recursive, None, sys.stdin), journal)[:limit]
+    jobs = with_targets(jobs, output, suffix, ending, in_place)
     of_operator, of_solver = split(values)
-    with meter(len(jobs), quiet) as shown:
-        from flashdiff_cli.runs.restorer import Restorer, Settings
 
-        settings = Settings(
-            operator=operator,
-            operator_options=of_operator,
-            noise_std=noise_std,
-            solver=solver,
-            solver_options=of_solver,
-            steps=steps,
-            eta=eta,
-            start=start,
-            start_step=start_step,
-            noise_correction=noise_correction,
-            variance_multiplier=variance_multiplier,
-            encoder=encoder,
-            seed=seed,
-        )
-        settings.check()
-        restorer = Restorer(model, device, dtype, offline=offline)
-        restorer.check(settings)
+    from flashdiff_cli.runs.restorer import Restorer, Settings
+
+    settings = Settings(
+        operator=operator,
+        operator_options=of_operator,
+        noise_std=noise_std,
+        solver=solver,
+        solver_options=of_solver,
+        steps=steps,
+        eta=eta,
+        start=start,
+        start_step=start_step,
+        noise_correction=noise_correction,
+        variance_multiplier=variance_multiplier,
+        encoder=encoder,
+        seed=seed,
+        tile=tile,
+    )
+    settings.check()
+    made_with = fingerprint(**asdict(settings), quality=quality, dtype=dtype, **Restorer.identity(model, offline))
+    decisions = decide(jobs, journal, made_with, overwrite, resume)
+    if dry_run:
+        say_plan(decisions, json)
+        raise typer.Exit(int(any(d.action == REFUSE for d in decisions)))
+    todo = [d.job for d in decisions if d.action == DO]
+    early = [journal.record(d.job) for d in decisions if d.action == SKIP]
+    for decision in decisions:
+        if decision.action == REFUSE:
+            error = f"{decision.job.target}: {decision.reason}"
+            early.append(Record(str(decision.job.source), status="failed", error=error))
+
+    with meter(len(todo), quiet) as shown, interruptible(shown) as stopped:
+        restorer = Restorer(model, device, dtype, offline=offline) if todo else None
+        if restorer is not None:
+            restorer.check(settings)
 
         def work(job, picture):
             restored, record = restorer.restore(picture, settings, str(job.source), shown.step)
-            write_picture(restored, job.target, quality)
-            record.output = str(job.target)
-            return record
 
-        records, interrupted = stream(each(jobs, work, lambda job: shown.begin(str(job.source))), json, shown.end)
+            def finish(record):
+                write_picture(restored, job.target, quality)
+                record.output = str(job.target)
+                journal.add(job, made_with, record)
+
+            return record, finish
+
+        done = each(todo, work, lambda job: shown.begin(str(job.source)), stopped.is_set)
+        records, interrupted = stream(chain(early, done), json, shown.end)
     report(records, json)
-    raise typer.Exit(130 if interrupted else int(any(r.status == "failed" for r in records)))
+    if csv is not None:
+        write_text(to_csv(records), csv)
+    if page is not None:
+        write_text(make_report(records, ", ".join(path.name or str(path) for path in inputs[:3])), page)
+    left = todo[len(records) - len(early) :]
+    if left:
+        say_left(left)
+    raise typer.Exit(130 if interrupted or left else int(any(r.status == "failed" for r in records)))

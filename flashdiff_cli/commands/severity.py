@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import typer
 
 from flashdiff_cli.commands import options
@@ -13,11 +15,13 @@ from flashdiff_cli.commands.flags import OPERATOR_FLAGS, closed, split, with_fla
 def severity(
     inputs: options.Inputs,
     recursive: options.Recursive = False,
+    limit: options.Limit = None,
     operator: options.Operator = None,
     noise_std: options.Noise = None,
     steps: options.Steps = None,
     variance_multiplier: options.Multiplier = None,
     encoder: options.Encoder = None,
+    tile: options.Tile = 384,
     model: options.Model = "photos",
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -27,12 +31,12 @@ def severity(
     **values,
 ) -> None:
     """How hard is each picture? Its severity, estimated degradation and start step, without restoring it."""
-    from flashdiff_cli.commands.show import meter, report, stream
+    from flashdiff_cli.commands.show import interruptible, meter, report, say_left, stream
     from flashdiff_cli.runs.many import each
     from flashdiff_cli.runs.plan import find
 
-    jobs = find(inputs, recursive)
-    with meter(len(jobs), quiet) as shown:
+    jobs = find(inputs, recursive, limit, sys.stdin)
+    with meter(len(jobs), quiet) as shown, interruptible(shown) as stopped:
         from flashdiff_cli.runs.restorer import Restorer, Settings
 
         settings = Settings(
@@ -42,14 +46,19 @@ def severity(
             steps=steps,
             variance_multiplier=variance_multiplier,
             encoder=encoder,
+            tile=tile,
         )
         settings.check()
         restorer = Restorer(model, device, dtype, offline=offline)
         restorer.check(settings)
 
         def work(job, picture):
-            return restorer.analyse(picture, settings, str(job.source))[1]
+            return restorer.analyse(picture, settings, str(job.source))[1], None
 
-        records, interrupted = stream(each(jobs, work, lambda job: shown.begin(str(job.source))), json, shown.end)
+        done = each(jobs, work, lambda job: shown.begin(str(job.source)), stopped.is_set)
+        records, interrupted = stream(done, json, shown.end)
     report(records, json, restored=False)
-    raise typer.Exit(130 if interrupted else int(any(r.status == "failed" for r in records)))
+    left = jobs[len(records) :]
+    if left:
+        say_left(left)
+    raise typer.Exit(130 if interrupted or left else int(any(r.status == "failed" for r in records)))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +25,8 @@ from rich.progress import (
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from flashdiff_cli.runs.decide import Decision
+    from flashdiff_cli.runs.plan import Job
     from flashdiff_cli.runs.record import Record
 
 WIDTH = 80
@@ -78,6 +83,47 @@ def meter(total: int, quiet: bool):
         yield shown
 
 
+@contextmanager
+def interruptible(shown: Meter):
+    """Ctrl-C asks to stop after the present picture; a second one stops at once. Yields the Event that is then set."""
+    stop = threading.Event()
+
+    def ask(number, frame):
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        shown.console.print("flashdiff: finishing this picture; Ctrl-C again stops at once", highlight=False)
+
+    before = signal.getsignal(signal.SIGINT)
+    ours = threading.current_thread() is threading.main_thread()
+    if ours:
+        signal.signal(signal.SIGINT, ask)
+    try:
+        yield stop
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, before)
+
+
+def say_left(jobs: Sequence[Job]) -> None:
+    """What an interrupted run has left to do."""
+    rest = f" and {len(jobs) - 3} more" if len(jobs) > 3 else ""
+    names = ", ".join(str(job.source) for job in jobs[:3])
+    say_error(f"interrupted; left: {names}{rest}; the same command goes on from there")
+
+
+def say_plan(decisions: Sequence[Decision], as_json: bool) -> None:
+    """A run's decisions on stdout: JSON lines, or a line for each picture."""
+    for decision in decisions:
+        job = decision.job
+        if as_json:
+            values = {"input": str(job.source), "output": str(job.target), "action": decision.action, "reason": decision.reason}
+            print(json.dumps(values, ensure_ascii=False))
+        else:
+            why = f" ({decision.reason})" if decision.reason else ""
+            print(f"{decision.action:8} {job.source} > {job.target}{why}")
+
+
 def describe_operator(record: Record) -> str:
     """Operator and its main parameters on one line, the noise on the next; "~" marks an estimate."""
     operator = dict(record.operator or {})
@@ -112,14 +158,15 @@ def table(records: list[Record], restored: bool) -> Table:
         shown.add_column("evals", justify="right", no_wrap=True)
     shown.add_column("sec", justify="right", no_wrap=True)
     for r in records:
-        if r.status == "failed":
-            shown.add_row(describe_files(r), "", "", "[red]failed[/red]", "", *([""] * 2 if restored else []), "")
+        if r.status == "failed" or r.severity is None:
+            shown.add_row(describe_files(r), "", "", f"[red]{r.status}[/red]", "", *([""] * 2 if restored else []), "")
             continue
         cells = [describe_files(r), f"{r.width}x{r.height}", f"{r.severity:.3f}", escape(describe_operator(r))]
         cells.append(f"{r.start_step}/{r.schedule_steps}")
         if restored:
             cells += [str(r.steps), str(r.network_evaluations)]
-        shown.add_row(*cells, f"{r.seconds['total']:.1f}")
+        spent = "skipped" if r.status == "skipped" else f"{r.seconds['total']:.1f}"
+        shown.add_row(*cells, spent)
     return shown
 
 

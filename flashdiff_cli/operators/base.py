@@ -81,6 +81,8 @@ class Operator(ABC):
     help: ClassVar[str]
     linear: ClassVar[bool] = True
     options: ClassVar[tuple[Option, ...]] = ()
+    stride: int = 1
+    """Pixels of the image, along each side, for one pixel of the measurement."""
     kin: ClassVar[str | None] = None
     """The degradation whose severity encoder serves where a model has none that was trained on this one."""
 
@@ -124,6 +126,16 @@ class Operator(ABC):
 
         Raises:
             UsageError: the operator is bound to a size and `size` is smaller.
+        """
+        return self
+
+    def window(self, top: int, left: int, height: int, width: int) -> Operator:
+        """The operator of a window of the images, in pixels that are multiples of `stride`.
+
+        One that does the same everywhere is its own window; at the window's borders it mirrors what it sees.
+
+        Raises:
+            FlashdiffError: the operator makes sense on whole images only.
         """
         return self
 

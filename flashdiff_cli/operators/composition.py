@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -76,6 +77,17 @@ class Composition(Operator):
             extended.append(operator.extend(size))
             size = extended[-1].measured_size(size)
         return Composition(*extended)
+
+    @property
+    def stride(self) -> int:
+        return math.prod(operator.stride for operator in self.operators)
+
+    def window(self, top: int, left: int, height: int, width: int) -> Composition:
+        parts, box = [], (top, left, height, width)
+        for operator in self.operators:
+            parts.append(operator.window(*box))
+            box = tuple(n // operator.stride for n in box)
+        return Composition(*parts)
 
     def describe(self, index: int = 0) -> dict[str, Any]:
         """All parts' parameters; one that several parts have is a list, in the order of the parts."""

@@ -100,6 +100,13 @@ class Downsampling(Operator):
             )
         return Downsampling(self.factor, size, self.filter)
 
+    @property
+    def stride(self) -> int:
+        return self.factor
+
+    def window(self, top: int, left: int, height: int, width: int) -> Downsampling:
+        return Downsampling(self.factor, (height, width), self.filter)
+
     def _check(self, tensor: torch.Tensor, size: tuple[int, int], what: str) -> None:
         if tuple(tensor.shape[-2:]) != size:
             height, width = tensor.shape[-2:]

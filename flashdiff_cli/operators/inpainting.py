@@ -61,6 +61,9 @@ class Inpainting(Operator):
         mask = self.mask.index_select(-2, rows.to(self.mask.device)).index_select(-1, columns.to(self.mask.device))
         return self._with(mask, self.parameters)
 
+    def window(self, top: int, left: int, height: int, width: int) -> Inpainting:
+        return self._with(self.mask[..., top : top + height, left : left + width], self.parameters)
+
     def _with(self, mask: torch.Tensor, parameters: dict[str, torch.Tensor]) -> Inpainting:
         other = copy.copy(self)
         other.mask, other.parameters, other._moved = mask, parameters, {}

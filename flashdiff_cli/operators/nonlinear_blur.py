@@ -75,6 +75,9 @@ class NonlinearBlur(Operator):
         code = F.interpolate(self.code.to(padded), size=places, mode="nearest").expand(len(x), -1, -1, -1)
         return network(padded, code)[..., :height, :width].to(x.dtype)
 
+    def window(self, top: int, left: int, height: int, width: int) -> NonlinearBlur:
+        raise FlashdiffError("nonlinear-blur has no part of its own for a tile; use --tile 0, or a smaller picture")
+
     def describe(self, index: int = 0) -> dict[str, Any]:
         scale = self.kernel_scale[index % len(self.kernel_scale)].item()
         return {"weights": self.weights, "kernel_scale": round(scale, 4)}

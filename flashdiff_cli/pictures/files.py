@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import tempfile
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -69,6 +69,15 @@ class Picture:
         if self.alpha is not None:
             picture.putalpha(Image.fromarray(self.alpha))
         return picture
+
+
+    def to_rgb(self) -> Image.Image:
+        """For looking at: 8 bits, three channels, transparency on white."""
+        shown = replace(self, deep=False).to_pil()
+        if self.alpha is not None:
+            ground = Image.new("RGBA", shown.size, "white")
+            shown = Image.alpha_composite(ground, shown.convert("RGBA"))
+        return shown.convert("RGB")
 
 
 def from_pil(picture: Image.Image) -> Picture:
@@ -185,20 +194,19 @@ def write_picture(picture: Picture, path: str | Path, quality: int = 95) -> None
         extras["quality"] = quality
     if kind == "JPEG":
         extras["subsampling"] = 0
-    temporary = None
+    # One name for each target, so that what a killed run leaves is replaced when its picture is done again.
+    name = hashlib.sha256(path.name.encode(errors="surrogateescape")).hexdigest()[:12]
+    temporary = path.with_name(f".flashdiff-{name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.stem[:40]}-", suffix=path.suffix, dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "wb") as file:
             pil.save(file, kind, **extras)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
-        temporary = None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise FlashdiffError(f"{path}: cannot be written ({reason}); choose another --output") from error
     finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)

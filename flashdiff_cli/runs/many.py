@@ -1,9 +1,10 @@
-"""Many pictures, one after the other: a file that fails is recorded and the rest goes on."""
+"""Many pictures: reading and writing overlap with computing, and a file that fails is recorded while the rest goes on."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 from flashdiff_cli.errors import FlashdiffError
@@ -11,29 +12,91 @@ from flashdiff_cli.pictures.files import Picture, read_picture
 from flashdiff_cli.runs.plan import Job
 from flashdiff_cli.runs.record import Record
 
+Finish = Callable[[Record], None]
+
 
 class Work(Protocol):
     """What is done with each picture."""
 
-    def __call__(self, job: Job, picture: Picture) -> Record:
-        """Do it, write what is to be written, and return the record."""
+    def __call__(self, job: Job, picture: Picture) -> tuple[Record, Finish | None]:
+        """Compute; returns the record, and what is still to be written, which is done while the next one computes."""
 
 
-def each(jobs: Sequence[Job], work: Work, begin: Callable[[Job], None] = lambda job: None) -> Iterator[Record]:
-    """Run `work` on every job's picture and yield the records in order; failures become records with `error`."""
-    for job in jobs:
-        begin(job)
-        start = time.perf_counter()
-        try:
-            picture = read_picture(job.source)
-            read = time.perf_counter() - start
-            record = work(job, picture)
-            record.seconds = {"read": read} | record.seconds | {"total": time.perf_counter() - start}
-        except FlashdiffError as error:
-            text = str(error)
-            record = Record(str(job.source), status="failed", error=text)
-        except (MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
-                raise
-            record = Record(str(job.source), status="failed", error=f"{job.source}: not enough memory; make the picture smaller")
-        yield record
+def _failure(job: Job, error: Exception) -> Record | None:
+    """The record of a picture that could not be done; None if the error is a fault of the program."""
+    if isinstance(error, FlashdiffError):
+        return Record(str(job.source), status="failed", error=str(error))
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error).lower()):
+        return Record(str(job.source), status="failed", error=f"{job.source}: not enough memory; use a smaller --tile")
+    return None
+
+
+def _read(job: Job) -> tuple[Picture, float]:
+    start = time.perf_counter()
+    picture = read_picture(job.source)
+    return picture, time.perf_counter() - start
+
+
+def _write(job: Job, record: Record, finish: Finish) -> Record:
+    start = time.perf_counter()
+    try:
+        finish(record)
+    except Exception as error:
+        failed = _failure(job, error)
+        if failed is None:
+            raise
+        return failed
+    record.seconds["write"] = time.perf_counter() - start
+    return record
+
+
+def each(
+    jobs: Sequence[Job],
+    work: Work,
+    begin: Callable[[Job], None] = lambda job: None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Iterator[Record]:
+    """Run `work` on every job's picture; the records come in order, failures as records with `error`.
+
+    At any time one picture is read ahead, one is computed and one is written, so memory does not grow with the run.
+
+    Args:
+        jobs: what to do.
+        work: see `Work`.
+        begin: called before a picture is computed.
+        stopped: asked between pictures; once it is true, those that are computed are still written and the rest is left.
+    """
+    with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(1, "write") as writer:
+        ahead: Future | None = reader.submit(_read, jobs[0]) if jobs else None
+        writing: Future | None = None
+        for index, job in enumerate(jobs):
+            if stopped():
+                break
+            begin(job)
+            reading = ahead
+            ahead = None
+            record: Record | Future
+            try:
+                picture, seconds = reading.result()
+                ahead = reader.submit(_read, jobs[index + 1]) if index + 1 < len(jobs) else None
+                start = time.perf_counter()
+                record, finish = work(job, picture)
+                record.seconds = {"read": seconds} | record.seconds | {"total": seconds + time.perf_counter() - start}
+                if finish is not None:
+                    record = writer.submit(_write, job, record, finish)
+            except Exception as error:
+                failed = _failure(job, error)
+                if failed is None:
+                    raise
+                record = failed
+            if ahead is None and index + 1 < len(jobs):
+                ahead = reader.submit(_read, jobs[index + 1])
+            if writing is not None:
+                yield writing.result()
+                writing = None
+            if isinstance(record, Future):
+                writing = record
+            else:
+                yield record
+        if writing is not None:
+            yield writing.result()

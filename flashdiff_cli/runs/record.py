@@ -17,7 +17,7 @@ class Record:
     output: str | None = None
     """Path written."""
     status: str = "done"
-    """"done" or "failed"."""
+    """"done", "skipped" (an earlier run has done it; the figures are that run's) or "failed"."""
     error: str | None = None
     width: int | None = None
     height: int | None = None
@@ -28,10 +28,13 @@ class Record:
     severity: float | None = None
     """Standard deviation of the latent estimate's error."""
     variance: float | None = None
+    """Mean over the tiles, where there are several."""
     start_step: int | None = None
+    """Of the hardest tile, where there are several; so is `steps`."""
     schedule_steps: int | None = None
     steps: int | None = None
     network_evaluations: int | None = None
+    """Of all tiles together."""
     seconds: dict[str, float] = field(default_factory=dict)
     """By phase, and in all as `total`."""
     solver: dict[str, Any] | None = None
@@ -44,6 +47,8 @@ class Record:
     dtype: str | None = None
     version: str | None = None
     notes: list[str] = field(default_factory=list)
+    tiles: list[dict[str, Any]] | None = None
+    """Where a picture was cut: each tile's place in pixels, severity, start_step, steps and network_evaluations."""
 
     def to_json(self) -> str:
         """One line of strict JSON."""

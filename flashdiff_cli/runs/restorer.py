@@ -15,11 +15,15 @@ from PIL import Image
 
 from flashdiff_cli import __version__
 from flashdiff_cli.errors import FlashdiffError, UsageError
+from flashdiff_cli.hub.resolve import resolve_model
 from flashdiff_cli.operators import OPERATORS, Operator
 from flashdiff_cli.operators.base import per_sample
 from flashdiff_cli.operators.mirror import Margins, pad
 from flashdiff_cli.pictures.files import Picture, from_pil, read_picture
+from flashdiff_cli.pictures.tiles import OVERLAP, Canvas
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
+from flashdiff_cli.runs.decide import model_state
+from flashdiff_cli.runs.pieces import combine, describe_tile, estimate, figures, grain_of, tiles_of
 from flashdiff_cli.runs.record import Record
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -32,8 +36,9 @@ LIMITS = {
     "noise_correction": (0.0, 1e6),
     "variance_multiplier": (0.0, 1e6),
 }
-MAX_PIXELS = 1_500_000
-"""A picture with more pixels needs more memory for its gradients than most machines have."""
+MIN_TILE, MAX_TILE = 64, 4096
+TILE = 384
+"""Sides above this are cut, unless the settings say otherwise."""
 
 
 @dataclass
@@ -53,6 +58,7 @@ class Settings:
         noise_correction, variance_multiplier: see `flash.start`.
         encoder: name of the severity encoder component.
         seed: of all draws, together with the picture's content.
+        tile: pictures with a longer side are cut into tiles of this side; 0: never.
     """
 
     operator: str | None = None
@@ -68,6 +74,7 @@ class Settings:
     variance_multiplier: float | None = None
     encoder: str | None = None
     seed: int = 0
+    tile: int = TILE
 
     def check(self) -> None:
         """Raise a UsageError for what makes no sense, before any picture is read."""
@@ -79,6 +86,8 @@ class Settings:
             raise UsageError(f"--{given[0].replace('_', '-')} needs --operator: which degradation is it a parameter of?")
         if self.start not in START_MODES:
             raise UsageError(f"--start {self.start!r} is unknown; choose from {', '.join(START_MODES)}")
+        if self.tile and not MIN_TILE <= self.tile <= MAX_TILE:
+            raise UsageError(f"--tile {self.tile} is out of range; give a number from {MIN_TILE} to {MAX_TILE}, or 0 for no tiles")
         for name, (low, high) in LIMITS.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
@@ -100,6 +109,13 @@ def pick_device(name: str = "auto") -> torch.device:
     if not present[kind]:
         raise UsageError(f"--device {name}: torch finds no such device here; use --device auto")
     return torch.device(name)
+
+
+def _part(callback: Callable[[int, int], None], index: int, count: int) -> Callable[[int, int], None]:
+    """Progress of one tile as progress of the whole: its own steps if it is the only one, else in hundredths of a tile."""
+    if count == 1:
+        return callback
+    return lambda done, total: callback(100 * index + 100 * done // max(total, 1), 100 * count)
 
 
 def picture_seed(seed: int, digest: bytes) -> int:
@@ -137,6 +153,15 @@ class Restorer:
         pipeline = FlashDiffusionPipeline.from_pretrained(self.model, DTYPES[self.dtype], revision, offline, cache_dir)
         self.pipeline = pipeline.to(self.device)
 
+    @staticmethod
+    def identity(model: str | Path, offline: bool = False) -> dict[str, str]:
+        """What an output depends on besides its settings: which model it is, without loading it.
+
+        Raises:
+            UsageError, FlashdiffError: as for `resolve_model`.
+        """
+        return {"model": model_state(resolve_model(str(model), offline=offline))}
+
     def check(self, settings: Settings) -> None:
         """Raise a UsageError for settings that make no sense with this model, before any picture is read."""
         settings.check()
@@ -153,17 +178,12 @@ class Restorer:
         options, size = settings.operator_options, picture.size
         if settings.operator is not None:
             size = OPERATORS[settings.operator].image_size(size, options)
-        if size[0] * size[1] > MAX_PIXELS:
-            raise FlashdiffError(
-                f"{size[1]} x {size[0]} pixels are more than this version restores in one piece "
-                f"({MAX_PIXELS:,}); make the picture smaller first"
-            )
-        grain = self.pipeline.grain
-        whole = tuple(-(-side // grain) * grain for side in size)
         operator = None
         if settings.operator is not None:
-            cls = OPERATORS[settings.operator]
-            operator = cls.from_options(size, settings.seed, **options)
+            operator = OPERATORS[settings.operator].from_options(size, settings.seed, **options)
+        grain = grain_of(self.pipeline, operator)
+        whole = tuple(-(-side // grain) * grain for side in size)
+        if operator is not None:
             if operator.measured_size(size) != picture.size:
                 raise FlashdiffError(f"the operator {settings.operator} does not fit a picture of {picture.size[1]} x {picture.size[0]}")
             operator = operator.extend(whole)
@@ -203,40 +223,52 @@ class Restorer:
 
         Raises:
             UsageError: settings that make no sense.
-            FlashdiffError: the picture is too large, or the model lacks what is asked for.
+            FlashdiffError: the model lacks what is asked for, or the operator cannot be cut into tiles.
         """
         settings = settings or Settings()
         self.check(settings)
         begin = time.perf_counter()
         measured, operator, size = self._prepare(picture, settings)
-        generator = torch.Generator().manual_seed(picture_seed(settings.seed, picture.digest))
-        result = self.pipeline(
-            measured,
-            operator,
-            settings.noise_std,
-            solver=self.pipeline.make_solver(settings.solver, **settings.solver_options),
-            steps=settings.steps,
-            eta=settings.eta,
-            noise_correction=settings.noise_correction,
-            variance_multiplier=settings.variance_multiplier,
-            start=settings.start,
-            start_step=settings.start_step,
-            generators=[generator],
-            encoder=settings.encoder,
-            callback=callback,
-        )
+        whole = measured.shape[2:] if operator is None else tuple(n * operator.stride for n in measured.shape[2:])
+        tiles = tiles_of(self.pipeline, operator, whole, settings.tile)
         record = self._record(name, size, settings, picture)
-        record.operator = result.operators[0] | {"estimated": result.operator_estimated}
-        record.noise_std = result.noise_std[0].item()
-        record.variance = result.variance[0].item()
-        record.severity = result.variance[0].sqrt().item()
-        record.start_step = int(result.start_step[0])
-        record.schedule_steps = result.schedule_steps
-        record.steps = int(result.steps[0])
-        record.network_evaluations = int(result.network_evaluations[0])
-        record.solver, record.encoder = result.solver, result.encoder
-        record.seconds = dict(result.seconds) | {"total": time.perf_counter() - begin}
-        return picture.with_image(result.images[..., : size[0], : size[1]].cpu()), record
+        noise_std, estimated = settings.noise_std, operator is None
+        if estimated and len(tiles) > 1:
+            operator, found = estimate(self.pipeline, measured, tiles)
+            noise_std = found if noise_std is None else noise_std
+            record.seconds["estimate"] = time.perf_counter() - begin
+        seed = picture_seed(settings.seed, picture.digest)
+        generator = torch.Generator().manual_seed(seed)
+        stage = self.pipeline.stage
+        # Tiles share the noise of the whole picture, so that they agree where they overlap.
+        noise = torch.randn(stage.channels, *(side // stage.grain for side in whole), generator=generator)
+        canvas, results = Canvas(3, whole), []
+        solver = self.pipeline.make_solver(settings.solver, **settings.solver_options)
+        for index, tile in enumerate(tiles):
+            if index:
+                generator = torch.Generator().manual_seed(picture_seed(seed, index.to_bytes(8, "big")))
+            result = self.pipeline(
+                tile.of(measured, 1 if operator is None else operator.stride),
+                operator if operator is None else operator.window(tile.top, tile.left, tile.height, tile.width),
+                noise_std,
+                solver=solver,
+                steps=settings.steps,
+                eta=settings.eta,
+                noise_correction=settings.noise_correction,
+                variance_multiplier=settings.variance_multiplier,
+                start=settings.start,
+                start_step=settings.start_step,
+                generators=[generator],
+                encoder=settings.encoder,
+                noise=tile.of(noise, stage.grain)[None],
+                callback=None if callback is None else _part(callback, index, len(tiles)),
+            )
+            canvas.add(tile, result.images[0])
+            results.append(figures(result))
+            results[-1]["operator"]["estimated"] = estimated
+        combine(record, tiles, results)
+        record.seconds["total"] = time.perf_counter() - begin
+        return picture.with_image(canvas.image()[None, :, : size[0], : size[1]]), record
 
     def analyse(self, picture: Picture, settings: Settings | None = None, name: str = "") -> tuple[dict[str, Any], Record]:
         """What is known before any step: `latent` (1, C, h, w), `variance` (1,), `decoded` (1, 3, H, W), and the record."""
@@ -245,26 +277,40 @@ class Restorer:
         begin = time.perf_counter()
         measured, operator, size = self._prepare(picture, settings)
         lifted = measured if operator is None else operator.lift(measured)
-        analysis = self.pipeline.analyse(lifted, settings.operator, settings.encoder)
+        tiles = tiles_of(self.pipeline, operator, tuple(lifted.shape[2:]), settings.tile)
         record = self._record(name, size, settings, picture)
-        noise = settings.noise_std
-        if operator is None:
-            operator, found = self.pipeline.estimate_operator(lifted.to(analysis.decoded), analysis)
-            record.operator = {"name": operator.name, **operator.describe(), "estimated": True}
-        else:
-            _, found = self.pipeline.estimate_operator(lifted.to(analysis.decoded), analysis)
-            record.operator = {"name": operator.name, **operator.describe(), "estimated": False}
-        record.noise_std = found[0].item() if noise is None else float(per_sample(noise)[0])
-        variance = analysis.variance.float().cpu()
-        record.variance, record.severity = variance[0].item(), variance[0].sqrt().item()
+        if operator is None and len(tiles) > 1:
+            known, noise = estimate(self.pipeline, lifted, tiles)
+        grain, variances = self.pipeline.stage.grain, []
+        decoded, latent = Canvas(3, tuple(lifted.shape[2:])), None
+        for tile in tiles:
+            part = tile.of(lifted)
+            analysis = self.pipeline.analyse(part, settings.operator, settings.encoder)
+            if len(tiles) == 1 or operator is not None:
+                known, found = self.pipeline.estimate_operator(part.to(analysis.decoded), analysis)
+                noise = found[0].item()
+            decoded.add(tile, analysis.decoded[0])
+            if latent is None:
+                latent = Canvas(len(analysis.latent[0]), tuple(n // grain for n in lifted.shape[2:]), OVERLAP // grain)
+            latent.add(tile.shrunk(grain), analysis.latent[0])
+            variances.append(analysis.variance[0].item())
+        used = known if operator is None else operator
+        record.operator = {"name": used.name, **used.describe(), "estimated": operator is None}
+        record.noise_std = noise if settings.noise_std is None else settings.noise_std
         schedule = self.pipeline.schedule(settings.steps or self.pipeline.defaults["steps"])
         multiplier = settings.variance_multiplier
         multiplier = self.pipeline.defaults["variance_multiplier"] if multiplier is None else multiplier
-        record.start_step = int(schedule.start_level(variance * multiplier)[0])
-        record.schedule_steps, record.encoder = len(schedule), analysis.encoder
+        levels = schedule.start_level(torch.tensor(variances) * multiplier).tolist()
+        variance = torch.tensor([sum(variances) / len(variances)])
+        record.variance, record.severity = variance[0].item(), variance[0].sqrt().item()
+        record.start_step, record.schedule_steps, record.encoder = max(levels), len(schedule), analysis.encoder
+        if len(tiles) > 1:
+            record.tiles = [
+                describe_tile(tile, v, start_step=level) for tile, v, level in zip(tiles, variances, levels, strict=True)
+            ]
         record.seconds = {"total": time.perf_counter() - begin}
-        decoded = analysis.decoded[..., : size[0], : size[1]].cpu()
-        return {"latent": analysis.latent.cpu(), "variance": variance, "decoded": decoded}, record
+        image = decoded.image()[None, :, : size[0], : size[1]]
+        return {"latent": latent.image()[None], "variance": variance, "decoded": image}, record
 
 
 @lru_cache(maxsize=2)

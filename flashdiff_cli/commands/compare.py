@@ -1,0 +1,48 @@
+"""flashdiff compare"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+
+def compare(
+    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="Picture file.", show_default=False)],
+    after: Annotated[Path, typer.Argument(metavar="AFTER", help="Picture file.", show_default=False)],
+    truth: Annotated[Optional[Path], typer.Option("--truth", help="Clean picture: shown third, and PSNR and SSIM to it.")] = None,
+    output: Annotated[
+        Optional[Path], typer.Option("--output", "-o", help="Where to write (default: AFTER-compared.png).")
+    ] = None,
+) -> None:
+    """Two pictures side by side as one PNG."""
+    from flashdiff_cli.errors import UsageError
+    from flashdiff_cli.pictures.files import check_output, from_pil, read_picture, write_picture
+    from flashdiff_cli.pictures.side import side_by_side
+
+    target = output or after.with_name(f"{after.stem}-compared.png")
+    check_output(target)
+    paths = [before, after] + ([] if truth is None else [truth])
+    if target.absolute() in {path.absolute() for path in paths}:
+        raise UsageError(f"{target}: the output would overwrite an input; choose another --output")
+    pictures = [read_picture(path) for path in paths]
+    captions = [path.name for path in paths]
+    if truth is not None:
+        try:
+            from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+        except ImportError:
+            raise UsageError('--truth needs the extra packages of pip install "flashdiff[bench]"') from None
+
+        clean = (pictures[2].image + 1) / 2
+        for index, picture in enumerate(pictures[:2]):
+            if picture.size != pictures[2].size:
+                raise UsageError(f"--truth {truth} is of another size than {paths[index]}")
+            image = (picture.image + 1) / 2
+            psnr = peak_signal_noise_ratio(image, clean, data_range=1.0).item()
+            ssim = structural_similarity_index_measure(image, clean, data_range=1.0).item()
+            captions[index] += f": {psnr:.2f} dB, SSIM {ssim:.3f}"
+            print(f"{paths[index]}: PSNR {psnr:.2f} dB, SSIM {ssim:.4f}")
+    sheet = side_by_side([picture.to_rgb() for picture in pictures], captions)
+    write_picture(from_pil(sheet), target)
+    print(target)

@@ -1,0 +1,80 @@
+"""What a restored image still owes to its measurement: a last step of data consistency, in pixels.
+
+The first stage loses some detail and colour, and a solver's guidance stops short of the measurement. The measurement
+y = A(x) + n says what is missing: with a restored image x' whose error is taken for white with variance t^2,
+
+    x = x' + d,   d = argmin |A d - r|^2 / (2 s^2) + |d|^2 / (2 t^2),   r = y - A(x'),
+
+the posterior mean of the error. The residual itself tells t^2: the mean of r^2 is s^2 + t^2 a, where a is the mean square
+gain of A. Where noise explains all of the residual, t^2 is 0 and nothing is changed; without noise, the correction is all that
+the measurement asks for.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from flashdiff_cli.operators import Operator
+
+ITERATIONS = 30
+"""Conjugate gradient steps at most."""
+TOLERANCE = 1e-3
+
+
+def _mean(x: torch.Tensor) -> torch.Tensor:
+    """(B,) means over all but the samples."""
+    return x.flatten(1).mean(1)
+
+
+def _each(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return values.to(like).view(-1, *[1] * (like.ndim - 1))
+
+
+def gain(operator: Operator, like: torch.Tensor) -> torch.Tensor:
+    """(B,) mean square gain of a linear operator: what white noise of variance 1 becomes, for images shaped as `like`."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(like.shape[1:], generator=generator).to(like).expand_as(like)
+    return operator.forward(noise).square().flatten(1).mean(1)
+
+
+def correct(image: torch.Tensor, measurement: torch.Tensor, operator: Operator, noise_std: torch.Tensor) -> torch.Tensor:
+    """The image with what its measurement says of its error.
+
+    Args:
+        image: (B, 3, H, W) in [-1, 1].
+        measurement: y, in [-1, 1] units.
+        operator: A; where it is not linear the image comes back as it is.
+        noise_std: (B,) on intensities in [0, 1].
+
+    Returns:
+        (B, 3, H, W) in [-1, 1].
+    """
+    if not operator.linear:
+        return image
+    residual = measurement.to(image) - operator.on_signed(image)
+    noise = (2 * noise_std).square().to(image).clamp(min=1e-8)
+    error = ((_mean(residual.square()) - noise) / gain(operator, image).clamp(min=1e-8)).clamp(min=0)
+    # The normal equations, times t^2 s^2 so that both variances may vanish: (t^2 A'A + s^2) d = t^2 A'r.
+    t, s = _each(error, image), _each(noise, image)
+
+    def normal(d: torch.Tensor) -> torch.Tensor:
+        return t * operator.adjoint(operator.forward(d)) + s * d
+
+    right = t * operator.adjoint(residual)
+    d = torch.zeros_like(image)
+    left, direction = right.clone(), right.clone()
+    power = left.square().flatten(1).sum(1)
+    enough = TOLERANCE**2 * power
+    for _ in range(ITERATIONS):
+        active = power > enough
+        if not bool(active.any()):
+            break
+        image_of = normal(direction)
+        curvature = (direction * image_of).flatten(1).sum(1)
+        step = torch.where(active, power / curvature.clamp(min=1e-30), 0.0)
+        d = d + _each(step, d) * direction
+        left = left - _each(step, d) * image_of
+        now = left.square().flatten(1).sum(1)
+        direction = left + _each(now / power.clamp(min=1e-30), d) * direction
+        power = now
+    return (image + d).clamp(-1, 1)

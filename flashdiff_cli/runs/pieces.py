@@ -1,0 +1,111 @@
+"""One picture in pieces: what is estimated of the whole, and what the pieces' records say together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from flashdiff_cli.operators import GaussianBlur, Operator
+from flashdiff_cli.pictures.tiles import Tile, cut
+from flashdiff_cli.pipeline import FlashDiffusionPipeline, Restoration
+from flashdiff_cli.runs.record import Record
+
+LOOKED_AT = 32
+"""Tiles that the blind estimate of a large picture is made from, spread evenly."""
+
+
+def grain_of(pipeline: FlashDiffusionPipeline, operator: Operator | None) -> int:
+    """Sides and positions of tiles are multiples of this."""
+    return math.lcm(pipeline.grain, operator.stride if operator is not None else 1)
+
+
+def tiles_of(pipeline: FlashDiffusionPipeline, operator: Operator | None, size: tuple[int, int], side: int) -> list[Tile]:
+    """The tiles of an image; one if `side` is 0."""
+    if not side:
+        return [Tile(0, 0, *size)]
+    return cut(size, side, grain_of(pipeline, operator))
+
+
+def weighted_median(values: torch.Tensor, weights: torch.Tensor) -> float:
+    """The value at which half of the weight is reached.
+
+    Args:
+        values, weights: (N,), N > 0, weights not negative.
+    """
+    order = values.argsort()
+    reached = weights[order].double().cumsum(0)
+    index = int(torch.searchsorted(reached, reached[-1] / 2))
+    return values[order][min(index, len(values) - 1)].item()
+
+
+def estimate(pipeline: FlashDiffusionPipeline, measured: torch.Tensor, tiles: Sequence[Tile]) -> tuple[Operator, float]:
+    """One blur and one noise level for a picture that is restored in pieces.
+
+    The median over tiles, each weighed by the gradient that its reconstruction has: a piece of sky says nothing of a blur.
+
+    Args:
+        measured: (1, 3, H, W).
+        tiles: of it.
+    """
+    chosen = tiles[:: -(-len(tiles) // LOOKED_AT)]
+    widths, noises, weights = [], [], []
+    for tile in chosen:
+        part = tile.of(measured)
+        analysis = pipeline.analyse(part)
+        operator, noise = pipeline.estimate_operator(part.to(analysis.decoded), analysis)
+        widths.append(operator.describe()["blur_std"])
+        noises.append(noise[0].item())
+        weights.append(pipeline.evidence(part, analysis).gradient[0].item() + 1e-6)
+    weight = torch.tensor(weights)
+    return GaussianBlur(weighted_median(torch.tensor(widths), weight)), weighted_median(torch.tensor(noises), weight)
+
+
+def combine(record: Record, tiles: Sequence[Tile], results: Sequence[dict[str, Any]]) -> None:
+    """Fill a record from the `figures` of a picture's tiles.
+
+    The variance is the mean over tiles, start step and steps are those of the hardest, the network evaluations are
+    those of all together, and so are the seconds.
+    """
+    first = results[0]
+    record.operator = first["operator"]
+    record.noise_std, record.schedule_steps = first["noise_std"], first["schedule_steps"]
+    record.variance = sum(r["variance"] for r in results) / len(results)
+    record.severity = math.sqrt(record.variance)
+    record.start_step = max(r["start_step"] for r in results)
+    record.steps = max(r["steps"] for r in results)
+    record.network_evaluations = sum(r["network_evaluations"] for r in results)
+    record.solver, record.encoder = first["solver"], first["encoder"]
+    for result in results:
+        for phase, seconds in result["seconds"].items():
+            record.seconds[phase] = record.seconds.get(phase, 0.0) + seconds
+    if len(tiles) > 1:
+        kept = ("start_step", "steps", "network_evaluations")
+        record.tiles = [
+            describe_tile(tile, result["variance"], **{name: result[name] for name in kept})
+            for tile, result in zip(tiles, results, strict=True)
+        ]
+
+
+def describe_tile(tile: Tile, variance: float, **more: int) -> dict[str, Any]:
+    """A tile's entry in a record."""
+    return asdict(tile) | {"severity": math.sqrt(variance), **more}
+
+
+def figures(result: Restoration) -> dict[str, Any]:
+    """What is kept of a tile's restoration: everything but the images."""
+    return {
+        "operator": result.operators[0] | {"estimated": result.operator_estimated},
+        "noise_std": result.noise_std[0].item(),
+        "variance": result.variance[0].item(),
+        "start_step": int(result.start_step[0]),
+        "steps": int(result.steps[0]),
+        "network_evaluations": int(result.network_evaluations[0]),
+        "schedule_steps": result.schedule_steps,
+        "solver": result.solver,
+        "encoder": result.encoder,
+        "seconds": result.seconds,
+    }

@@ -1,0 +1,271 @@
+"""Runs over many pictures: what is found, skipped, refused, gone on with, and what an interruption leaves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import save_tiny_model
+
+from flashdiff_cli.commands.app import main
+from flashdiff_cli.errors import FlashdiffError
+from flashdiff_cli.runs.journal import NAME, Journal, fingerprint
+from flashdiff_cli.runs.many import each
+from flashdiff_cli.runs.plan import Job, find
+from flashdiff_cli.runs.record import Record
+
+DEFAULTS = {"solver": "ldps", "steps": 20, "eta": 0.0}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny", defaults=DEFAULTS)
+
+
+@pytest.fixture
+def run(model, capsys):
+    """Run `restore`; (exit code, records, stderr)."""
+
+    def call(*arguments):
+        code = 0
+        try:
+            main(["restore", *map(str, arguments), "--model", str(model), "--json", "--start-step", "2"])
+        except SystemExit as leave:
+            code = leave.code or 0
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return code, [json.loads(line) for line in out.splitlines()], err
+
+    return call
+
+
+def picture(path, seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (16, 24, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def folder(path, count=3):
+    for i in range(count):
+        picture(path / f"{i}.png", i)
+    return path
+
+
+def outputs(path):
+    return {p.name: p.read_bytes() for p in path.rglob("*") if p.is_file() and p.name != NAME}
+
+
+def status(records):
+    return [r["status"] for r in records]
+
+
+def test_a_second_run_skips_what_is_done_and_repeats_its_record(run, tmp_path):
+    folder(tmp_path / "in")
+    code, first, _ = run(tmp_path / "in", "-o", tmp_path / "out")
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*.png")}
+    again, second, _ = run(tmp_path / "in", "-o", tmp_path / "out")
+    assert (code, again) == (0, 0) and status(second) == ["skipped"] * 3
+    assert [r["severity"] for r in second] == [r["severity"] for r in first]
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*.png")}
+
+
+def test_changed_settings_or_sources_are_done_again(run, tmp_path):
+    folder(tmp_path / "in")
+    run(tmp_path / "in", "-o", tmp_path / "out")
+    picture(tmp_path / "in" / "1.png", 99)
+    assert status(run(tmp_path / "in", "-o", tmp_path / "out")[1]) == ["skipped", "skipped", "done"]
+    assert status(run(tmp_path / "in", "-o", tmp_path / "out", "--seed", 4)[1]) == ["done"] * 3
+    assert status(run(tmp_path / "in", "-o", tmp_path / "out", "--seed", 5, "--resume")[1]) == ["skipped"] * 3
+    assert status(run(tmp_path / "in", "-o", tmp_path / "out", "--seed", 4, "--overwrite")[1]) == ["done"] * 3
+
+
+def test_another_program_s_file_is_never_replaced_unasked(run, tmp_path):
+    source = picture(tmp_path / "a.png")
+    mine = tmp_path / "a-restored.png"
+    mine.write_bytes(b"precious")
+    code, records, err = run(source)
+    assert code == 1 and status(records) == ["failed"] and "--overwrite" in err and mine.read_bytes() == b"precious"
+    assert run(source, "--overwrite")[0] == 0 and mine.read_bytes() != b"precious"
+    mine.write_bytes(mine.read_bytes() + b"edited since")
+    assert run(source)[0] == 1
+
+
+def test_outputs_beside_their_inputs_are_not_taken_for_inputs(run, tmp_path):
+    folder(tmp_path, 2)
+    run(tmp_path)
+    code, records, _ = run(tmp_path, "--seed", 1)
+    assert code == 0 and [Path(r["input"]).name for r in records] == ["0.png", "1.png"]
+    assert len(run(tmp_path / "0-restored.png")[1]) == 1
+
+
+def test_in_place(run, tmp_path):
+    source = picture(tmp_path / "a.png")
+    before = source.read_bytes()
+    assert run(source, "--in-place")[0] == 0
+    once = source.read_bytes()
+    assert once != before and outputs(tmp_path) == {"a.png": once}
+    assert status(run(source, "--in-place")[1]) == ["skipped"]
+    code, _, err = run(source, "--in-place", "--seed", 3)
+    assert code == 1 and "--overwrite" in err and source.read_bytes() == once
+    assert run(source, "--in-place", "--overwrite")[0] == 0 and source.read_bytes() != once
+    code, _, err = run(source, "--in-place", "-o", tmp_path / "x.png")
+    assert code == 2 and "--in-place" in err
+    (tmp_path / "b.gif").write_bytes(b"")
+    assert run(tmp_path / "b.gif", "--in-place")[0] == 2
+
+
+def test_a_dry_run_writes_nothing(run, tmp_path, capsys, model):
+    folder(tmp_path / "in", 2)
+    run(tmp_path / "in" / "0.png", "-o", tmp_path / "out")
+    before = outputs(tmp_path)
+    code, plan, _ = run(tmp_path / "in", "-o", tmp_path / "out", "--dry-run")
+    assert code == 0 and [p["action"] for p in plan] == ["skip", "restore"] and outputs(tmp_path) == before
+    (tmp_path / "out" / "1.png").write_bytes(b"x")
+    code, plan, _ = run(tmp_path / "in", "-o", tmp_path / "out", "--dry-run")
+    assert code == 1 and plan[1]["action"] == "refuse" and "--overwrite" in plan[1]["reason"]
+
+
+def test_limits_patterns_and_lists(run, tmp_path, monkeypatch):
+    folder(tmp_path / "in", 4)
+    assert len(run(tmp_path / "in", "--limit", 2, "-o", tmp_path / "a")[1]) == 2
+    assert len(run(tmp_path / "in" / "[12].png", "-o", tmp_path / "b")[1]) == 2
+    code, _, err = run(tmp_path / "in" / "x*.png")
+    assert code == 1 and "nothing matches" in err
+    lines = f"{tmp_path / 'in' / '3.png'}\n\n{tmp_path / 'in' / '0.png'}\n"
+    monkeypatch.setattr("sys.stdin", iter(lines.splitlines(keepends=True)))
+    assert [Path(r["input"]).name for r in run("-", "-o", tmp_path / "c")[1]] == ["3.png", "0.png"]
+    odd = picture(tmp_path / "odd[1].png")
+    assert [job.source for job in find([odd])] == [odd]
+
+
+def test_a_journal_survives_what_a_killed_run_leaves(tmp_path):
+    source, target = picture(tmp_path / "a.png"), picture(tmp_path / "out" / "a.png", 1)
+    job = Job(source, Path("a.png"), target)
+    journal = Journal()
+    assert journal.state(job, "x") == "foreign"
+    journal.add(job, "x", Record(str(source), severity=0.5))
+    whole = (tmp_path / "out" / NAME).read_bytes()
+    for end in range(0, len(whole) - 1, 7):
+        (tmp_path / "out" / NAME).write_bytes(whole[:end])
+        assert Journal().state(job, "x") == "foreign"
+    (tmp_path / "out" / NAME).write_bytes(b"\xff\x00{}\n[1]\n" + whole[:50] + b"\n" + whole)
+    assert Journal().state(job, "x") == "done" and Journal().state(job, "y") == "stale"
+    assert Journal().record(job).severity == 0.5
+    target.unlink()
+    assert Journal().state(job, "x") == "new"
+
+
+def test_fingerprints():
+    assert fingerprint(a=1, b=2) == fingerprint(b=2, a=1) != fingerprint(a=1, b=3)
+
+
+def test_reading_and_writing_overlap_with_computing(tmp_path):
+    """Each picture's three parts take their turn while the neighbours' others do, and at most three pictures are held."""
+    jobs = [Job(picture(tmp_path / f"{i}.png", i), Path(f"{i}.png")) for i in range(6)]
+    events, lock = [], threading.Lock()
+
+    def note(*what):
+        with lock:
+            events.append(what)
+
+    def work(job, image):
+        index = jobs.index(job)
+        note("compute", index)
+        time.sleep(0.02)
+        return Record(str(job.source)), lambda record: (time.sleep(0.02), note("written", index))
+
+    records = list(each(jobs, work))
+    assert [r.input for r in records] == [str(j.source) for j in jobs]
+    order = {event: i for i, event in enumerate(events)}
+    assert any(order[("compute", i + 1)] < order[("written", i)] for i in range(5))
+    assert all(order[("written", i)] < order[("compute", i + 2)] for i in range(4) if i + 2 < 6)
+
+
+def test_failures_of_reading_computing_and_writing_stay_with_their_picture(tmp_path):
+    jobs = [Job(picture(tmp_path / f"{i}.png", i), Path(f"{i}.png")) for i in range(5)]
+    jobs[1].source.write_bytes(b"")
+
+    def work(job, image):
+        index = jobs.index(job)
+        if index == 2:
+            raise MemoryError
+
+        def finish(record):
+            if index == 3:
+                raise FlashdiffError("disk full")
+
+        return Record(str(job.source)), finish
+
+    found = list(each(jobs, work))
+    assert status([vars(r) for r in found]) == ["done", "failed", "failed", "failed", "done"]
+    assert "memory" in found[2].error and found[3].error == "disk full"
+
+    def broken(job, image):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        list(each(jobs[:1], broken))
+
+
+def test_stopping_between_pictures_loses_none_that_was_computed(tmp_path):
+    jobs = [Job(picture(tmp_path / f"{i}.png", i), Path(f"{i}.png")) for i in range(5)]
+    computed, written = [], []
+
+    def work(job, image):
+        computed.append(job)
+        return Record(str(job.source)), lambda record: written.append(job)
+
+    records = list(each(jobs, work, stopped=lambda: len(computed) == 2))
+    assert len(records) == 2 and written == computed == jobs[:2]
+
+
+def command(model, *arguments):
+    return [sys.executable, "-m", "flashdiff_cli.commands.app", "restore", *map(str, arguments), "--model", str(model), "--quiet"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_ctrl_c_finishes_the_picture_and_says_what_is_left(model, tmp_path):
+    folder(tmp_path / "in", 40)
+    run = subprocess.Popen(
+        command(model, tmp_path / "in", "-o", tmp_path / "out", "--start-step", 15, "--json"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    first = run.stdout.readline()
+    run.send_signal(signal.SIGINT)
+    out, err = run.communicate(timeout=120)
+    done = [json.loads(line) for line in (first + out).splitlines()]
+    assert run.returncode == 130 and "left:" in err and "Traceback" not in err
+    assert 1 <= len(done) < 40 and len(outputs(tmp_path / "out")) == len(done)
+    for record in done:
+        Image.open(record["output"]).load()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_a_killed_run_leaves_whole_outputs_and_is_completed_bit_for_bit(model, tmp_path):
+    """SIGKILL at random moments; the last run completes the rest, and all is as if nothing had happened."""
+    folder(tmp_path / "in", 12)
+    arguments = ("--start-step", 15)
+    subprocess.run(command(model, tmp_path / "in", "-o", tmp_path / "quiet", *arguments), check=True)
+    expected = outputs(tmp_path / "quiet")
+    rng = np.random.default_rng(int(os.environ.get("FLASHDIFF_KILLS_SEED", 0)))
+    begun = time.perf_counter()
+    subprocess.run(command(model, tmp_path / "in" / "0.png", "-o", tmp_path / "probe" / "0.png", *arguments), check=True)
+    starting = time.perf_counter() - begun
+    for _ in range(int(os.environ.get("FLASHDIFF_KILLS", 3))):
+        run = subprocess.Popen(command(model, tmp_path / "in", "-o", tmp_path / "out", *arguments))
+        time.sleep(starting * rng.uniform(0.7, 1.3))
+        run.kill()
+        run.wait()
+        for path in (tmp_path / "out").glob("[!.]*.png"):
+            assert path.read_bytes() == expected[path.name]
+    subprocess.run(command(model, tmp_path / "in", "-o", tmp_path / "out", *arguments, "--resume"), check=True)
+    assert outputs(tmp_path / "out") == expected
