@@ -14,6 +14,7 @@ from diffusers import DiffusionPipeline
 
 from flashdiff_cli.calibration import Evidence, calibrated_variance, calibrated_width, mean_gradient
 from flashdiff_cli.errors import FlashdiffError, UsageError
+from flashdiff_cli.fidelity import correct
 from flashdiff_cli.first_stage import FirstStage
 from flashdiff_cli.flash import start as flash_start
 from flashdiff_cli.hub.resolve import resolve_model
@@ -26,7 +27,7 @@ from flashdiff_cli.severity import SeverityEncoder, SeverityEstimate
 from flashdiff_cli.solvers import SOLVERS, Problem, Solver, load_entry_points, sample
 
 FALLBACK = {"solver": "ldps", "steps": None, "eta": None, "noise_correction": 1.0, "variance_multiplier": 1.0}
-FALLBACK |= {"calibration": {}}
+FALLBACK |= {"calibration": {}, "fidelity": False}
 """Settings of a model folder that names none of its own: the paper's."""
 
 
@@ -70,6 +71,7 @@ class Restoration:
     noise_std: torch.Tensor
     solver: dict[str, Any]
     encoder: str
+    fidelity: bool
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -100,7 +102,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         severity: the default severity encoder; None: only start steps that are given can be used.
         severity_inpainting, severity_nonlinear_blur: severity encoders for missing pixels and for nonlinear blur.
         defaults: settings to use where a call gives none: `solver`, `steps`, `eta`, `noise_correction`,
-            `variance_multiplier`, `solver_settings` (by solver name) and `calibration` (by severity encoder;
+            `variance_multiplier`, `fidelity`, `solver_settings` (by solver name) and `calibration` (by severity encoder;
             see the module of that name).
     """
 
@@ -278,6 +280,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         start_step: int | torch.Tensor | None = None,
         generators: Sequence[torch.Generator] | None = None,
         encoder: str | None = None,
+        fidelity: bool | None = None,
         noise: torch.Tensor | None = None,
         callback: Callable[[int, int], None] | None = None,
     ) -> Restoration:
@@ -296,6 +299,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             start_step: start there instead of at the matched step; len(schedule) starts from pure noise.
             generators: one CPU generator a sample; None seeds them with 0.
             encoder: name of the severity encoder component.
+            fidelity: whether the restored image is corrected by its measurement at the end (`fidelity.correct`).
             noise: (B, C, h, w) standard normal for the start instead of a draw.
             callback: called with (steps done, steps in all) as the run proceeds.
 
@@ -333,6 +337,10 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             latent = sample(solver, problem, begin, generators, report)
         with clock.phase("decode"):
             images = self.stage.decode(latent).float().clamp(-1, 1)
+        fidelity = self.defaults["fidelity"] if fidelity is None else fidelity
+        if fidelity:
+            with clock.phase("fidelity"):
+                images = correct(images, measurement.float(), operator, noise_std)
         return Restoration(
             images=images,
             decoded=analysis.decoded,
@@ -347,6 +355,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             noise_std=noise_std,
             solver={"name": solver.name, "eta": eta, **solver.describe()},
             encoder=analysis.encoder,
+            fidelity=bool(fidelity),
             seconds=clock.seconds,
         )
 

@@ -1,5 +1,6 @@
 """Runs over many pictures: what is found, skipped, refused, gone on with, and what an interruption leaves."""
 
+import csv
 import json
 import os
 import signal
@@ -36,7 +37,8 @@ def run(model, capsys):
     def call(*arguments):
         code = 0
         try:
-            main(["restore", *map(str, arguments), "--model", str(model), "--json", "--start-step", "2"])
+            fixed = [] if "--start-step" in arguments else ["--start-step", "2"]
+            main(["restore", *map(str, arguments), "--model", str(model), "--json", *fixed])
         except SystemExit as leave:
             code = leave.code or 0
         out, err = capsys.readouterr()
@@ -103,6 +105,37 @@ def test_outputs_beside_their_inputs_are_not_taken_for_inputs(run, tmp_path):
     code, records, _ = run(tmp_path, "--seed", 1)
     assert code == 0 and [Path(r["input"]).name for r in records] == ["0.png", "1.png"]
     assert len(run(tmp_path / "0-restored.png")[1]) == 1
+
+
+def test_samples_their_mean_and_maps(run, tmp_path):
+    source = picture(tmp_path / "a.png")
+    code, records, err = run(source, "-n", 3, "--severity-map", "--start-step", 19)
+    names = {f"a-restored{x}.png" for x in ("", "-sample2", "-sample3", "-mean", "-uncertainty", "-severity")}
+    assert code == 0, err
+    assert set(outputs(tmp_path)) == names | {"a.png"} and {Path(p).name for p in records[0]["others"]} == names - {"a-restored.png"}
+    images = [np.asarray(Image.open(tmp_path / f"a-restored{x}.png"), float) for x in ("", "-sample2", "-sample3")]
+    assert not np.array_equal(images[0], images[1]) and not np.array_equal(images[1], images[2])
+    mean = np.asarray(Image.open(tmp_path / "a-restored-mean.png"), float)
+    assert np.abs(mean - np.mean(images, 0)).max() <= 1
+    assert records[0]["samples"] == 3
+    assert records[0]["spread"] == pytest.approx(np.std(images, 0, ddof=1).mean() / 255, rel=0.05)
+    alone = outputs(tmp_path)["a-restored.png"]
+    run(source, "-o", tmp_path / "b.png", "--start-step", 19)
+    assert (tmp_path / "b.png").read_bytes() == alone
+    assert [Path(r["input"]).name for r in run(tmp_path, "-o", tmp_path / "out")[1]] == ["a.png"]
+
+
+def test_reports_and_tables(run, tmp_path):
+    folder(tmp_path / "in", 3)
+    (tmp_path / "in" / "1.png").write_bytes(b"no picture")
+    code, records, _ = run(tmp_path / "in", "-o", tmp_path / "out", "--report", tmp_path / "r.html", "--csv", tmp_path / "r.csv")
+    page = (tmp_path / "r.html").read_text()
+    assert code == 1 and page.count('type="range"') == 2 and page.count("<tr class=") == 3
+    assert "1.png: not a picture" in page and "http" not in page.replace("http-equiv", "")
+    with open(tmp_path / "r.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["status"] for row in rows] == ["done", "failed", "done"]
+    assert float(rows[0]["severity"]) == records[0]["severity"] and json.loads(rows[0]["operator"]) == records[0]["operator"]
 
 
 def test_in_place(run, tmp_path):

@@ -362,7 +362,7 @@ def test_settings_are_checked_and_described():
         ReSample(resampling="no-such")
     with pytest.raises(UsageError, match="--dc-step"):
         GMLDPS(dc_step=-1.0)
-    assert GMLDPS(ae_weight=0.2).describe() == {"dc_step": 1.0, "ae_weight": 0.2, "guidance": "norm"}
+    assert GMLDPS(ae_weight=0.2).describe() == {"dc_step": 1.0, "ae_weight": 0.2, "guidance": "norm", "model_std": 0.0}
     assert ReSample(every="5").every == 5
 
 

@@ -44,7 +44,7 @@ def test_between_tiles_that_disagree_the_change_is_spread():
     for tile, value in ((Tile(0, 0, 64, 64), 0.0), (Tile(0, 48, 64, 64), 1.0)):
         canvas.add(tile, torch.full((1, 64, 64), value))
     step = canvas.image()[0, 0].diff().abs()
-    assert step.max() < 0.2 and canvas is not None
+    assert step.max() < 0.2
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_between_tiles_that_disagree_the_change_is_spread():
         (BoxInpainting.from_options((96, 96), 0, box_fraction=0.4), 0),
         (Downsampling(2, (96, 96)), 4),
         (Composition(GaussianBlur(1.0), Downsampling(2, (96, 96))), 8),
-        (OPERATORS["motion-blur"].from_options((96, 96), 3), 24),
+        (OPERATORS["motion-blur"].from_options((96, 96), 3), 16),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
@@ -78,7 +78,10 @@ def test_the_weighted_median():
 @pytest.fixture
 def restorer(tmp_path):
     folder = tmp_path / "tiny"
-    tiny_pipeline(defaults={"solver": "ldps", "steps": 40, "eta": 0.0}).save_pretrained(folder, safe_serialization=True)
+    pipe = tiny_pipeline(defaults={"solver": "ldps", "steps": 40, "eta": 0.0})
+    # An untrained deviation is the same everywhere; this one depends on what it sees.
+    torch.nn.init.normal_(pipe.severity.deviation.out.weight, std=0.5, generator=torch.Generator().manual_seed(5))
+    pipe.save_pretrained(folder, safe_serialization=True)
     return Restorer(folder)
 
 

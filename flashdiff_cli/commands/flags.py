@@ -45,6 +45,7 @@ OPERATOR_FLAGS = (
 SOLVER_FLAGS = (
     Flag("dc_step", float, "step of the data-consistency gradient (eta in the paper)"),
     Flag("guidance", str, "ldps, gml-dps, psld: norm (the paper's) or bayes"),
+    Flag("model_std", float, "bayes: error of the first stage, on intensities"),
     Flag("ae_weight", float, "gml-dps, psld: weight of the autoencoder consistency (gamma in the paper)"),
     Flag("gamma", float, "resample: trust in the solved latent"),
     Flag("every", int, "resample: correct at every n-th step"),

@@ -32,6 +32,10 @@ def restore(
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep every output of an earlier run, whatever its settings were.")
     ] = False,
+    samples: Annotated[
+        int, typer.Option("--samples", "-n", min=1, max=1000, help="Restorations of each picture; with their mean and uncertainty.")
+    ] = 1,
+    severity_map: Annotated[bool, typer.Option("--severity-map", help="Write a map of where each picture is hard.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; do nothing.")] = False,
     suffix: Annotated[str, typer.Option("--suffix", help="Added to names of outputs beside their inputs.")] = "-restored",
     format: Annotated[Optional[str], typer.Option("--format", help="png, jpg, webp or tiff (default: as the input).")] = None,
@@ -57,6 +61,14 @@ def restore(
     ] = None,
     variance_multiplier: options.Multiplier = None,
     encoder: options.Encoder = None,
+    fidelity: Annotated[
+        Optional[bool],
+        typer.Option(
+            "--fidelity/--no-fidelity",
+            help="Give back at the end what the measurement says was lost (default: the model's).",
+            rich_help_panel="Method",
+        ),
+    ] = None,
     tile: options.Tile = 384,
     seed: options.Seed = 0,
     model: options.Model = "photos",
@@ -104,6 +116,7 @@ def restore(
     jobs = with_targets(jobs, output, suffix, ending, in_place)
     of_operator, of_solver = split(values)
 
+    from flashdiff_cli.runs import extras
     from flashdiff_cli.runs.restorer import Restorer, Settings
 
     settings = Settings(
@@ -119,11 +132,12 @@ def restore(
         noise_correction=noise_correction,
         variance_multiplier=variance_multiplier,
         encoder=encoder,
+        fidelity=fidelity,
         seed=seed,
         tile=tile,
     )
     settings.check()
-    made_with = fingerprint(**asdict(settings), quality=quality, dtype=dtype, **Restorer.identity(model, offline))
+    made_with = fingerprint(**asdict(settings), quality=quality, dtype=dtype, samples=samples, map=severity_map, **Restorer.identity(model, offline))
     decisions = decide(jobs, journal, made_with, overwrite, resume)
     if dry_run:
         say_plan(decisions, json)
@@ -142,8 +156,16 @@ def restore(
 
         def work(job, picture):
             restored, record = restorer.restore(picture, settings, str(job.source), shown.step)
+            map_ = extras.severity_map(restorer, picture, settings) if severity_map else None
+            more = None
+            if samples > 1:
+                more = extras.write_samples(restorer, picture, settings, restored, job.target, samples, quality, shown.step)
 
             def finish(record):
+                if map_ is not None:
+                    record.others.append(str(extras.write_severity_map(map_, job.target)))
+                if more is not None:
+                    more(record)
                 write_picture(restored, job.target, quality)
                 record.output = str(job.target)
                 journal.add(job, made_with, record)

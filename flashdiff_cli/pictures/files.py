@@ -97,14 +97,14 @@ def from_pil(picture: Image.Image) -> Picture:
         del exif[tag]
     deep, grey, alpha = False, False, None
     if picture.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I", "F"):
-        values = np.asarray(picture).astype(np.float64)
+        values = np.asarray(picture).astype(np.float32)
         if not np.isfinite(values).all():
             notes.append("values that are not finite became black")
             values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
         deep, grey = True, True
         top = values.max(initial=0)
         full = 65535.0 if picture.mode != "F" else (1.0 if top <= 1 else 255.0 if top <= 255 else 65535.0)
-        planes = np.repeat((values / full).clip(0, 1)[None], 3, 0)
+        image = torch.from_numpy((values / full).clip(0, 1)).mul_(2).sub_(1).expand(1, 3, *values.shape).contiguous()
     else:
         if picture.mode == "CMYK":
             notes.append("CMYK became RGB")
@@ -116,8 +116,9 @@ def from_pil(picture: Image.Image) -> Picture:
             picture = whole.convert("RGB")
         elif picture.mode in ("L", "1"):
             grey = True
-        planes = np.asarray(picture.convert("RGB"), dtype=np.float64).transpose(2, 0, 1) / 255
-    image = torch.from_numpy(planes * 2 - 1).float()[None].contiguous()
+        pixels = torch.from_numpy(np.array(picture.convert("RGB")))
+        # In place, so that a large picture is held once.
+        image = pixels.permute(2, 0, 1)[None].to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1)
     data = exif.tobytes() if len(exif) else None
     return Picture(image, grey=grey, deep=deep, alpha=alpha, exif=data, profile=profile, notes=notes)
 

@@ -39,12 +39,14 @@ class Journal:
 
     def __init__(self):
         self._folders: dict[Path, dict[str, dict]] = {}
+        self._others: dict[Path, set[str]] = {}
         self._seen: dict[Path, list[int] | None] = {}
 
     def _entries(self, folder: Path) -> dict[str, dict]:
         folder = folder.absolute()
         if folder not in self._folders:
-            found = self._folders[folder] = {}
+            found, others = {}, set()
+            self._folders[folder], self._others[folder] = found, others
             try:
                 lines = (folder / NAME).read_text(encoding="utf-8", errors="replace").splitlines()
             except OSError:
@@ -52,8 +54,9 @@ class Journal:
             for line in lines:
                 try:
                     entry = json.loads(line)
+                    others.update(Path(path).name for path in entry["record"].get("others") or ())
                     found[str(entry["output"])] = entry
-                except (ValueError, KeyError, TypeError):
+                except (ValueError, KeyError, TypeError, AttributeError):
                     continue
         return self._folders[folder]
 
@@ -84,9 +87,11 @@ class Journal:
         return DONE if same else STALE
 
     def made(self, path: Path) -> bool:
-        """Whether a file is the output of an earlier run, and not one that was restored in place."""
-        entry = self._entries(path.parent).get(path.name)
-        return entry is not None and not entry.get("in_place")
+        """Whether a file is what an earlier run has written, and not a picture that was restored in place."""
+        entries = self._entries(path.parent)
+        if path.name in entries:
+            return not entries[path.name].get("in_place")
+        return path.name in self._others[path.parent.absolute()]
 
     def record(self, job: Job) -> Record:
         """The record of a finished job, marked as skipped."""

@@ -78,7 +78,7 @@ def combine(record: Record, tiles: Sequence[Tile], results: Sequence[dict[str, A
     record.start_step = max(r["start_step"] for r in results)
     record.steps = max(r["steps"] for r in results)
     record.network_evaluations = sum(r["network_evaluations"] for r in results)
-    record.solver, record.encoder = first["solver"], first["encoder"]
+    record.solver, record.encoder, record.fidelity = first["solver"], first["encoder"], first["fidelity"]
     for result in results:
         for phase, seconds in result["seconds"].items():
             record.seconds[phase] = record.seconds.get(phase, 0.0) + seconds
@@ -107,5 +107,6 @@ def figures(result: Restoration) -> dict[str, Any]:
         "schedule_steps": result.schedule_steps,
         "solver": result.solver,
         "encoder": result.encoder,
+        "fidelity": result.fidelity,
         "seconds": result.seconds,
     }

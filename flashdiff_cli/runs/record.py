@@ -16,6 +16,8 @@ class Record:
     """Path as given; in a folder, the folder joined with the path below it."""
     output: str | None = None
     """Path written."""
+    others: list[str] = field(default_factory=list)
+    """Paths of what was written besides: maps, samples, their mean."""
     status: str = "done"
     """"done", "skipped" (an earlier run has done it; the figures are that run's) or "failed"."""
     error: str | None = None
@@ -35,12 +37,18 @@ class Record:
     steps: int | None = None
     network_evaluations: int | None = None
     """Of all tiles together."""
+    samples: int | None = None
+    """Restorations that were made, where there are more than one."""
+    spread: float | None = None
+    """Their standard deviation on intensities in [0, 1], mean over the pixels."""
     seconds: dict[str, float] = field(default_factory=dict)
     """By phase, and in all as `total`."""
     solver: dict[str, Any] | None = None
     """`name`, `eta` and settings."""
     encoder: str | None = None
     """The severity encoder used."""
+    fidelity: bool | None = None
+    """Whether the result was corrected by its measurement at the end."""
     model: str | None = None
     seed: int | None = None
     device: str | None = None

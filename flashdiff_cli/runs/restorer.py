@@ -57,6 +57,7 @@ class Settings:
         start_step: instead of the matched one.
         noise_correction, variance_multiplier: see `flash.start`.
         encoder: name of the severity encoder component.
+        fidelity: whether the result is corrected by its measurement at the end.
         seed: of all draws, together with the picture's content.
         tile: pictures with a longer side are cut into tiles of this side; 0: never.
     """
@@ -73,6 +74,7 @@ class Settings:
     noise_correction: float | None = None
     variance_multiplier: float | None = None
     encoder: str | None = None
+    fidelity: bool | None = None
     seed: int = 0
     tile: int = TILE
 
@@ -172,7 +174,7 @@ class Restorer:
         if settings.encoder is not None:
             self.pipeline.encoder_for(settings.operator, settings.encoder)
 
-    def _prepare(self, picture: Picture, settings: Settings) -> tuple[torch.Tensor, Operator | None, tuple[int, int]]:
+    def prepare(self, picture: Picture, settings: Settings) -> tuple[torch.Tensor, Operator | None, tuple[int, int]]:
         """The measurement, padded by mirroring to the model's grain; its operator; (H, W) of the result."""
         measured = picture.image
         options, size = settings.operator_options, picture.size
@@ -212,6 +214,7 @@ class Restorer:
         settings: Settings | None = None,
         name: str = "",
         callback: Callable[[int, int], None] | None = None,
+        sample: int = 0,
     ) -> tuple[Picture, Record]:
         """Restore one picture.
 
@@ -220,6 +223,7 @@ class Restorer:
             settings: what to do.
             name: for the record.
             callback: called with (steps done, steps in all).
+            sample: number of this restoration among several of the picture, each with draws of its own.
 
         Raises:
             UsageError: settings that make no sense.
@@ -228,7 +232,7 @@ class Restorer:
         settings = settings or Settings()
         self.check(settings)
         begin = time.perf_counter()
-        measured, operator, size = self._prepare(picture, settings)
+        measured, operator, size = self.prepare(picture, settings)
         whole = measured.shape[2:] if operator is None else tuple(n * operator.stride for n in measured.shape[2:])
         tiles = tiles_of(self.pipeline, operator, whole, settings.tile)
         record = self._record(name, size, settings, picture)
@@ -238,6 +242,8 @@ class Restorer:
             noise_std = found if noise_std is None else noise_std
             record.seconds["estimate"] = time.perf_counter() - begin
         seed = picture_seed(settings.seed, picture.digest)
+        if sample:
+            seed = picture_seed(seed, b"sample" + sample.to_bytes(8, "big"))
         generator = torch.Generator().manual_seed(seed)
         stage = self.pipeline.stage
         # Tiles share the noise of the whole picture, so that they agree where they overlap.
@@ -260,6 +266,7 @@ class Restorer:
                 start_step=settings.start_step,
                 generators=[generator],
                 encoder=settings.encoder,
+                fidelity=settings.fidelity,
                 noise=tile.of(noise, stage.grain)[None],
                 callback=None if callback is None else _part(callback, index, len(tiles)),
             )
@@ -275,7 +282,7 @@ class Restorer:
         settings = settings or Settings()
         self.check(settings)
         begin = time.perf_counter()
-        measured, operator, size = self._prepare(picture, settings)
+        measured, operator, size = self.prepare(picture, settings)
         lifted = measured if operator is None else operator.lift(measured)
         tiles = tiles_of(self.pipeline, operator, tuple(lifted.shape[2:]), settings.tile)
         record = self._record(name, size, settings, picture)

@@ -20,6 +20,9 @@ DC_STEP = Option("dc_step", float, "step of the data-consistency gradient (eta i
 AE_WEIGHT = Option(
     "ae_weight", float, "weight of the autoencoder-consistency gradient (gamma in the paper)", 0.1, 0.0, 1e6
 )
+MODEL_STD = Option(
+    "model_std", float, "bayes: error of the first stage, on intensities, that no latent can mend", 0.0, 0.0, 1.0
+)
 GUIDANCE_RULE = Option(
     "guidance",
     str,
@@ -32,7 +35,7 @@ GUIDANCE_RULE = Option(
 class GuidedSolver(Solver):
     """z_{t-1} = z'_{t-1} - grad_z ( dc_step ||y - A(Dec(z0(z)))|| + penalty )."""
 
-    options = (DC_STEP, GUIDANCE_RULE)
+    options = (DC_STEP, GUIDANCE_RULE, MODEL_STD)
 
     @abstractmethod
     def penalty(
@@ -65,13 +68,15 @@ class GuidedSolver(Solver):
                 gradient = torch.autograd.grad(penalty.sum(), z)[0] if torch.is_tensor(penalty) else 0.0
         z0, eps = z0.detach(), eps.detach()
         if score is not None:
-            a, score = problem.schedule.alpha(level, score), self.dc_step * score
+            a = problem.schedule.alpha(level, score)
             z0 = (z0 + (1 - a) / a.sqrt() * score).to(z0.dtype)
             eps = (eps - (1 - a).sqrt() * score).to(z0.dtype)
         return problem.schedule.step(z0, eps, level, noise) - gradient
 
     def _score(self, z, z0, level, difference, problem: Problem) -> torch.Tensor:
-        """grad_z log N(y; A(Dec(z0(z))), (s^2 + r^2) I), s^2 the measurement noise, r^2 what z_t leaves open in y.
+        """grad_z log N(y; A(Dec(z0(z))), (s^2 / dc_step + r^2) I), r^2 what z_t leaves open in y.
+
+        s^2 is the variance of all that no latent explains: the measurement noise, and what the first stage loses.
 
         The covariance of z0 given z_t is (1 - abar) / sqrt(abar) dz0/dz (Tweedie's second-order formula). Its Rayleigh
         quotient along the residual needs the misfit's gradients at z and z0 only, which one backward pass gives.
@@ -80,5 +85,6 @@ class GuidedSolver(Solver):
         at_z, at_z0 = torch.autograd.grad(misfit.sum(), (z, z0), retain_graph=True)
         a = problem.schedule.alpha(level, misfit)
         spread = (1 - a) / a.sqrt() * (at_z.float() * at_z0).flatten(1).sum(1) / (2 * misfit).clamp(min=1e-12)
-        variance = problem.noise_variance(misfit) + spread.clamp(min=0)
-        return -at_z / variance.clamp(min=1e-6).view(-1, 1, 1, 1)
+        unexplained = problem.noise_variance(misfit) + (2 * self.model_std) ** 2
+        variance = unexplained + self.dc_step * spread.clamp(min=0)
+        return -self.dc_step * at_z / variance.clamp(min=1e-6).view(-1, 1, 1, 1)

@@ -1,0 +1,99 @@
+"""What a run can write beside a restored picture: a map of its severity, more samples, their mean and their spread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from flashdiff_cli.pictures.files import Picture, from_pil, write_picture
+from flashdiff_cli.pictures.maps import draw_map
+from flashdiff_cli.pictures.tiles import Canvas, cut
+from flashdiff_cli.runs.pieces import grain_of
+from flashdiff_cli.runs.record import Record
+from flashdiff_cli.runs.restorer import Restorer, Settings
+
+WINDOW, SHARED = 64, 32
+"""Side and overlap of the windows that a severity map looks through, in pixels."""
+FULL_SPREAD = 0.15
+"""Standard deviation, on intensities, at the upper end of an uncertainty map."""
+
+
+def beside(target: Path, what: str, ending: str | None = None) -> Path:
+    """The name of a picture that goes with `target`."""
+    return target.with_name(f"{target.stem}-{what}{ending or target.suffix}")
+
+
+def severity_map(restorer: Restorer, picture: Picture, settings: Settings) -> torch.Tensor:
+    """(H, W): where a picture is hard; each window's severity, blended.
+
+    Args:
+        restorer: with the model.
+        picture: any size.
+        settings: of the run.
+    """
+    measured, operator, size = restorer.prepare(picture, settings)
+    lifted = measured if operator is None else operator.lift(measured)
+    whole = tuple(lifted.shape[2:])
+    canvas = Canvas(1, whole, SHARED)
+    for tile in cut(whole, WINDOW, grain_of(restorer.pipeline, operator), SHARED):
+        analysis = restorer.pipeline.analyse(tile.of(lifted), settings.operator, settings.encoder)
+        canvas.add(tile, analysis.variance.sqrt().cpu().expand(1, tile.height, tile.width))
+    return canvas.image()[0, : size[0], : size[1]]
+
+
+def write_severity_map(values: torch.Tensor, target: Path) -> Path:
+    """Write a severity map beside a picture, on the scale from its lowest to its highest value."""
+    path = beside(target, "severity", ".png")
+    write_picture(from_pil(draw_map(values, values.min().item(), values.max().item(), "severity")), path)
+    return path
+
+
+def write_samples(
+    restorer: Restorer,
+    picture: Picture,
+    settings: Settings,
+    first: Picture,
+    target: Path,
+    count: int,
+    quality: int,
+    callback: Callable[[int, int], None] | None = None,
+) -> Callable[[Record], None]:
+    """Restore a picture `count - 1` times more and write each beside `target` as NAME-sample2, NAME-sample3, ...
+
+    Args:
+        restorer, picture, settings, callback: as for the first.
+        first: the first restoration.
+        target: where that one goes.
+        count: in all, at least 2.
+        quality: of JPEG and WebP.
+
+    Returns:
+        a function that writes the mean (NAME-mean) and the map of the standard deviation (NAME-uncertainty.png) and
+        completes the record; no more than two images are kept until then.
+    """
+    others: list[Path] = []
+
+    def write(image: Picture, path: Path) -> None:
+        write_picture(image, path, quality)
+        others.append(path)
+
+    mean, squares = first.image.clone(), torch.zeros_like(first.image)
+    for number in range(2, count + 1):
+        other, _ = restorer.restore(picture, settings, callback=callback, sample=number - 1)
+        write(other, beside(target, f"sample{number}"))
+        off = other.image - mean
+        mean += off / number
+        squares += off * (other.image - mean)
+    # Half, for intensities from 0 to 1.
+    spread = (squares / (count - 1)).sqrt().mean(1)[0] / 2
+
+    def finish(record: Record) -> None:
+        write(first.with_image(mean), beside(target, "mean"))
+        drawn = draw_map(spread, 0.0, FULL_SPREAD, "standard deviation of the intensity")
+        write(from_pil(drawn), beside(target, "uncertainty", ".png"))
+        record.samples, record.spread = count, spread.mean().item()
+        record.others += map(str, others)
+
+    return finish
