@@ -21,30 +21,34 @@ from flashdiff_cli.operators.estimate import fit_blur, noise_level
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
 from flashdiff_cli.training.data import Crops, Source, entries
 
-NOISE_STD, NOISE_SPREAD, LOW, HIGH, LEVELS = 0.05, 0.5, 0.3, 3.0, 6
+NOISE_STD, NOISE_SPREAD, LOW, HIGH, LEVELS = 0.05, 0.3, 0.3, 3.0, 6
+FAINT, SHARP = 0.002, 0.2
 WIDTH_QUANTILE = 0.3
 RIDGE = 1e-3
 
 
 @torch.no_grad()
 def observe(pipe, crops, count):
-    """Evidence, true widths, true and predicted variances of count * LEVELS measurements."""
+    """The four parts of the evidence, true widths, true error variances and noise of count * LEVELS measurements."""
     rows = []
     _, encoder = pipe.encoder_for("gaussian-blur")
     for i in range(count):
         image = crops[i][None]
         latent = pipe.stage.encode(image)
         generator = torch.Generator().manual_seed(i)
-        u = torch.rand(LEVELS, generator=generator)
-        # Half evenly in pixels, as the figures are taken, and half evenly in the logarithm, for light blurs.
-        std = torch.where(torch.arange(LEVELS) % 2 == 0, LOW + (HIGH - LOW) * u, LOW * (HIGH / LOW) ** u)
-        noise = NOISE_STD * torch.exp(NOISE_SPREAD * torch.randn(LEVELS, generator=generator))
+        u, v = torch.rand(2, LEVELS, generator=generator)
+        # Half as the figures are taken, evenly in pixels and with noise around 0.05; half wherever real pictures may be.
+        real = torch.arange(LEVELS) % 2 == 1
+        std = torch.where(real, SHARP * (HIGH / SHARP) ** u, LOW + (HIGH - LOW) * u)
+        around = NOISE_STD * torch.exp(NOISE_SPREAD * torch.randn(LEVELS, generator=generator))
+        noise = torch.where(real, FAINT * (2 * NOISE_STD / FAINT) ** v, around)
         generators = [torch.Generator().manual_seed(i * LEVELS + k) for k in range(LEVELS)]
         measured = GaussianBlur(std).measure(image.expand(LEVELS, -1, -1, -1), noise, generators)
         estimate = encoder(measured)
         decoded = pipe.stage.decode(estimate.latent).clamp(-1, 1)
         true = (estimate.latent - latent).square().mean((1, 2, 3))
-        rows.append((fit_blur(measured, decoded), noise_level(measured), mean_gradient(decoded), std, true, estimate.variance))
+        shown = (fit_blur(measured, decoded), noise_level(measured), mean_gradient(decoded), estimate.variance)
+        rows.append((*shown, std, true, noise))
     return [torch.cat(column) for column in zip(*rows, strict=True)]
 
 
@@ -71,6 +75,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("groups", nargs="+", metavar="NAME=SIZE:PATH")
     parser.add_argument("--count", type=int, default=100, help="crops of each group")
+    parser.add_argument("--keep", help="save all observations there (.npz)")
     options = parser.parse_args()
     pipe = FlashDiffusionPipeline.from_pretrained(options.model)
     columns, names = [], []
@@ -79,13 +84,15 @@ def main() -> None:
         size, _, path = rest.partition(":")
         columns.append(observe(pipe, Crops([Source(entries(path))], int(size), seed=11), options.count))
         names += [name] * len(columns[-1][0])
-    width, noise, gradient, std, true, own = (torch.cat(column) for column in zip(*columns, strict=True))
-    evidence, names = Evidence(width, noise, gradient), np.array(names)
+    *shown, std, true, noise = (torch.cat(column) for column in zip(*columns, strict=True))
+    if options.keep:
+        np.savez(options.keep, names=names, **{f"column{i}": c.numpy() for i, c in enumerate((*shown, std, true, noise))})
+    evidence, names = Evidence(*shown), np.array(names)
     calibration = fit(evidence, std, true, np.array([len(names) / np.sum(names == name) for name in names]))
     found, blur = calibrated_variance(evidence, calibration), calibrated_width(evidence, calibration)
-    for name in dict.fromkeys(names):
-        here = names == name
-        for label, values in (("encoder", own), ("calibrated", found)):
+    usual = (noise > NOISE_STD / 2).numpy()
+    for name, here in [(n, (names == n) & usual) for n in dict.fromkeys(names)] + [("faint", ~usual)]:
+        for label, values in (("encoder", evidence.variance), ("calibrated", found)):
             off = (values.log() - true.log())[here]
             print(f"{name:8} {label:10} log variance: bias {off.mean():+.2f}, residual {off.std():.2f}")
         off = (blur - std)[here]

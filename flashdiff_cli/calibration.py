@@ -1,9 +1,9 @@
 """Severity and blur width read off the encoder's reconstruction, where that tells more than the encoder's own deviation.
 
-A small severity encoder knows what it reconstructs better than how wrong that is. Three things that its decoded estimate
-shows explain most of the error of a blurred picture's latent, and of the true width of the blur: the blur that takes the
-reconstruction to the measurement, the noise, and how much detail the reconstruction holds. Quadratic forms of their
-logarithms, fitted on clean pictures (`benchmarks/calibrate.py`), weigh them; a model folder keeps the coefficients for each
+A small severity encoder knows what it reconstructs better than how wrong that is. Four things together explain most of the
+error of a blurred picture's latent, and of the true width of the blur: the blur that takes the reconstruction to the
+measurement, the noise, how much detail the reconstruction holds, and the encoder's own variance, which knows a face from a
+meadow. Quadratic forms of their logarithms, fitted on clean pictures (`benchmarks/calibrate.py`), weigh them; a model folder keeps the coefficients for each
 severity encoder that they were found to serve better.
 
 The variance is a mean (least squares). The width is a low quantile: a width taken too large sharpens what is not blurred,
@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-NOISE_FLOOR, GRADIENT_FLOOR = 0.005, 0.002
+NOISE_FLOOR, GRADIENT_FLOOR, VARIANCE_FLOOR = 0.005, 0.002, 1e-6
 VARIANCE_LIMITS, WIDTH_LIMITS = (1e-4, 1e2), (0.2, 6.0)
-TERMS = 10
+TERMS = 15
 
 
 class Evidence(NamedTuple):
@@ -30,6 +30,8 @@ class Evidence(NamedTuple):
     """On intensities in [0, 1]."""
     gradient: torch.Tensor
     """`mean_gradient` of the reconstruction."""
+    variance: torch.Tensor
+    """The encoder's own."""
 
 
 def mean_gradient(image: torch.Tensor) -> torch.Tensor:
@@ -38,13 +40,14 @@ def mean_gradient(image: torch.Tensor) -> torch.Tensor:
 
 
 def logarithms(evidence: Evidence) -> torch.Tensor:
-    """(B, 3) in float64: width, noise and gradient, the last two with a floor under them."""
-    width, noise_std, gradient = (part.double() for part in evidence)
-    return torch.stack([width, noise_std + NOISE_FLOOR, gradient + GRADIENT_FLOOR], 1).log()
+    """(B, 4) in float64: width, noise, gradient and variance, the last three with a floor under them."""
+    width, noise_std, gradient, variance = (part.double() for part in evidence)
+    floored = [width, noise_std + NOISE_FLOOR, gradient + GRADIENT_FLOOR, variance + VARIANCE_FLOOR]
+    return torch.stack(floored, 1).log()
 
 
 def terms(evidence: Evidence, bounds: list[list[float]]) -> torch.Tensor:
-    """All monomials up to degree two of the three logarithms: (B, 10).
+    """All monomials up to degree two of the four logarithms: (B, 15).
 
     Args:
         evidence: of B measurements.
@@ -53,7 +56,7 @@ def terms(evidence: Evidence, bounds: list[list[float]]) -> torch.Tensor:
     x = logarithms(evidence)
     low, high = torch.tensor(bounds, dtype=x.dtype, device=x.device).T
     x = x.clamp(low, high)
-    pairs = [x[:, i] * x[:, j] for i in range(3) for j in range(i, 3)]
+    pairs = [x[:, i] * x[:, j] for i in range(x.shape[1]) for j in range(i, x.shape[1])]
     return torch.stack([torch.ones_like(x[:, 0]), *x.T, *pairs], 1)
 
 
@@ -67,7 +70,7 @@ def calibrated_variance(evidence: Evidence, calibration: dict[str, Any]) -> torc
 
     Args:
         evidence: of B measurements.
-        calibration: `variance` (10 coefficients) and `bounds` (3 pairs), as a model folder keeps them.
+        calibration: `variance` (15 coefficients) and `bounds` (4 pairs), as a model folder keeps them.
     """
     return _read(evidence, calibration, "variance", VARIANCE_LIMITS)
 
@@ -77,6 +80,6 @@ def calibrated_width(evidence: Evidence, calibration: dict[str, Any]) -> torch.T
 
     Args:
         evidence: of B measurements.
-        calibration: `width` (10 coefficients) and `bounds` (3 pairs).
+        calibration: `width` (15 coefficients) and `bounds` (4 pairs).
     """
     return _read(evidence, calibration, "width", WIDTH_LIMITS)

@@ -239,7 +239,8 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         if analysis.evidence is not None:
             return analysis.evidence
         seen = measurement.to(analysis.decoded)
-        return Evidence(fit_blur(seen, analysis.decoded), noise_level(seen), mean_gradient(analysis.decoded))
+        decoded = analysis.decoded
+        return Evidence(fit_blur(seen, decoded), noise_level(seen), mean_gradient(decoded), analysis.variance.float())
 
     def estimate_operator(self, measurement: torch.Tensor, analysis: Analysis) -> tuple[Operator, torch.Tensor]:
         """Gaussian blur of the width, and noise of the level, that explain the measurement best.

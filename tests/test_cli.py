@@ -1,5 +1,6 @@
 """The commands from end to end: what they write, print and leave with, on a tiny model and on awkward input."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -14,9 +15,13 @@ from safetensors.torch import load_file
 from tiny import save_tiny_model
 
 from flashdiff_cli.commands.app import main
+from flashdiff_cli.commands.encode import encode
 from flashdiff_cli.commands.flags import OPERATOR_FLAGS, SOLVER_FLAGS, SOLVER_NAMES
+from flashdiff_cli.commands.restore import restore
+from flashdiff_cli.commands.severity import severity
 from flashdiff_cli.operators import OPERATORS
 from flashdiff_cli.runs.journal import NAME
+from flashdiff_cli.runs.restorer import TILE
 from flashdiff_cli.solvers import SOLVERS
 
 DEFAULTS = {"solver": "ldps", "steps": 40, "eta": 0.0}
@@ -297,9 +302,10 @@ def test_flags_are_those_of_operators_and_solvers():
         own = {o.name: o.type for name in registry for o in registry[name].options if names is None or name in names}
         assert {f.name: f.type for f in flags} == own
     assert set(SOLVER_NAMES) <= set(SOLVERS)
+    assert {inspect.signature(c).parameters["tile"].default for c in (restore, severity, encode)} == {TILE}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"]] + [[c, "--help"] for c in ("restore", "severity", "encode", "train")])
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"]] + [[c, "--help"] for c in ("restore", "severity", "encode", "compare", "convert", "models", "train")])
 def test_help_needs_no_torch(arguments):
     code = f"import sys\nfrom flashdiff_cli.commands.app import main\ntry:\n main({arguments!r})\nexcept SystemExit as e:\n assert not e.code\nassert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"COLUMNS": "80"})

@@ -1,0 +1,72 @@
+"""`compare`: a sheet with captions, figures against a truth, and what it refuses."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from flashdiff_cli.commands.app import main
+from flashdiff_cli.pictures.maps import ANCHORS, STRIP, colours, draw_map
+from flashdiff_cli.pictures.side import GAP, LINE, side_by_side
+
+
+@pytest.fixture
+def run(capsys):
+    def call(*arguments):
+        code = 0
+        try:
+            main(["compare", *map(str, arguments)])
+        except SystemExit as leave:
+            code = leave.code or 0
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return code, out, err
+
+    return call
+
+
+def save(path, value, size=(40, 30)):
+    Image.new("RGB", size, (value, value, value)).save(path)
+    return path
+
+
+def test_two_pictures_side_by_side(run, tmp_path):
+    a, b = save(tmp_path / "a.png", 10), save(tmp_path / "b.png", 200, (20, 15))
+    code, out, _ = run(a, b)
+    sheet = Image.open(tmp_path / "b-compared.png")
+    assert code == 0 and out.strip() == str(tmp_path / "b-compared.png")
+    assert sheet.size == (40 + GAP + 40, 30 + LINE)
+    assert sheet.getpixel((5, 5)) == (10, 10, 10) and sheet.getpixel((40 + GAP + 5, 5)) == (200, 200, 200)
+
+
+def test_figures_against_the_truth(run, tmp_path):
+    truth, a = save(tmp_path / "t.png", 100), save(tmp_path / "a.png", 151)
+    code, out, _ = run(a, truth, "--truth", truth, "-o", tmp_path / "x.png")
+    assert code == 0 and "a.png: PSNR 13.98 dB" in out and Image.open(tmp_path / "x.png").width == 3 * 40 + 2 * GAP
+
+
+def test_what_is_refused(run, tmp_path):
+    a, b = save(tmp_path / "a.png", 10), save(tmp_path / "b.png", 200, (20, 15))
+    for arguments, code, word in (
+        ((a, b, "-o", a), 2, "overwrite"),
+        ((a, tmp_path / "no.png"), 1, "no such file"),
+        ((a, b, "--truth", a), 2, "another size"),
+        ((a, b, "-o", tmp_path / "x.doc"), 2, ".doc"),
+    ):
+        found, out, err = run(*arguments)
+        assert found == code and word in err and err.count("\n") == 1
+
+
+def test_long_captions_are_cut():
+    sheet = side_by_side([Image.new("RGB", (60, 20))], ["a name that is much too long for sixty pixels"])
+    assert sheet.size == (60, 20 + LINE)
+
+
+def test_maps_show_their_ends():
+    assert (colours(np.array([0.0, 1.0, -3.0, np.nan])) == ANCHORS[[0, 4, 0, 0]].round()).all()
+    values = torch.tensor([[1.0, 3.0]]).repeat_interleave(120, 1).expand(50, 240)
+    drawn = draw_map(values, 1.0, 3.0, "x")
+    assert drawn.size == (240, 50 + STRIP)
+    assert drawn.getpixel((0, 0)) == (68, 1, 84) and drawn.getpixel((239, 0)) == (253, 231, 37)
+    flat = draw_map(torch.ones(10, 10), 1.0, 1.0, "x")
+    assert flat.size == (200, 10 + STRIP)
