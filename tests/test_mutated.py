@@ -1,0 +1,85 @@
+"""Damaged files by the hundred: no traceback, no hang, no output for a failed input, no runaway memory.
+
+FLASHDIFF_MUTATIONS sets how many (2000 for the full count).
+"""
+
+import io
+import json
+import os
+import resource
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import save_tiny_model
+
+from flashdiff_cli.commands.app import main
+from flashdiff_cli.runs.journal import NAME
+
+COUNT = int(os.environ.get("FLASHDIFF_MUTATIONS", 160))
+KINDS = {"png": "PNG", "jpg": "JPEG", "tif": "TIFF", "webp": "WEBP", "bmp": "BMP"}
+MEMORY = 3_000_000_000
+"""Bytes that the process may hold at most, the model and torch included."""
+
+
+def seeds():
+    """One whole file of each kind and some modes."""
+    rng = np.random.default_rng(1)
+    picture = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
+    found = []
+    for ending, kind in KINDS.items():
+        for mode in ("RGB", "L", "P") if kind in ("PNG", "TIFF", "BMP") else ("RGB",):
+            buffer = io.BytesIO()
+            picture.convert(mode).save(buffer, kind)
+            found.append((ending, buffer.getvalue()))
+    return found
+
+
+def mutated(data: bytes, rng) -> bytes:
+    """Bits flipped, cut short, bytes doubled, or a size in the header made a lie."""
+    data = bytearray(data)
+    way = rng.integers(5)
+    if way == 0:
+        for _ in range(int(rng.integers(1, 20))):
+            data[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
+    elif way == 1:
+        data = data[: int(rng.integers(len(data)))]
+    elif way == 2:
+        begin = int(rng.integers(len(data)))
+        data[begin:begin] = data[begin : begin + int(rng.integers(1, 200))]
+    elif way == 3:
+        place = int(rng.integers(min(len(data), 64) - 4))
+        data[place : place + 4] = int(rng.integers(2**32)).to_bytes(4, "big" if rng.integers(2) else "little")
+    else:
+        begin = int(rng.integers(len(data)))
+        data[begin : begin + int(rng.integers(1, 100))] = bytes(int(rng.integers(1, 100)))
+    return bytes(data)
+
+
+@pytest.mark.timeout(3000)
+def test_damaged_files_do_no_harm(tmp_path, capsys):
+    model = save_tiny_model(tmp_path / "tiny", defaults={"solver": "ldps", "steps": 10, "eta": 0.0})
+    rng, whole = np.random.default_rng(7), seeds()
+    (tmp_path / "in").mkdir()
+    for i in range(COUNT):
+        ending, data = whole[i % len(whole)]
+        (tmp_path / "in" / f"{i:04}.{ending}").write_bytes(mutated(data, rng))
+    # A lie about the size may still be decoded; what comes of it is restored in tiles.
+    arguments = ["restore", tmp_path / "in", "-o", tmp_path / "out", "--model", model, "--json", "--start-step", 0, "--quiet"]
+    with pytest.raises(SystemExit) as leave:
+        main(list(map(str, arguments)))
+    out, err = capsys.readouterr()
+    records = [json.loads(line) for line in out.splitlines()]
+    failed = [r for r in records if r["status"] == "failed"]
+    assert leave.value.code == 1 and "Traceback" not in err
+    assert len(records) == COUNT and COUNT // 5 < len(failed) < COUNT
+    assert all(r["error"] and Path(r["input"]).name in r["error"] for r in failed) and len(err.splitlines()) == len(failed)
+    written = {p.name for p in (tmp_path / "out").iterdir()} - {NAME}
+    assert written == {Path(r["output"]).name for r in records if r["status"] == "done"}
+    for path in (tmp_path / "out").glob("[!.]*"):
+        with Image.open(path) as picture:
+            picture.load()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    assert peak < MEMORY
