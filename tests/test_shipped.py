@@ -55,8 +55,8 @@ def test_photographs_come_back_nearer_to_what_they_were(photos, capsys):
         assert gained > 1.0, f"{name}: {gained:.2f} dB"
         assert record["operator"]["name"] == "gaussian-blur" and record["network_evaluations"] == record["steps"] > 0
         assert record["steps"] == record["start_step"] < record["schedule_steps"] / 4
-    assert records["light"]["severity"] < records["blurry"]["severity"] < records["heavy"]["severity"]
-    assert records["light"]["steps"] < records["heavy"]["steps"]
+    assert records["light"]["severity"] < min(records["blurry"]["severity"], records["heavy"]["severity"])
+    assert 2 * records["light"]["steps"] < records["heavy"]["steps"]
     assert records["light"]["operator"]["blur_std"] < records["blurry"]["operator"]["blur_std"]
 
 
