@@ -181,6 +181,14 @@ def test_the_linear_start_is_exact_and_nearly_inverted(shard, folder):
     assert task.encode.shape == (48, 4)
 
 
+def test_one_process_can_train_in_several_precisions(shard, folder, tmp_path):
+    for precision in ("bf16", "no", "bf16"):
+        out = tmp_path / f"{precision}-{len(list(tmp_path.iterdir()))}"
+        settings = recipe("autoencoder", model=AUTOENCODER, steps=1, precision=precision)
+        train(settings, {"all": [shard]}, {"val": [folder]}, out, device="cpu")
+        assert (out / "first_stage" / "config.json").exists()
+
+
 def test_training_lowers_the_severity_loss(shard, folder, first_stage, tmp_path):
     settings = {"model": {"extra_layers": 0}, "degradation": [BLUR], "steps": 30, "learning_rate": 1e-3}
     events = []

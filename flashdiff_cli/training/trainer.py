@@ -14,6 +14,7 @@ from typing import Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -102,6 +103,8 @@ class Trainer:
         if precision == "auto":
             probe = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
             precision = fastest_precision(probe)
+        # The library keeps one precision for the whole process and refuses a second; each training here has its own.
+        AcceleratorState._reset_state()
         self.accelerator = Accelerator(mixed_precision=precision, cpu=device == "cpu")
         self.device = self.accelerator.device
         self.sources = sources
