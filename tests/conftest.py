@@ -52,3 +52,21 @@ def program(hub, tmp_path):
         return done.returncode, done.stdout, done.stderr
 
     return call
+
+
+@pytest.fixture
+def cli(capsys):
+    """Run the program in this process; (exit code, stdout, stderr)."""
+    from flashdiff_cli.commands.app import main
+
+    def call(*arguments):
+        code = 0
+        try:
+            main([*map(str, arguments)])
+        except SystemExit as leave:
+            code = leave.code or 0
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return code, out, err
+
+    return call

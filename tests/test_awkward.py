@@ -9,8 +9,6 @@ import pytest
 from PIL import Image
 from tiny import save_tiny_model
 
-from flashdiff_cli.commands.app import main
-
 W, H = 23, 17
 
 
@@ -20,18 +18,8 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture
-def restore(model, capsys):
-    def call(path):
-        code = 0
-        try:
-            main(["restore", "--model", str(model), "--start-step", "0", "--quiet", "--", str(path)])
-        except SystemExit as leave:
-            code = leave.code or 0
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return code, out, err
-
-    return call
+def restore(model, cli):
+    return lambda path: cli("restore", "--model", model, "--start-step", "0", "--quiet", "--", path)
 
 
 def rgb(width=W, height=H):

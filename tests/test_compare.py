@@ -5,24 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
-from flashdiff_cli.commands.app import main
 from flashdiff_cli.pictures.maps import ANCHORS, STRIP, colours, draw_map
 from flashdiff_cli.pictures.side import GAP, LINE, side_by_side
 
 
 @pytest.fixture
-def run(capsys):
-    def call(*arguments):
-        code = 0
-        try:
-            main(["compare", *map(str, arguments)])
-        except SystemExit as leave:
-            code = leave.code or 0
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return code, out, err
-
-    return call
+def run(cli):
+    return lambda *arguments: cli("compare", *arguments)
 
 
 def save(path, value, size=(40, 30)):

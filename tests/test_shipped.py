@@ -10,22 +10,8 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from flashdiff_cli.commands.app import main
-
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NAMES = ("light", "blurry", "heavy")
-
-
-def run(capsys, *arguments):
-    """(exit code, stdout, stderr)"""
-    code = 0
-    try:
-        main([*map(str, arguments)])
-    except SystemExit as leave:
-        code = leave.code or 0
-    out, err = capsys.readouterr()
-    assert "Traceback" not in err
-    return code, out, err
 
 
 def pixels(path):
@@ -44,8 +30,8 @@ def photos(tmp_path):
     return tmp_path
 
 
-def test_photographs_come_back_nearer_to_what_they_were(photos, capsys):
-    code, out, err = run(capsys, "restore", photos, "--json", "--quiet")
+def test_photographs_come_back_nearer_to_what_they_were(photos, cli):
+    code, out, err = cli("restore", photos, "--json", "--quiet")
     assert code == 0, err
     records = {Path(r["input"]).stem: r for r in map(json.loads, out.splitlines())}
     assert set(records) == set(NAMES)
@@ -60,19 +46,19 @@ def test_photographs_come_back_nearer_to_what_they_were(photos, capsys):
     assert records["light"]["operator"]["blur_std"] < records["blurry"]["operator"]["blur_std"]
 
 
-def test_the_same_command_gives_the_same_picture(photos, capsys):
+def test_the_same_command_gives_the_same_picture(photos, cli):
     outputs = []
     for name in ("one.png", "two.png"):
-        assert run(capsys, "restore", photos / "light.png", "-o", photos / name, "--steps", 50, "--quiet")[0] == 0
+        assert cli("restore", photos / "light.png", "-o", photos / name, "--steps", 50, "--quiet")[0] == 0
         outputs.append((photos / name).read_bytes())
     assert outputs[0] == outputs[1]
 
 
-def test_severity_and_encode(photos, capsys):
-    code, out, _ = run(capsys, "severity", photos / "blurry.png", "--json", "--quiet")
+def test_severity_and_encode(photos, cli):
+    code, out, _ = cli("severity", photos / "blurry.png", "--json", "--quiet")
     seen = json.loads(out)
     assert code == 0 and 0 < seen["severity"] < 1
-    code, _, err = run(capsys, "encode", photos / "blurry.png", "--quiet")
+    code, _, err = cli("encode", photos / "blurry.png", "--quiet")
     assert code == 0, err
     latent = load_file(next(photos.glob("blurry*.safetensors")))["latent"]
     assert latent.shape[-3:] == (8, 64, 64)
@@ -81,7 +67,7 @@ def test_severity_and_encode(photos, capsys):
     assert psnr(preview, clean) > psnr(photos / "blurry.png", clean)
 
 
-def test_missing_pixels_come_back(tmp_path, capsys):
+def test_missing_pixels_come_back(tmp_path, cli):
     rng = np.random.default_rng(0)
     clean = EXAMPLES / "blurry-clean.png"
     kept = rng.random((256, 256, 1)) < 0.4
@@ -89,6 +75,6 @@ def test_missing_pixels_come_back(tmp_path, capsys):
     Image.fromarray((damaged * 255).round().astype(np.uint8)).save(tmp_path / "holes.png")
     Image.fromarray((kept[..., 0] * 255).astype(np.uint8)).save(tmp_path / "mask.png")
     arguments = ("--operator", "mask-inpainting", "--mask-file", tmp_path / "mask.png", "--noise-std", 0.01)
-    code, _, err = run(capsys, "restore", tmp_path / "holes.png", "--steps", 100, *arguments, "--quiet")
+    code, _, err = cli("restore", tmp_path / "holes.png", "--steps", 100, *arguments, "--quiet")
     assert code == 0, err
     assert psnr(tmp_path / "holes-restored.png", clean) > psnr(tmp_path / "holes.png", clean) + 8

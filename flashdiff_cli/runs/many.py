@@ -73,12 +73,11 @@ def each(
             if stopped():
                 break
             begin(job)
-            reading = ahead
-            ahead = None
+            # The reader has one thread: the next picture is read while this one computes.
+            reading, ahead = ahead, reader.submit(_read, jobs[index + 1]) if index + 1 < len(jobs) else None
             record: Record | Future
             try:
                 picture, seconds = reading.result()
-                ahead = reader.submit(_read, jobs[index + 1]) if index + 1 < len(jobs) else None
                 start = time.perf_counter()
                 record, finish = work(job, picture)
                 record.seconds = {"read": seconds} | record.seconds | {"total": seconds + time.perf_counter() - start}
@@ -89,8 +88,6 @@ def each(
                 if failed is None:
                     raise
                 record = failed
-            if ahead is None and index + 1 < len(jobs):
-                ahead = reader.submit(_read, jobs[index + 1])
             if writing is not None:
                 yield writing.result()
                 writing = None
