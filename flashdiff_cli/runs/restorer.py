@@ -17,7 +17,6 @@ from flashdiff_cli import __version__
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.hub.resolve import resolve_model
 from flashdiff_cli.operators import OPERATORS, Operator
-from flashdiff_cli.operators.base import per_sample
 from flashdiff_cli.operators.mirror import Margins, pad
 from flashdiff_cli.pictures.files import Picture, from_pil, read_picture
 from flashdiff_cli.pictures.tiles import OVERLAP, Canvas
