@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +10,10 @@ import torch
 from diffusers import DiffusionPipeline
 
 from flashdiff_cli.calibration import Evidence, calibrated_variance, calibrated_width, mean_gradient
+from flashdiff_cli.classifier import Degradation
+from flashdiff_cli.diagnosis import Diagnosis, noise_of, operator_of, verdict
 from flashdiff_cli.errors import FlashdiffError, UsageError
-from flashdiff_cli.fidelity import correct
+from flashdiff_cli.fidelity import correct, restrain
 from flashdiff_cli.first_stage import FirstStage
 from flashdiff_cli.flash import start as flash_start
 from flashdiff_cli.hub.resolve import resolve_model
@@ -22,6 +21,7 @@ from flashdiff_cli.loading import component_folder, load_component, read_config
 from flashdiff_cli.operators import OPERATORS, GaussianBlur, Operator
 from flashdiff_cli.operators.base import per_sample
 from flashdiff_cli.operators.estimate import fit_blur, noise_level
+from flashdiff_cli.restoration import Analysis, Clock, Restoration
 from flashdiff_cli.schedule import Schedule
 from flashdiff_cli.severity import SeverityEncoder, SeverityEstimate
 from flashdiff_cli.solvers import SOLVERS, Problem, Solver, load_entry_points, sample
@@ -29,67 +29,6 @@ from flashdiff_cli.solvers import SOLVERS, Problem, Solver, load_entry_points, s
 FALLBACK = {"solver": "ldps", "steps": None, "eta": None, "noise_correction": 1.0, "variance_multiplier": 1.0}
 FALLBACK |= {"calibration": {}, "fidelity": False}
 """Settings of a model folder that names none of its own: the paper's."""
-
-
-@dataclass
-class Analysis:
-    """What the severity encoder says of B measurements."""
-
-    estimate: SeverityEstimate
-    decoded: torch.Tensor
-    """(B, 3, H, W) in [-1, 1]: the decoded latent estimate, before any diffusion step."""
-    encoder: str
-    """Name of the severity encoder that was used."""
-    evidence: Evidence | None = None
-    """What the calibration of this encoder was read from; None where it has none."""
-
-    @property
-    def latent(self) -> torch.Tensor:
-        return self.estimate.latent
-
-    @property
-    def variance(self) -> torch.Tensor:
-        return self.estimate.variance
-
-
-@dataclass
-class Restoration:
-    """B restored images and what was done for each."""
-
-    images: torch.Tensor
-    """(B, 3, H, W), clipped to [-1, 1]."""
-    decoded: torch.Tensor
-    """(B, 3, H, W): the severity encoder's own estimate, decoded."""
-    latent: torch.Tensor
-    variance: torch.Tensor
-    start_step: torch.Tensor
-    schedule_steps: int
-    steps: torch.Tensor
-    network_evaluations: torch.Tensor
-    operators: list[dict[str, Any]]
-    operator_estimated: bool
-    noise_std: torch.Tensor
-    solver: dict[str, Any]
-    encoder: str
-    fidelity: bool
-    seconds: dict[str, float] = field(default_factory=dict)
-
-
-class _Clock:
-    """Seconds by phase, with the device brought to rest at each boundary."""
-
-    def __init__(self, device: torch.device):
-        self.device, self.seconds = device, {}
-
-    @contextmanager
-    def phase(self, name: str):
-        begin = time.perf_counter()
-        yield
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        elif self.device.type == "mps":
-            torch.mps.synchronize()
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
 
 
 class FlashDiffusionPipeline(DiffusionPipeline):
@@ -100,14 +39,17 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         unet: noise predictor on its latents.
         scheduler: carries the training table `alphas_cumprod`.
         severity: the default severity encoder; None: only start steps that are given can be used.
-        severity_inpainting, severity_nonlinear_blur: severity encoders for missing pixels and for nonlinear blur.
+        severity_inpainting, severity_nonlinear_blur, severity_mixed: severity encoders for missing pixels, for nonlinear blur, and
+            for camera shake, compression, enlargement and noise.
+        classifier: tells these kinds apart; None: a picture of which nothing is said is taken for blurred.
         defaults: settings to use where a call gives none: `solver`, `steps`, `eta`, `noise_correction`,
             `variance_multiplier`, `fidelity`, `solver_settings` (by solver name) and `calibration` (by severity encoder;
             see the module of that name).
     """
 
     model_cpu_offload_seq = "severity->unet->first_stage"
-    _optional_components = ["severity", "severity_inpainting", "severity_nonlinear_blur"]
+    _encoders = ["severity", "severity_mixed", "severity_inpainting", "severity_nonlinear_blur"]
+    _optional_components = [*_encoders, "classifier"]
 
     def __init__(
         self,
@@ -117,6 +59,8 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         severity=None,
         severity_inpainting=None,
         severity_nonlinear_blur=None,
+        severity_mixed=None,
+        classifier=None,
         defaults: dict | None = None,
     ):
         super().__init__()
@@ -127,6 +71,8 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             severity=severity,
             severity_inpainting=severity_inpainting,
             severity_nonlinear_blur=severity_nonlinear_blur,
+            severity_mixed=severity_mixed,
+            classifier=classifier,
         )
         self.register_to_config(defaults=defaults or {})
         self.defaults = FALLBACK | (defaults or {})
@@ -184,7 +130,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         Raises:
             FlashdiffError: there is none, or none of that name.
         """
-        found = {role: getattr(self, role) for role in self._optional_components if getattr(self, role) is not None}
+        found = {role: getattr(self, role) for role in self._encoders if getattr(self, role) is not None}
         if name is not None:
             if name not in found:
                 raise UsageError(f"--encoder {name!r}: this model has {', '.join(found) or 'no severity encoder'}")
@@ -253,6 +199,26 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         width = evidence.width if calibration is None else calibrated_width(evidence, calibration)
         return GaussianBlur(width.cpu()), evidence.noise_std.cpu()
 
+    @torch.no_grad()
+    def classify(self, measurement: torch.Tensor) -> Degradation | None:
+        """What the classifier says of measurements (B, 3, H, W); None if the model has none."""
+        return None if self.classifier is None else self.classifier(measurement.to(self.classifier.device))
+
+    def diagnose(self, measurement: torch.Tensor, seen: Degradation | None = None) -> Diagnosis:
+        """What degraded one picture.
+
+        Args:
+            measurement: (1, 3, H, W) in [-1, 1] units, sides multiples of `grain`.
+            seen: what the classifier said of it, if it was asked already.
+        """
+        seen = self.classify(measurement) if seen is None else seen
+        kind, probabilities = ("gaussian-blur", None) if seen is None else verdict(seen)
+        if kind != "gaussian-blur":
+            return Diagnosis(kind, operator_of(kind, seen), noise_of(kind, seen), probabilities)
+        analysis = self.analyse(measurement, kind)
+        operator, noise_std = self.estimate_operator(measurement.to(analysis.decoded), analysis)
+        return Diagnosis(kind, operator, noise_std[0].item(), probabilities)
+
     def make_solver(self, solver: str | Solver | None, **settings: Any) -> Solver:
         """A solver by name, with this model's default settings under the given ones.
 
@@ -289,7 +255,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
 
         Args:
             measurement: (B, 3, H, W) in [-1, 1] units, sides multiples of `grain`.
-            operator: what degraded them; None estimates a Gaussian blur from each picture.
+            operator: what degraded them; None: `diagnose` says, for each picture by itself.
             noise_std: of the measurement noise on intensities in [0, 1]; None estimates it.
             solver: name or instance; None takes the model's default.
             steps: length of the whole reverse process (all of the training steps if the model names no default).
@@ -308,6 +274,17 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             UsageError: shapes or settings that make no sense.
             FlashdiffError: the model lacks what the call needs.
         """
+        if operator is None and len(measurement) > 1:
+            # Each may need an operator of another class.
+            settings = dict(solver=self.make_solver(solver), steps=steps, eta=eta, noise_correction=noise_correction)
+            settings |= dict(variance_multiplier=variance_multiplier, start=start, encoder=encoder, fidelity=fidelity, callback=callback)
+            parts = []
+            for i in range(len(measurement)):
+                own = {"noise_std": noise_std, "start_step": start_step}
+                own = {k: v[i : i + 1] if torch.is_tensor(v) and v.numel() > 1 else v for k, v in own.items()}
+                own |= {"generators": generators and generators[i : i + 1], "noise": None if noise is None else noise[i : i + 1]}
+                parts.append(self(measurement[i : i + 1], **settings, **own))
+            return Restoration.joined(parts)
         # A severity encoder sees a measurement at the size of the image that it is of.
         lifted = self._check(measurement if operator is None else operator.lift(measurement))
         measurement = measurement.to(lifted)
@@ -315,16 +292,17 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         generators = generators or [torch.Generator().manual_seed(0) for _ in range(batch)]
         if len(generators) != batch:
             raise UsageError(f"{batch} measurements need {batch} generators, not {len(generators)}")
-        clock = _Clock(measurement.device)
-        with clock.phase("severity"):
-            analysis = self.analyse(lifted, operator.name if operator else None, encoder)
-        estimated = operator is None
+        clock, diagnosis = Clock(measurement.device), None
         with clock.phase("estimate"):
-            if estimated:
-                operator, found = self.estimate_operator(measurement, analysis)
-                noise_std = found if noise_std is None else noise_std
+            if operator is None:
+                diagnosis = self.diagnose(measurement)
+                operator = diagnosis.operator
+                noise_std = diagnosis.noise_std if noise_std is None else noise_std
+                start_step = diagnosis.start_step if start_step is None else start_step
             elif noise_std is None:
                 noise_std = noise_level(measurement.float()).cpu()
+        with clock.phase("severity"):
+            analysis = self.analyse(lifted, operator.name, encoder)
         noise_std = per_sample(noise_std).expand(batch) if per_sample(noise_std).numel() == 1 else per_sample(noise_std)
         solver = self.make_solver(solver)
         eta = next(v for v in (eta, self.defaults["eta"], solver.default_eta) if v is not None)
@@ -338,10 +316,11 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             latent = sample(solver, problem, begin, generators, report)
         with clock.phase("decode"):
             images = self.stage.decode(latent).float().clamp(-1, 1)
-        fidelity = self.defaults["fidelity"] if fidelity is None else fidelity
+        fidelity, kept = self.defaults["fidelity"] if fidelity is None else fidelity, torch.ones(batch)
         if fidelity:
             with clock.phase("fidelity"):
-                images = correct(images, measurement.float(), operator, noise_std)
+                images, mean = (correct(x, measurement.float(), operator, noise_std) for x in (images, analysis.decoded))
+                images, kept = restrain(images, mean, lifted.float())
         return Restoration(
             images=images,
             decoded=analysis.decoded,
@@ -352,11 +331,12 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             steps=begin.level.clone(),
             network_evaluations=problem.network_evaluations,
             operators=[{"name": operator.name, **operator.describe(i)} for i in range(batch)],
-            operator_estimated=estimated,
+            diagnosis=[diagnosis] * batch,
             noise_std=noise_std,
             solver={"name": solver.name, "eta": eta, **solver.describe()},
             encoder=analysis.encoder,
             fidelity=bool(fidelity),
+            kept_detail=kept,
             seconds=clock.seconds,
         )
 

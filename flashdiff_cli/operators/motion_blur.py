@@ -135,7 +135,12 @@ def path_kernels(lengths: torch.Tensor, shakes: torch.Tensor, generator: torch.G
     speed = torch.exp(0.5 * shakes * speed)
     steps = torch.stack([torch.sin(heading), torch.cos(heading)]) * speed * lengths / speed.sum(1, keepdim=True)
     path = steps.cumsum(-1)
-    path = path - path.mean(-1, keepdim=True)
+    return _time_spent(path - path.mean(-1, keepdim=True))
+
+
+def _time_spent(path: torch.Tensor) -> torch.Tensor:
+    """(2, B, PATH_POINTS) places down and across -> (B, k, k): the share of the time spent at each pixel."""
+    batch = path.shape[1]
     radius = int(path.abs().max()) + 1
     width = 2 * radius + 1
     base = path.floor()
@@ -146,6 +151,28 @@ def path_kernels(lengths: torch.Tensor, shakes: torch.Tensor, generator: torch.G
         index = (corner + radius).long()
         kernel.scatter_add_(1, index[0] * width + index[1], weight)
     return kernel.view(batch, width, width)
+
+
+def kernel_axis(kernel: torch.Tensor) -> tuple[float, float]:
+    """The straight motion that spreads light as a kernel (k, k) does: its length in pixels, and its direction in radians.
+
+    The length is that of an even straight path of the same variance along the kernel's main axis; the direction is measured from the
+    horizontal downwards, -pi/2 to pi/2.
+    """
+    kernel = kernel.double() / kernel.sum()
+    offsets = torch.arange(len(kernel), dtype=torch.float64) - len(kernel) // 2
+    down, across = (kernel.sum(1) * offsets).sum(), (kernel.sum(0) * offsets).sum()
+    y, x = offsets[:, None] - down, offsets[None] - across
+    xx, yy, xy = ((kernel * product).sum().item() for product in (x * x + 0 * y, y * y + 0 * x, x * y))
+    main = (xx + yy) / 2 + math.hypot((xx - yy) / 2, xy)
+    return math.sqrt(12 * main), 0.5 * math.atan2(2 * xy, xx - yy)
+
+
+def straight_kernel(length: float, angle: float) -> torch.Tensor:
+    """The kernel of a steady straight motion: (k, k) float64, sum 1. Directions as in `kernel_axis`."""
+    time = (torch.arange(PATH_POINTS, dtype=torch.float64) + 0.5) / PATH_POINTS - 0.5
+    path = torch.stack([time * length * math.sin(angle), time * length * math.cos(angle)])[:, None]
+    return _time_spent(path)[0]
 
 
 def _real(x: torch.Tensor) -> torch.dtype:

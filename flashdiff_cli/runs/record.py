@@ -25,6 +25,8 @@ class Record:
     height: int | None = None
     operator: dict[str, Any] | None = None
     """`name`, its parameters, and `estimated`: whether they were found in the picture."""
+    degradation: dict[str, Any] | None = None
+    """What the picture itself shows, where no operator was given: `kind`, `confidence` and the `probabilities` of all kinds."""
     noise_std: float | None = None
     """On intensities in [0, 1]."""
     severity: float | None = None
@@ -49,6 +51,8 @@ class Record:
     """The severity encoder used."""
     fidelity: bool | None = None
     """Whether the result was corrected by its measurement at the end."""
+    kept_detail: float | None = None
+    """Share of the solver's detail that was kept, so that the result is nearer to the truth than the input; mean over the tiles."""
     model: str | None = None
     seed: int | None = None
     device: str | None = None
