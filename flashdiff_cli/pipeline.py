@@ -75,7 +75,7 @@ class Restoration:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-class _Clock:
+class Clock:
     """Seconds by phase, with the device brought to rest at each boundary."""
 
     def __init__(self, device: torch.device):
@@ -315,7 +315,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         generators = generators or [torch.Generator().manual_seed(0) for _ in range(batch)]
         if len(generators) != batch:
             raise UsageError(f"{batch} measurements need {batch} generators, not {len(generators)}")
-        clock = _Clock(measurement.device)
+        clock = Clock(measurement.device)
         with clock.phase("severity"):
             analysis = self.analyse(lifted, operator.name if operator else None, encoder)
         estimated = operator is None
