@@ -21,6 +21,7 @@ from flashdiff_cli.pipeline import Analysis, Clock, FlashDiffusionPipeline
 from flashdiff_cli.runs.journal import fingerprint
 from flashdiff_cli.solvers import Problem, Solver, sample
 
+CHOICES = ("steps", "eta", "noise_correction", "variance_multiplier", "fidelity")
 RESAMPLE_STEPS = 500
 """Length of ReSample's schedule in the paper; the others run all steps of the training table."""
 
@@ -104,11 +105,10 @@ class Plan:
 
     def describe(self) -> dict[str, Any]:
         """For protocol.json: the choices under the arm's own names."""
-        own = {k: v for k, v in asdict(self.arm).items() if v not in (None, {}, False)}
+        own = given_only(asdict(self.arm))
         if self.solver is None:
             return own
-        keys = ("steps", "eta", "noise_correction", "variance_multiplier", "fidelity")
-        return own | {k: getattr(self, k) for k in keys} | {"settings": self.solver.describe()}
+        return own | {k: getattr(self, k) for k in CHOICES} | {"settings": self.solver.describe()}
 
     @property
     def described_solver(self) -> dict[str, Any] | None:
@@ -161,15 +161,18 @@ def plan(arm: Arm, protocol: Protocol, pipeline: FlashDiffusionPipeline, model: 
     except UsageError as error:
         raise UsageError(f"arm {arm.name}: {error}") from None
     fidelity = next(v for v in (arm.fidelity, protocol.fidelity, defaults["fidelity"]) if v is not None)
-    return Plan(
-        arm,
-        solver,
-        len(schedule),
-        eta,
-        of_arm.get("noise_correction", defaults["noise_correction"]),
-        of_arm.get("variance_multiplier", defaults["variance_multiplier"]),
-        bool(fidelity),
-    )
+    # What an arm has no use for is left out, so that its records outlast a new default of the model.
+    used = {"flash": ("noise_correction", "variance_multiplier"), "fixed": ("noise_correction",)}.get(arm.kind, ())
+    of_start = {name: of_arm.get(name, defaults[name]) for name in used}
+    return Plan(arm, solver, len(schedule), eta, **of_start, fidelity=bool(fidelity))
+
+
+def given_only(value: Any) -> Any:
+    """Without entries that are None, false or empty, at any depth: a field added later changes no fingerprint."""
+    if not isinstance(value, dict):
+        return value
+    kept = {k: given_only(v) for k, v in value.items()}
+    return {k: v for k, v in kept.items() if not (v is None or v is False or (isinstance(v, (dict, list, tuple)) and not v))}
 
 
 class Identities:
@@ -190,20 +193,20 @@ class Identities:
         return self._found[role]
 
     def settings(self, plan: Plan, condition: Condition, protocol: Protocol, extra: Sequence[str]) -> str:
-        """Everything that a record depends on besides the picture."""
+        """Everything that a record depends on besides the picture and its size."""
         arm, pipe = plan.arm, self.pipeline
-        parts: dict[str, Any] = {"condition": asdict(condition), "seed": protocol.seed, "size": protocol.size, "extra": sorted(extra)}
-        parts["baseline"] = arm.baseline
+        parts: dict[str, Any] = {"condition": asdict(condition), "seed": protocol.seed, "extra": sorted(extra), "baseline": arm.baseline}
         if arm.baseline in classical.CLASSICAL:
             parts["settings"] = arm.settings
         if arm.baseline == "decoded" or arm.kind in ("flash", "fixed"):
             parts |= self.of_encoder(None if arm.blind else condition.told[0], arm.encoder)
         if plan.solver is not None:
-            facts = asdict(plan) | {"solver": plan.described_solver}
-            facts["arm"] = {k: facts["arm"][k] for k in ("start", "start_step", "blind")}
-            facts |= {"scheduler": dict(pipe.scheduler.config), "unet": self.weights("unet"), "first_stage": self.weights("first_stage")}
-            parts["plan"] = facts
-        return fingerprint(**parts)
+            schedule = pipe.schedule(plan.steps, plan.eta)
+            parts |= {"unet": self.weights("unet"), "first_stage": self.weights("first_stage"), "solver": plan.described_solver}
+            parts["schedule"] = fingerprint(timesteps=schedule.timesteps.tolist(), levels=schedule.levels.tolist())
+            parts["choices"] = {k: getattr(plan, k) for k in CHOICES}
+            parts["start"] = [arm.start, arm.start_step, arm.blind]
+        return fingerprint(**given_only(parts))
 
     def of_encoder(self, operator: str | None, name: str | None) -> dict[str, Any]:
         """What the severity encoder's estimate depends on."""

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from flashdiff_cli import __version__
-from flashdiff_cli.bench.arms import Batch, Identities, Outcome, Plan, Unfit, encoder_of, plan, run, told
+from flashdiff_cli.bench.arms import Batch, Identities, Outcome, Plan, Unfit, encoder_of, given_only, plan, run, told
 from flashdiff_cli.bench.dataset import Case, Item, batches, degrade
 from flashdiff_cli.bench.metrics import FOLDER, Measures
 from flashdiff_cli.bench.protocol import SEVERITY, Condition, Protocol
@@ -110,14 +110,15 @@ class Bench:
             (c.name, p.arm.name): identities.settings(p, c, protocol, extra) for c in selected.condition for p in self.plans
         }
         for c in selected.condition if selected.levels else ():
-            parts = {"condition": asdict(c), "seed": protocol.seed, "size": protocol.size, "levels": protocol.levels}
+            parts = {"condition": asdict(c), "seed": protocol.seed, "levels": protocol.levels}
             parts |= {"steps": pipeline.defaults["steps"], "multiplier": pipeline.defaults["variance_multiplier"]}
-            self.settings[c.name, SEVERITY] = fingerprint(**parts, **identities.of_encoder(c.told[0], None))
+            self.settings[c.name, SEVERITY] = fingerprint(**given_only(parts | identities.of_encoder(c.told[0], None)))
         self.work = Work()
 
     def _is_done(self, condition: str, arm: str, item: Item, level: float | None = None) -> bool:
         found = self.log.records.get((condition, arm, item.below, None if level is None else round(level, 6)))
-        if found is None or found.status == "failed" or found.digest != item.digest:
+        same = found is not None and (found.digest, found.height, found.width) == (item.digest, *item.size)
+        if not same or found.status == "failed":
             return False
         if found.settings != self.settings[condition, arm]:
             return False
