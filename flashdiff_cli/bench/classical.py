@@ -1,4 +1,7 @@
-"""What can be done without learning, for scale: classical restorations of scikit-image around any known operator."""
+"""What can be done without learning, for scale: classical restorations of scikit-image around any known operator.
+
+Their defaults did best, in PSNR, on a few training pictures with a Gaussian blur and noise of 0.05.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,9 @@ from flashdiff_cli.operators.inpainting import Inpainting
 
 PSF_SIDE = 121
 """No kernel of the project's blurs at these settings is wider."""
+
+MIN_WEIGHT = 1e-4
+"""The denoiser divides by its weight."""
 
 
 class Unfit(FlashdiffError):
@@ -42,7 +48,7 @@ def _each_channel(y: np.ndarray, margin: int, function: Callable[[np.ndarray], n
     return done[:, margin : margin + y.shape[1], margin : margin + y.shape[2]]
 
 
-def wiener(y: torch.Tensor, operator: Operator, noise_std: float, strength: float = 6.0) -> torch.Tensor:
+def wiener(y: torch.Tensor, operator: Operator, noise_std: float, strength: float = 60.0) -> torch.Tensor:
     """Wiener-Hunt deconvolution with a Laplacian prior of weight strength x noise variance."""
     from skimage.restoration import wiener as deconvolve
 
@@ -53,7 +59,7 @@ def wiener(y: torch.Tensor, operator: Operator, noise_std: float, strength: floa
     )
 
 
-def richardson_lucy(y: torch.Tensor, operator: Operator, noise_std: float, iterations: int = 10) -> torch.Tensor:
+def richardson_lucy(y: torch.Tensor, operator: Operator, noise_std: float, iterations: int = 4) -> torch.Tensor:
     """Richardson-Lucy deconvolution; few iterations, because it fits the noise in the end."""
     from skimage.restoration import richardson_lucy as deconvolve
 
@@ -63,7 +69,7 @@ def richardson_lucy(y: torch.Tensor, operator: Operator, noise_std: float, itera
 
 
 def tv(
-    y: torch.Tensor, operator: Operator, noise_std: float, strength: float = 0.3, iterations: int = 40, inner: int = 20
+    y: torch.Tensor, operator: Operator, noise_std: float, strength: float = 0.3, iterations: int = 100, inner: int = 20
 ) -> torch.Tensor:
     """argmin |A x - y|^2 / 2 + strength x noise_std x TV(x), by accelerated proximal gradient steps (FISTA), whose
     proximal map is scikit-image's Chambolle denoiser."""
@@ -74,12 +80,11 @@ def tv(
     measured = y[None]
     x = operator.lift(measured)
     bound = _gain_bound(operator, x)
+    weight = max(strength * noise_std / bound, MIN_WEIGHT)
     ahead, pace = x, 1.0
     for _ in range(iterations):
         stepped = ahead - operator.adjoint(operator.forward(ahead) - measured) / bound
-        smooth = denoise_tv_chambolle(
-            stepped[0].numpy(), strength * noise_std / bound, eps=0, max_num_iter=inner, channel_axis=0
-        )
+        smooth = denoise_tv_chambolle(stepped[0].numpy(), weight, eps=0, max_num_iter=inner, channel_axis=0)
         now = torch.from_numpy(smooth).to(x)[None]
         faster = (1 + (1 + 4 * pace**2) ** 0.5) / 2
         ahead, x, pace = now + (pace - 1) / faster * (now - x), now, faster

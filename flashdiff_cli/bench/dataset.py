@@ -149,7 +149,7 @@ def degrade(item: Item, clean: torch.Tensor, condition: Condition, seed: int, sw
     Raises:
         FlashdiffError: the condition does not fit this picture.
     """
-    root = derive(seed, item.digest, condition.name)
+    root = derive(seed, item.digest, condition.draws or condition.name)
     level = torch.rand((), generator=torch.Generator().manual_seed(derive(root, "level")), dtype=torch.float64).item()
     if sweep is not None:
         level = sweep[0] / (sweep[1] - 1)

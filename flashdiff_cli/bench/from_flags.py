@@ -11,20 +11,28 @@ from flashdiff_cli.operators import OPERATORS
 from flashdiff_cli.solvers import SOLVERS, load_entry_points
 
 
-def parse_value(text: str, is_number: bool) -> Any:
-    """An operator's option as typed: for one that is a number, `low:high` is a range."""
-    if not is_number or ":" not in text:
-        return text
-    try:
-        low, high = map(float, text.split(":"))
-    except ValueError:
-        raise UsageError(f"{text!r} is not a range; give LOW:HIGH, e.g. 0.3:3") from None
-    return [low, high]
+def parse(options: dict[str, str]) -> dict[str, Any]:
+    """Operators' options as typed: of one that is a number, `low:high` is a range.
+
+    Raises:
+        UsageError: a range that is none.
+    """
+    numbers = {option.name for name in OPERATORS for option in OPERATORS[name].options if option.type is float}
+    found: dict[str, Any] = {}
+    for name, text in options.items():
+        found[name] = text
+        if name in numbers and ":" in text:
+            try:
+                low, high = map(float, text.split(":"))
+            except ValueError:
+                raise UsageError(f"--{name.replace('_', '-')} {text!r} is not a range; give LOW:HIGH, e.g. 0.3:3") from None
+            found[name] = [low, high]
+    return found
 
 
 def make(
     operator: str | None,
-    operator_options: dict[str, str],
+    operator_options: dict[str, Any],
     noise_std: float | None = None,
     levels: int | None = None,
     solvers: Sequence[str] | None = None,
@@ -36,7 +44,7 @@ def make(
     """One condition, and an arm for each solver and start.
 
     Args:
-        operator, operator_options, noise_std: of the condition; options as text, `low:high` for a range.
+        operator, operator_options, noise_std: of the condition; options as `parse` gives them.
         levels: of a severity sweep.
         solvers: None: the model's default is not known here, so ldps.
         solver_options: given to each solver that has them.
@@ -48,9 +56,7 @@ def make(
     """
     if operator is None:
         raise UsageError("give --protocol, or --operator: what degrades the pictures")
-    known = {option.name: option for option in OPERATORS[operator].options}
-    options = {k: parse_value(v, k in known and known[k].type is float) for k, v in operator_options.items()}
-    condition = Condition(operator, operator, options, 0.05 if noise_std is None else noise_std)
+    condition = Condition(operator, operator, operator_options, 0.05 if noise_std is None else noise_std)
     load_entry_points()
     solvers, solver_options = solvers or ["ldps"], solver_options or {}
     own = {name: {o.name for o in SOLVERS[name].options} for name in solvers}

@@ -44,6 +44,7 @@ class Condition:
         options: its parameters by name; a pair [low, high] is low + t (high - low) at the picture's level t.
         noise_std: on intensities in [0, 1].
         assumed: what the solver is told, where that is not the truth.
+        draws: conditions of the same `draws` take the same level, mask or path and noise of a picture; None: the name.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Condition:
     options: dict[str, Any] = field(default_factory=dict)
     noise_std: float = 0.05
     assumed: Assumed | None = None
+    draws: str | None = None
 
     def __post_init__(self):
         _check_name("condition", self.name)
@@ -204,6 +206,21 @@ class Protocol:
             if kind == "arm" and SEVERITY not in wanted:
                 kept["levels"] = 0
         return dataclasses.replace(self, **kept)
+
+    def with_options(self, options: dict[str, Any]) -> Protocol:
+        """The protocol with other values of operators' options, in every condition whose operator has them.
+
+        Raises:
+            UsageError: no condition has an option of this name, or a value makes no sense.
+        """
+        conditions = list(self.condition)
+        for name, value in options.items():
+            have = [i for i, c in enumerate(conditions) if name in OPERATORS[c.operator].known({})]
+            if not have:
+                raise UsageError(f"--{name.replace('_', '-')}: no condition of protocol {self.name} has it")
+            for i in have:
+                conditions[i] = dataclasses.replace(conditions[i], options=conditions[i].options | {name: value})
+        return dataclasses.replace(self, condition=tuple(conditions))
 
     def against(self, arm: Arm, present: Collection[str]) -> str | None:
         """Name of the arm that this one is compared with, of those that are present: its own choice, or the baseline."""

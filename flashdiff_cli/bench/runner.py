@@ -226,7 +226,7 @@ class Bench:
     def _records(self, plan: Plan, condition: Condition, batch: Batch, facts, outcome: Outcome) -> list[BenchRecord]:
         count = len(batch.cases)
         seconds = {k: v / count for k, v in outcome.seconds.items()}
-        seconds["total"] = sum(seconds.values())
+        seconds["total"] = float(sum(seconds.values()))
         columns = ("start_step", "steps", "network_evaluations", "variance", "error_variance")
         scores = self.measures(outcome.images, batch.clean)
         records = []

@@ -25,7 +25,7 @@ def _names(text: str | None) -> list[str] | None:
 
 @closed
 @with_flags(SOLVER_FLAGS, "Solver settings (without a protocol)")
-@with_flags(RANGES, "Degradation (without a protocol)")
+@with_flags(RANGES, "Degradation (with a protocol: in its conditions)")
 def bench(
     images: Annotated[
         Optional[list[Path]], typer.Argument(metavar="IMAGES...", help="Clean pictures: files, folders and patterns.", show_default=False)
@@ -97,7 +97,7 @@ def bench(
     flashdiff bench faces/ --operator gaussian-blur --blur-std 0.3:3 --solver ldps,psld --start flash,full -o out/
     """
     from flashdiff_cli.commands import bench_show as show
-    from flashdiff_cli.errors import UsageError
+    from flashdiff_cli.errors import FlashdiffError, UsageError
 
     if list_:
         show.say_protocols()
@@ -106,15 +106,17 @@ def bench(
         raise UsageError("give the folder of clean pictures, or --list for the protocols")
     from flashdiff_cli.bench import protocol as protocols
     from flashdiff_cli.bench.dataset import choose_ids, scan
-    from flashdiff_cli.bench.from_flags import make
+    from flashdiff_cli.bench.from_flags import make, parse
 
     of_operator, of_solver = split(values)
+    of_operator = parse(of_operator)
     given = {"--operator": operator, "--noise-std": noise_std, "--levels": levels, "--solver": solver, "--steps": steps, "--eta": eta}
     if protocol is not None:
-        flags = [flag for flag, value in given.items() if value is not None] + ["--" + k.replace("_", "-") for k in (of_operator | of_solver)]
+        flags = [flag for flag, value in given.items() if value is not None] 
+        flags += ["--" + k.replace("_", "-") for k in of_solver]
         if flags:
             raise UsageError(f"{flags[0]} does not go with --protocol, which says it itself")
-        plan = protocols.load(protocol)
+        plan = protocols.load(protocol).with_options(of_operator)
     else:
         plan = make(operator, of_operator, noise_std, levels, _names(solver), of_solver, _names(start), steps, eta)
     changes = {"size": size, "seed": seed, "fidelity": fidelity, "metrics": None if metrics is None else tuple(_names(metrics))}
@@ -137,6 +139,8 @@ def bench(
 
     restorer = Restorer(model or plan.model, device, dtype, offline=offline)
     items, errors = scan(jobs, plan.size, restorer.pipeline.grain)
+    if not items:
+        raise FlashdiffError(f"no picture can be used: {errors[0]}")
     runner = Bench(plan, selected, restorer.pipeline, restorer.model, items, output, batch, save_images, restorer.dtype)
     for line in (*errors, *runner.measures.missing):
         show.say_error(line)
