@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from flashdiff_cli import __version__
+from flashdiff_cli.commands.bench import bench
 from flashdiff_cli.commands.compare import compare
 from flashdiff_cli.commands.convert import convert
 from flashdiff_cli.commands.encode import encode
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (restore, severity, encode, compare, train, convert):
+for command in (restore, severity, encode, compare, bench, train, convert):
     app.command()(command)
 app.add_typer(models, name="models")
 

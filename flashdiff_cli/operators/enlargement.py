@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -48,3 +49,7 @@ class Enlargement(Operator):
 
     def subset(self, active: torch.Tensor) -> Enlargement:
         return Enlargement(choose(self.enlarged, active))
+
+    @classmethod
+    def _stack(cls, operators: Sequence[Enlargement]) -> Enlargement:
+        return cls(torch.cat([operator.enlarged for operator in operators]))

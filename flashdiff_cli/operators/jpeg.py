@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -142,3 +143,9 @@ class Jpeg(Operator):
 
     def subset(self, active: torch.Tensor) -> Jpeg:
         return Jpeg(choose(self.jpeg_quality, active), self.chroma)
+
+    @classmethod
+    def _stack(cls, operators: Sequence[Jpeg]) -> Jpeg:
+        if len({operator.chroma for operator in operators}) != 1:
+            raise cls._unstackable("colour at different resolutions")
+        return cls(torch.cat([operator.jpeg_quality for operator in operators]), operators[0].chroma)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -107,6 +108,15 @@ class MotionBlur(Operator):
     def subset(self, active: torch.Tensor) -> MotionBlur:
         parameters = {name: choose(value, active) for name, value in self.parameters.items()}
         return MotionBlur(choose(self.kernel, active), parameters, self.kernel_file)
+
+    @classmethod
+    def _stack(cls, operators: Sequence[MotionBlur]) -> MotionBlur:
+        if len({operator.kernel_file for operator in operators}) > 1:
+            raise cls._unstackable("kernels of different files")
+        radius = max(operator.kernel.shape[-1] // 2 for operator in operators)
+        kernels = [F.pad(o.kernel, (radius - o.kernel.shape[-1] // 2,) * 4) for o in operators]
+        parameters = {name: torch.cat([o.parameters[name] for o in operators]) for name in operators[0].parameters}
+        return cls(torch.cat(kernels), parameters, operators[0].kernel_file)
 
 
 def path_kernels(lengths: torch.Tensor, shakes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

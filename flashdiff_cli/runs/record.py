@@ -64,15 +64,15 @@ class Record:
 
     def to_json(self) -> str:
         """One line of strict JSON."""
-        return json.dumps(_finite(asdict(self)), ensure_ascii=False)
+        return json.dumps(finite(asdict(self)), ensure_ascii=False)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """JSON has no infinities: they become null."""
     if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
+        return {k: finite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     if isinstance(value, float):
         return round(value, 6) if math.isfinite(value) else None
     return value

@@ -1,0 +1,332 @@
+"""The loop: every arm on the same measurements, one record each, resumable after a kill."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flashdiff_cli import __version__
+from flashdiff_cli.bench.arms import Batch, Identities, Outcome, Plan, Unfit, encoder_of, given_only, plan, run, told
+from flashdiff_cli.bench.dataset import Case, Item, batches, degrade
+from flashdiff_cli.bench.metrics import FOLDER, Measures
+from flashdiff_cli.bench.protocol import SEVERITY, Condition, Protocol
+from flashdiff_cli.bench.records import BenchRecord, Log, image_path
+from flashdiff_cli.errors import FlashdiffError, UsageError
+from flashdiff_cli.pictures.files import Picture, write_picture
+from flashdiff_cli.pipeline import FlashDiffusionPipeline
+from flashdiff_cli.runs.journal import fingerprint
+
+Watch = Callable[[str, float, float | None], None]
+"""Called with (what is done now, share of the work done, seconds left or None)."""
+
+
+@dataclass
+class Work:
+    """How far a bench is and how long the rest may take: each arm at its own seconds for a step."""
+
+    units: dict[str, float] = field(default_factory=dict)
+    """Steps that are still to be run, by arm."""
+    total: float = 0.0
+    spent: dict[str, list[float]] = field(default_factory=dict)
+    """[seconds, steps] by arm."""
+
+    def expect(self, arm: str, steps: float) -> None:
+        self.units[arm] = self.units.get(arm, 0.0) + steps
+        self.total += steps
+
+    def finish(self, arm: str, steps: float, seconds: float) -> None:
+        self.units[arm] -= steps
+        seen = self.spent.setdefault(arm, [0.0, 0.0])
+        seen[0], seen[1] = seen[0] + seconds, seen[1] + steps
+
+    def share(self, running: float = 0.0) -> float:
+        return 1.0 if not self.total else 1 - (sum(self.units.values()) - running) / self.total
+
+    def left(self) -> float | None:
+        """Seconds; None before the first arm is done."""
+        seconds, steps = (sum(column) for column in zip(*self.spent.values(), strict=True)) if self.spent else (0.0, 0.0)
+        if not steps:
+            return None
+        rates = {arm: s / n for arm, (s, n) in self.spent.items() if n}
+        return sum(n * rates.get(arm, seconds / steps) for arm, n in self.units.items())
+
+
+class Bench:
+    """A protocol on one model and a set of pictures.
+
+    Args:
+        protocol: the whole of it: what records are compared with may come from another run.
+        selected: the part of it (`Protocol.select`) that is run.
+        pipeline: the model.
+        model: its name, as the user gave it.
+        items: the pictures.
+        folder: for records and images; what is there already is not done again.
+        batch: measurements at once.
+        save_images: write the images of the first so many pictures.
+        device, dtype: for records.
+
+    Raises:
+        UsageError: an arm asks for what the model does not have; or two pictures would share the name of an image.
+        FlashdiffError: the folder cannot be used.
+    """
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        selected: Protocol,
+        pipeline: FlashDiffusionPipeline,
+        model: str,
+        items: Sequence[Item],
+        folder: str | Path,
+        batch: int = 1,
+        save_images: int = 0,
+        dtype: str = "float32",
+    ):
+        self.protocol, self.selected = protocol, selected
+        self.pipeline, self.model, self.items = pipeline, model, list(items)
+        self.folder, self.batch, self.dtype = Path(folder), batch, dtype
+        self.plans = [plan(arm, protocol, pipeline, model) for arm in selected.arm]
+        self.measures = Measures(protocol.metrics, pipeline.unet.device)
+        # The distance of two sets of pictures is taken between files, so that a resumed bench has all of them.
+        whole = any(name in FOLDER for name in self.measures.usable)
+        saved = self.items if whole else self.items[:save_images]
+        names = [Path(item.below).with_suffix("").as_posix() for item in saved]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise UsageError(f"{twice[0]}: two pictures of this name; images saved for both would collide, so rename one")
+        self._saved = {item.below for item in saved}
+        self.log = Log(self.folder)
+        identities = Identities(pipeline)
+        extra = [name for name in self.measures.usable if name not in FOLDER]
+        self.settings = {
+            (c.name, p.arm.name): identities.settings(p, c, protocol, extra) for c in selected.condition for p in self.plans
+        }
+        for c in selected.condition if selected.levels else ():
+            parts = {"condition": asdict(c), "seed": protocol.seed, "levels": protocol.levels}
+            parts |= {"steps": pipeline.defaults["steps"], "multiplier": pipeline.defaults["variance_multiplier"]}
+            self.settings[c.name, SEVERITY] = fingerprint(**given_only(parts | identities.of_encoder(c.told[0], None)))
+        self.work = Work()
+
+    def _is_done(self, condition: str, arm: str, item: Item, level: float | None = None) -> bool:
+        found = self.log.records.get((condition, arm, item.below, None if level is None else round(level, 6)))
+        same = found is not None and (found.digest, found.height, found.width) == (item.digest, *item.size)
+        if not same or found.status == "failed":
+            return False
+        if found.settings != self.settings[condition, arm]:
+            return False
+        seen = found.status == "skipped" or item.below not in self._saved or arm == SEVERITY
+        return seen or image_path(self.folder, condition, item.below, arm).exists()
+
+    def _sweep_left(self, condition: Condition, item: Item) -> bool:
+        n = self.selected.levels
+        return n > 0 and not all(self._is_done(condition.name, SEVERITY, item, j / (n - 1)) for j in range(n))
+
+    def todo(self) -> list[tuple[str, str, int]]:
+        """(condition, arm, pictures that are left), the severity sweep among them."""
+        rows = []
+        for c in self.selected.condition:
+            for p in self.plans:
+                rows.append((c.name, p.arm.name, sum(not self._is_done(c.name, p.arm.name, i) for i in self.items)))
+            if self.selected.levels:
+                rows.append((c.name, SEVERITY, sum(self._sweep_left(c, i) for i in self.items)))
+        return rows
+
+    def run(self, watch: Watch = lambda *_: None, stopped: Callable[[], bool] = lambda: False) -> Iterator[BenchRecord]:
+        """Do what is left; records come as they are made and are in the log then.
+
+        Args:
+            watch: told how far it is.
+            stopped: asked before each arm of a batch; once it is true the rest is left.
+        """
+        steps = {p.arm.name: p.expected_steps for p in self.plans} | {SEVERITY: 0.5 * self.selected.levels}
+        for _, arm, count in self.todo():
+            self.work.expect(arm, count * steps[arm])
+        for condition in self.selected.condition:
+            for items in batches(self.items, self.batch):
+                left = {p.arm.name: [i for i in items if not self._is_done(condition.name, p.arm.name, i)] for p in self.plans}
+                sweep = [item for item in items if self._sweep_left(condition, item)]
+                if not sweep and not any(left.values()):
+                    continue
+                cleans = {item.below: item.image() for item in items}
+                for item in sweep:
+                    if stopped():
+                        return
+                    yield from self._timed(SEVERITY, condition, [item], steps, watch, lambda _, i=item: self._sweep(condition, i, cleans))
+                for p in self.plans:
+                    mine = left[p.arm.name]
+                    if not mine:
+                        continue
+                    if stopped():
+                        return
+                    yield from self._timed(
+                        p.arm.name, condition, mine, steps, watch, lambda step, p=p, mine=mine: self._arm(p, condition, mine, cleans, step)
+                    )
+
+    def _timed(self, arm: str, condition: Condition, items, steps, watch: Watch, function) -> list[BenchRecord]:
+        expected = steps[arm] * len(items)
+        what = f"{condition.name}, {arm}"
+
+        def step(done: int, total: int) -> None:
+            watch(what, self.work.share(expected * done / max(total, 1)), self.work.left())
+
+        watch(what, self.work.share(), self.work.left())
+        begin = time.perf_counter()
+        records = function(step)
+        self.work.finish(arm, expected, time.perf_counter() - begin)
+        for record in records:
+            self.log.add(record)
+        watch(what, self.work.share(), self.work.left())
+        return records
+
+    def _record(self, condition: Condition, arm: str, item: Item, **values: Any) -> BenchRecord:
+        known = {"protocol": self.protocol.name, "condition": condition.name, "arm": arm, "image": item.below, "digest": item.digest}
+        known |= {"height": item.size[0], "width": item.size[1], "seed": self.protocol.seed, "model": self.model}
+        known |= {"device": str(self.pipeline.unet.device), "dtype": self.dtype, "version": __version__}
+        return BenchRecord(**(known | {"settings": self.settings[condition.name, arm]} | values))
+
+    def _truth(self, case: Case) -> dict[str, Any]:
+        operator = {"name": case.operator.name, **case.operator.describe()}
+        return {"level": round(case.level, 6), "operator": operator, "noise_std": case.noise_std}
+
+    def _arm(self, plan: Plan, condition: Condition, items: list[Item], cleans: dict, step) -> list[BenchRecord]:
+        """The records of an arm on pictures of equal size; what does not fit or fails is recorded as such."""
+        name = plan.arm.name
+        try:
+            cases = [degrade(item, cleans[item.below], condition, self.protocol.seed) for item in items]
+        except FlashdiffError as error:
+            if len(items) > 1:
+                return [r for item in items for r in self._arm(plan, condition, [item], cleans, step)]
+            return [self._record(condition, name, items[0], status="failed", error=str(error))]
+        try:
+            batch = Batch.of(cases)
+        except UsageError:
+            return [r for item in items for r in self._arm(plan, condition, [item], cleans, step)]
+        facts = [self._truth(case) for case in cases]
+        try:
+            outcome = run(plan, batch, self.pipeline, step)
+        except (FlashdiffError, RuntimeError, MemoryError) as error:
+            if not isinstance(error, (FlashdiffError, MemoryError)) and "memory" not in str(error).lower():
+                raise
+            status = "skipped" if isinstance(error, Unfit) else "failed"
+            assumed = told(batch)
+            return [
+                self._record(condition, name, item, status=status, error=str(error) or "not enough memory; use a smaller --batch", assumed=a, **f)
+                for item, f, a in zip(items, facts, assumed, strict=True)
+            ]
+        return self._records(plan, condition, batch, facts, outcome)
+
+    def _records(self, plan: Plan, condition: Condition, batch: Batch, facts, outcome: Outcome) -> list[BenchRecord]:
+        count = len(batch.cases)
+        seconds = {k: v / count for k, v in outcome.seconds.items()}
+        seconds["total"] = float(sum(seconds.values()))
+        columns = ("start_step", "steps", "network_evaluations", "variance", "error_variance")
+        scores = self.measures(outcome.images, batch.clean)
+        records = []
+        for i, case in enumerate(batch.cases):
+            values = {k: getattr(outcome, k)[i] for k in columns if getattr(outcome, k) is not None}
+            if "variance" in values:
+                values["severity"] = values["variance"] ** 0.5
+            values |= facts[i] | scores[i]
+            values |= {"assumed": outcome.assumed[i], "solver": plan.described_solver, "start": plan.arm.start, "seconds": dict(seconds)}
+            values |= {"schedule_steps": outcome.schedule_steps, "encoder": outcome.encoder, "fidelity": plan.fidelity}
+            if not bool(torch.isfinite(outcome.images[i]).all()):
+                values |= {"status": "failed", "error": "the result holds values that are not finite; the solver's settings do not suit"}
+                values |= dict.fromkeys(scores[i])
+            elif case.item.below in self._saved:
+                self._save(condition.name, case, plan.arm.name, outcome.images[i : i + 1])
+            records.append(self._record(condition, plan.arm.name, case.item, **values))
+        return records
+
+    def _save(self, condition: str, case: Case, arm: str, image: torch.Tensor) -> None:
+        for name, content in (("clean", case.clean), ("input", case.operator.lift(case.measurement)), (arm, image)):
+            path = image_path(self.folder, condition, case.item.below, name)
+            if name == arm or not path.exists():
+                write_picture(Picture(content.float().cpu().clamp(-1, 1)), path)
+
+    def _sweep(self, condition: Condition, item: Item, cleans: dict) -> list[BenchRecord]:
+        """The severity at each of the protocol's levels, all of them in one batch where they go together."""
+        n, clean = self.protocol.levels, cleans[item.below]
+        try:
+            cases = [degrade(item, clean, condition, self.protocol.seed, (j, n)) for j in range(n)]
+            name, _ = encoder_of(self.pipeline, condition.told[0], None)
+            lifted = torch.cat([case.operator.lift(case.measurement) for case in cases])
+            begin = time.perf_counter()
+            analysis = self.pipeline.analyse(lifted, None, name)
+            seconds = (time.perf_counter() - begin) / n
+            with torch.no_grad():
+                target = self.pipeline.stage.encode(clean.to(analysis.latent))
+        except FlashdiffError as error:
+            status = "skipped" if isinstance(error, Unfit) else "failed"
+            levels = [round(j / (n - 1), 6) for j in range(n)]
+            return [self._record(condition, SEVERITY, item, level=t, status=status, error=str(error)) for t in levels]
+        error = (analysis.latent - target).float().square().mean((1, 2, 3)).tolist()
+        schedule = self.pipeline.schedule(self.pipeline.defaults["steps"])
+        starts = schedule.start_level(analysis.variance * self.pipeline.defaults["variance_multiplier"]).tolist()
+        records = []
+        for case, variance, true, start in zip(cases, analysis.variance.float().tolist(), error, starts, strict=True):
+            values = self._truth(case) | {"variance": variance, "severity": variance**0.5, "error_variance": true}
+            values |= {"start_step": start, "schedule_steps": len(schedule), "encoder": name, "seconds": {"severity": seconds, "total": seconds}}
+            records.append(self._record(condition, SEVERITY, item, **values))
+        return records
+
+    def current(self) -> list[BenchRecord]:
+        """The latest record of each measurement and arm in the folder, those of earlier runs among them."""
+        return list(self.log.records.values())
+
+    def describe(self, command: str | None = None) -> dict[str, Any]:
+        """The whole resolved protocol and where it ran: protocol.json."""
+        protocol = asdict(self.protocol)
+        protocol["arm"] = [plan(arm, self.protocol, self.pipeline, self.model).describe() for arm in self.protocol.arm]
+        packages = ("torch", "diffusers", "torchmetrics", "scikit-image", "numpy")
+        device = self.pipeline.unet.device
+        machine = {"cpu": _cpu_name(), "cores": _cores(), "torch_threads": torch.get_num_threads(), "device": str(device)}
+        if device.type == "cuda":
+            machine["gpu"] = torch.cuda.get_device_name(device)
+        return {
+            "protocol": protocol,
+            "arms_run": [p.arm.name for p in self.plans],
+            "conditions_run": [c.name for c in self.selected.condition],
+            "model": self.model,
+            "pictures": len(self.items),
+            "command": command,
+            "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "commit": _commit(),
+            "machine": machine,
+            "versions": {"flashdiff": __version__, "python": platform.python_version()} | {p: package_version(p) for p in packages},
+            "measures": {"usable": list(self.measures.usable), "missing": self.measures.missing},
+        }
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _cores() -> int:
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this code is in, with + if it was changed; None outside of one."""
+    here = Path(__file__).parent
+    try:
+        ask = {"cwd": here, "capture_output": True, "text": True, "timeout": 10}
+        found = subprocess.run(["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"], **ask)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None if found.returncode == 0 else None
