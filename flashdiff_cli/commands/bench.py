@@ -45,7 +45,7 @@ def bench(
         Optional[Path], typer.Option("--ids", help="Only the pictures that this file names, one a line (default: the protocol's).")
     ] = None,
     size: Annotated[
-        Optional[int], typer.Option("--size", min=8, help="Cut pictures to a centred square of at most this side (default: the protocol's).")
+        Optional[int], typer.Option("--size", min=8, help="Cut to a centred square of at most this side (default: the protocol's).")
     ] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures of equal size at once.")] = 1,
     metrics: Annotated[
@@ -70,7 +70,7 @@ def bench(
         str,
         typer.Option(
             "--start",
-            help="Arms: flash, blind, full, a fixed start step, come-closer:STEP; and decoded, input, wiener, richardson-lucy, tv, biharmonic.",
+            help="Arms: flash, blind, full, a start step, come-closer:STEP; decoded, input, wiener, richardson-lucy, tv, biharmonic.",
             rich_help_panel=HERE,
         ),
     ] = "input,decoded,flash",
