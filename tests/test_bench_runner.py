@@ -14,7 +14,7 @@ from flashdiff_cli.bench.dataset import batches, centre, choose_ids, degrade, de
 from flashdiff_cli.bench.metrics import psnr
 from flashdiff_cli.bench.protocol import from_dict
 from flashdiff_cli.bench.records import Log, image_path, parse, read
-from flashdiff_cli.bench.runner import Bench
+from flashdiff_cli.bench.runner import Bench, Work
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.pictures.files import read_picture
 from flashdiff_cli.runs.plan import Job, find
@@ -333,6 +333,19 @@ def test_time_left_is_told_and_work_ends_at_one(pipeline, pictures, tmp_path):
     list(bench(pipeline, pictures, tmp_path / "out", arms=["input", "fixed-3"]).run(lambda *event: told.append(event)))
     shares = [share for _, share, _ in told]
     assert shares == sorted(shares) and shares[-1] == pytest.approx(1.0) and told[0][2] is None and told[-1][2] == pytest.approx(0, abs=1e-6)
+
+
+def test_the_present_arm_counts_for_the_time_that_is_left():
+    work = Work()
+    work.expect("slow", 100)
+    work.expect("quick", 10)
+    assert work.left("slow") is None and work.share() == 0
+    assert work.left("slow", running=50, elapsed=100.0) == pytest.approx(50 * 2 + 10 * 2)
+    assert work.share(running=55) == pytest.approx(0.5)
+    work.finish("slow", 100, 200.0)
+    assert work.left("quick", running=5, elapsed=1.0) == pytest.approx(5 * 0.2) and work.share(running=5) == pytest.approx(105 / 110)
+    work.finish("quick", 10, 2.0)
+    assert work.left() == 0 and work.share() == 1
 
 
 def test_a_stop_is_kept_between_arms(pipeline, pictures, tmp_path):

@@ -48,15 +48,21 @@ class Work:
         seen[0], seen[1] = seen[0] + seconds, seen[1] + steps
 
     def share(self, running: float = 0.0) -> float:
+        """Of the whole work, 0 to 1; `running` steps of the present arm are run."""
         return 1.0 if not self.total else 1 - (sum(self.units.values()) - running) / self.total
 
-    def left(self) -> float | None:
-        """Seconds; None before the first arm is done."""
-        seconds, steps = (sum(column) for column in zip(*self.spent.values(), strict=True)) if self.spent else (0.0, 0.0)
-        if not steps:
+    def left(self, arm: str | None = None, running: float = 0.0, elapsed: float = 0.0) -> float | None:
+        """Seconds; None before anything is known. The present arm has run `running` steps in `elapsed` seconds."""
+        spent = {name: list(seen) for name, seen in self.spent.items()}
+        if arm is not None and running:
+            seconds, steps = spent.get(arm, (0.0, 0.0))
+            spent[arm] = [seconds + elapsed, steps + running]
+        total = [sum(column) for column in zip(*spent.values(), strict=True)]
+        if not total or not total[1]:
             return None
-        rates = {arm: s / n for arm, (s, n) in self.spent.items() if n}
-        return sum(n * rates.get(arm, seconds / steps) for arm, n in self.units.items())
+        rates = {name: seconds / steps for name, (seconds, steps) in spent.items() if steps}
+        waiting = self.units | ({arm: self.units[arm] - running} if arm is not None else {})
+        return sum(n * rates.get(name, total[0] / total[1]) for name, n in waiting.items())
 
 
 class Bench:
@@ -175,11 +181,13 @@ class Bench:
         expected = steps[arm] * len(items)
         what = f"{condition.name}, {arm}"
 
+        begin = time.perf_counter()
+
         def step(done: int, total: int) -> None:
-            watch(what, self.work.share(expected * done / max(total, 1)), self.work.left())
+            running = expected * done / max(total, 1)
+            watch(what, self.work.share(running), self.work.left(arm, running, time.perf_counter() - begin))
 
         watch(what, self.work.share(), self.work.left())
-        begin = time.perf_counter()
         records = function(step)
         self.work.finish(arm, expected, time.perf_counter() - begin)
         for record in records:
