@@ -106,7 +106,8 @@ def test_a_record_does_not_depend_on_the_other_pictures_or_arms(pipeline, pictur
     (pictures / "1.png").rename(pictures / "z.png")
     some = results(bench(pipeline, pictures, tmp_path / "b", arms=["fixed-3"]).run())
     renamed = {k: v | {"image": "1.png" if v["image"] == "z.png" else v["image"]} for k, v in some.items()}
-    same({(k[0], k[1], v["image"], k[3]): v for k, v in renamed.items()}, {k: whole[k] for k in whole if k[1] == "fixed-3" and k[2] != "0.png"}, 0)
+    expected = {k: v for k, v in whole.items() if k[1] == "fixed-3" and k[2] != "0.png"}
+    same({(*k[:2], v["image"], k[3]): v for k, v in renamed.items()}, expected, 0)
 
 
 def test_all_arms_get_the_same_measurement_and_the_same_noise(pipeline, pictures, tmp_path, monkeypatch):
@@ -154,6 +155,15 @@ def test_what_changed_is_done_again_and_replaces(pipeline, pictures, tmp_path):
     assert not torch.equal(before, read_picture(pictures / "0.png").image)
     redone = list(bench(pipeline, pictures, folder, protocol(arms=changed, seed=1), arms=["input"]).run())
     assert [r.image for r in redone] == ["0.png"]
+
+
+def test_a_measure_that_is_asked_for_later_is_taken_once(pipeline, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr("flashdiff_cli.bench.metrics._lpips", lambda network, device: lambda image, clean: torch.full((len(image),), 0.5))
+    folder, more = tmp_path / "out", protocol(metrics=["psnr", "lpips_alex"])
+    assert {r.lpips_alex for r in bench(pipeline, pictures, folder, arms=["input"]).run()} == {None}
+    assert {r.lpips_alex for r in bench(pipeline, pictures, folder, more, arms=["input"]).run()} == {0.5}
+    assert list(bench(pipeline, pictures, folder, more, arms=["input"]).run()) == []
+    assert list(bench(pipeline, pictures, folder, arms=["input"]).run()) == []
 
 
 def test_other_defaults_of_the_model_leave_records_that_do_not_use_them(pictures, tmp_path):
@@ -250,7 +260,9 @@ def test_what_the_solver_is_told_can_be_wrong(pipeline, pictures, tmp_path):
     assert by["told", "input"].psnr == by["blur", "input"].psnr and by["told", "fixed-3"].psnr != by["blur", "fixed-3"].psnr
     told = by["told", "fixed-3"]
     assert told.operator == by["blur", "fixed-3"].operator and told.noise_std == 0.05
-    assert told.assumed["blur_std"] == pytest.approx(2 * told.operator["blur_std"], abs=1e-3) and told.assumed["noise_std"] == pytest.approx(0.1)
+    level = told.level
+    assert told.operator["blur_std"] == pytest.approx(0.3 + 1.7 * level, abs=1e-3)
+    assert told.assumed["blur_std"] == pytest.approx(0.6 + 3.4 * level, abs=1e-3) and told.assumed["noise_std"] == pytest.approx(0.1)
 
 
 def test_a_sweep_measures_severity_at_every_level(pipeline, pictures, tmp_path):
@@ -332,7 +344,8 @@ def test_time_left_is_told_and_work_ends_at_one(pipeline, pictures, tmp_path):
     told = []
     list(bench(pipeline, pictures, tmp_path / "out", arms=["input", "fixed-3"]).run(lambda *event: told.append(event)))
     shares = [share for _, share, _ in told]
-    assert shares == sorted(shares) and shares[-1] == pytest.approx(1.0) and told[0][2] is None and told[-1][2] == pytest.approx(0, abs=1e-6)
+    assert shares == sorted(shares) and shares[-1] == pytest.approx(1.0)
+    assert told[0][2] is None and told[-1][2] == pytest.approx(0, abs=1e-6)
 
 
 def test_the_present_arm_counts_for_the_time_that_is_left():

@@ -121,8 +121,9 @@ def test_the_order_of_levels_in_a_sweep():
     made = []
     for image, variances in enumerate([(0.1, 0.2, 0.3), (0.1, 0.3, 0.2), (0.1, None, 0.2)]):
         for level, variance in zip((0.0, 0.5, 1.0), variances, strict=True):
+            values = {"level": level, "variance": variance, "error_variance": 0.1 + level, "start_step": image, "settings": "new"}
             if variance is not None:
-                made.append(record("severity", image, level=level, variance=variance, error_variance=0.1 + level, start_step=image, settings="new"))
+                made.append(record("severity", image, **values))
     stale = [record("severity", 9, level=0.25, variance=5.0, error_variance=1.0, settings="old")]
     found = severity_figures(stale + made)
     assert found["sweep_pictures"] == 2 and found["levels"] == [0.0, 0.5, 1.0]

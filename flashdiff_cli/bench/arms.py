@@ -192,12 +192,12 @@ class Identities:
             self._found[role] = digest.hexdigest()[:16]
         return self._found[role]
 
-    def settings(self, plan: Plan, condition: Condition, protocol: Protocol, extra: Sequence[str]) -> str:
+    def settings(self, plan: Plan, condition: Condition, protocol: Protocol) -> str:
         """Everything that a record depends on besides the picture and its size."""
         arm, pipe = plan.arm, self.pipeline
-        parts: dict[str, Any] = {"condition": asdict(condition), "seed": protocol.seed, "extra": sorted(extra), "baseline": arm.baseline}
+        parts: dict[str, Any] = {"condition": asdict(condition), "seed": protocol.seed, "baseline": arm.baseline}
         if arm.baseline in classical.CLASSICAL:
-            parts["settings"] = arm.settings
+            parts["settings"] = classical.complete(arm.baseline, arm.settings)
         if arm.baseline == "decoded" or arm.kind in ("flash", "fixed"):
             parts |= self.of_encoder(None if arm.blind else condition.told[0], arm.encoder)
         if plan.solver is not None:

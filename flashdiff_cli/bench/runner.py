@@ -77,7 +77,7 @@ class Bench:
         folder: for records and images; what is there already is not done again.
         batch: measurements at once.
         save_images: write the images of the first so many pictures.
-        device, dtype: for records.
+        dtype: of the model's weights, for records.
 
     Raises:
         UsageError: an arm asks for what the model does not have; or two pictures would share the name of an image.
@@ -110,10 +110,8 @@ class Bench:
         self._saved = {item.below for item in saved}
         self.log = Log(self.folder)
         identities = Identities(pipeline)
-        extra = [name for name in self.measures.usable if name not in FOLDER]
-        self.settings = {
-            (c.name, p.arm.name): identities.settings(p, c, protocol, extra) for c in selected.condition for p in self.plans
-        }
+        cells = [(c, p) for c in selected.condition for p in self.plans]
+        self.settings = {(c.name, p.arm.name): identities.settings(p, c, protocol) for c, p in cells}
         for c in selected.condition if selected.levels else ():
             parts = {"condition": asdict(c), "seed": protocol.seed, "levels": protocol.levels}
             parts |= {"steps": pipeline.defaults["steps"], "multiplier": pipeline.defaults["variance_multiplier"]}
@@ -127,8 +125,12 @@ class Bench:
             return False
         if found.settings != self.settings[condition, arm]:
             return False
-        seen = found.status == "skipped" or item.below not in self._saved or arm == SEVERITY
-        return seen or image_path(self.folder, condition, item.below, arm).exists()
+        if found.status == "skipped" or arm == SEVERITY:
+            return True
+        # A measure or an image that an earlier run was not asked for makes its record incomplete.
+        if any(getattr(found, name) is None for name in self.measures.usable if name not in FOLDER):
+            return False
+        return item.below not in self._saved or image_path(self.folder, condition, item.below, arm).exists()
 
     def _sweep_left(self, condition: Condition, item: Item) -> bool:
         n = self.selected.levels
