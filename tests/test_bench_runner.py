@@ -22,6 +22,8 @@ from flashdiff_cli.runs.plan import Job, find
 DEFAULTS = {"solver": "ldps", "steps": 20, "eta": 0.0}
 BLUR = {"name": "blur", "operator": "gaussian-blur", "options": {"blur_std": [0.3, 2.0]}}
 HOLES = {"name": "holes", "operator": "random-inpainting", "options": {"kept_fraction": [0.9, 0.3]}}
+SMALL = {"name": "small", "operator": "downsampling", "options": {"factor": 2}}
+SHAKE = {"name": "shake", "operator": "motion-blur", "options": {"blur_length": [1.0, 9.0]}}
 ARMS = [
     {"name": "input", "baseline": "input"},
     {"name": "decoded", "baseline": "decoded"},
@@ -75,8 +77,8 @@ def same(a, b, tolerance=2e-3):
 
 
 def test_every_arm_of_every_condition_gives_a_record(pipeline, pictures, tmp_path):
-    records = list(bench(pipeline, pictures, tmp_path / "out", protocol((BLUR, HOLES))).run())
-    assert len(records) == 3 * 2 * len(ARMS) and {r.status for r in records} == {"done"}
+    records = list(bench(pipeline, pictures, tmp_path / "out", protocol((BLUR, HOLES, SMALL, SHAKE))).run())
+    assert len(records) == 3 * 4 * len(ARMS) and {r.status for r in records} == {"done"}
     for r in records:
         assert (r.width, r.height, r.model, r.protocol) == (24, 24, "tiny", "p") and 0 <= r.level <= 1
         assert r.psnr and 0 < r.haarpsi <= 1 and r.seconds["total"] >= 0
@@ -94,7 +96,7 @@ def test_every_arm_of_every_condition_gives_a_record(pipeline, pictures, tmp_pat
 
 
 def test_a_batch_gives_what_single_runs_give(pipeline, pictures, tmp_path):
-    plan = protocol((BLUR, HOLES))
+    plan = protocol((BLUR, HOLES, SMALL, SHAKE))
     alone = results(bench(pipeline, pictures, tmp_path / "a", plan, batch=1).run())
     together = results(bench(pipeline, pictures, tmp_path / "b", plan, batch=3).run())
     same(alone, together)

@@ -243,7 +243,8 @@ def run(plan: Plan, batch: Batch, pipeline: FlashDiffusionPipeline, callback: Ca
     # Outside the pipeline's clock: the arm's seconds hold its own look at the measurement.
     analysis, _, error = batch.analyse(pipeline, arm.encoder, arm.blind)
     result = pipeline(
-        batch.measurement,
+        # Who knows nothing of the operator has a picture of the image's size in hand.
+        batch.lifted if arm.blind else batch.measurement,
         None if arm.blind else batch.operator,
         None if arm.blind else batch.noise_std,
         plan.solver,
