@@ -193,12 +193,12 @@ class Identities:
             self._found[role] = digest.hexdigest()[:16]
         return self._found[role]
 
-    def settings(self, plan: Plan, condition: Condition, protocol: Protocol, extra: Sequence[str]) -> str:
+    def settings(self, plan: Plan, condition: Condition, protocol: Protocol) -> str:
         """Everything that a record depends on besides the picture and its size."""
         arm, pipe = plan.arm, self.pipeline
-        parts: dict[str, Any] = {"condition": asdict(condition), "seed": protocol.seed, "extra": sorted(extra), "baseline": arm.baseline}
+        parts: dict[str, Any] = {"condition": asdict(condition), "seed": protocol.seed, "baseline": arm.baseline}
         if arm.baseline in classical.CLASSICAL:
-            parts["settings"] = arm.settings
+            parts["settings"] = classical.complete(arm.baseline, arm.settings)
         if arm.blind:
             roles = [role for role in pipe._optional_components if getattr(pipe, role) is not None]
             parts |= {"blind": {role: self.weights(role) for role in roles}, "calibration": pipe.defaults["calibration"]}
@@ -250,7 +250,8 @@ def run(plan: Plan, batch: Batch, pipeline: FlashDiffusionPipeline, callback: Ca
         analysis, _, error = batch.analyse(pipeline, arm.encoder)
         encoder = analysis.encoder
     result = pipeline(
-        batch.measurement,
+        # Who knows nothing of the operator has a picture of the image's size in hand.
+        batch.lifted if arm.blind else batch.measurement,
         None if arm.blind else batch.operator,
         None if arm.blind else batch.noise_std,
         plan.solver,
