@@ -1,0 +1,86 @@
+"""Before and after: pictures in rows, arms in columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flashdiff_cli.bench.figures.data import View, pictures, sizes
+from flashdiff_cli.bench.figures.style import Drawing, new_figure, show, slug, thumbnail
+
+ROWS, CONDITIONS = 6, 12
+
+
+def columns(view: View) -> list[str]:
+    """Arms to show, in this order: input, a classical one, decoded, pure noise and matched start of one solver; then clean.
+
+    Of several solvers, the first is shown whose matched start is there; otherwise the first with pure noise.
+    """
+    classical, full, flash = (list(view.of_kind(k)) for k in ("classical", "full", "flash"))
+    pick = [a for a in classical if any(view.kept(i, a) for i in view.arms[a])][:1]
+    flash = [a for a in flash if any(view.kept(i, a) for i in view.arms[a])][:1]
+    full = [a for a in full if any(view.kept(i, a) for i in view.arms[a])]
+    if flash:
+        name = _solver(view, flash[0])
+        full = [a for a in full if _solver(view, a) == name]
+    decoded = [a for a in view.of_kind("decoded") if any(view.kept(i, a) for i in view.arms[a])][:1]
+    return ["input", *pick, *decoded, *full[:1], *flash, "clean"]
+
+
+def _solver(view: View, arm: str) -> str:
+    return next(iter(view.arms[arm].values()))["solver"]["name"]
+
+
+def spread(items: Sequence, count: int) -> list:
+    """At most `count` of a sequence, evenly apart, both ends among them."""
+    if len(items) <= count:
+        return list(items)
+    return [items[i * (len(items) - 1) // (count - 1)] for i in range(count)]
+
+
+def _draw(rows: Sequence[tuple[View, str, str]], shown: Sequence[str]):
+    """Rows of (view, picture, words at its left)."""
+    width = 8.0
+    figure = new_figure(0.3 + len(rows) * (width / len(shown) + 0.22), width)
+    grid = figure.subplots(len(rows), len(shown), squeeze=False)
+    for line, (view, image, words) in zip(grid, rows, strict=True):
+        for axes, arm in zip(line, shown, strict=True):
+            record = view.arms.get(arm, {}).get(image)
+            decibels = None if record is None else record.get("psnr")
+            under = "" if arm == "clean" else "not run" if record is None and not view.kept(image, arm) else ""
+            under = f"{decibels:.2f} dB" if decibels is not None else under
+            show(axes, thumbnail(view, image, arm), under, over=arm if line is grid[0] else "")
+        line[0].set_ylabel(words, fontsize=8)
+    return figure
+
+
+def before_after(view: View) -> Drawing | None:
+    """Rows spread over the degradation level, PSNR under each picture."""
+    level = {r["image"]: r["level"] for r in view.records if r.get("level") is not None and r["image"] in _rated(view)}
+    kept = sorted((i for i in level if view.kept(i, "input", "clean")), key=lambda i: (level[i], i))
+    if not kept:
+        return None
+    rows = [(view, image, f"level {level[image]:.2f}") for image in spread(kept, ROWS)]
+    caption = f"{pictures(len(rows))} {sizes(view.records)}, condition {view.condition}, least degraded first, with PSNR."
+    return Drawing(f"before-after.{slug(view.condition)}", "Before and after", caption, _draw(rows, columns(view)))
+
+
+def _rated(view: View) -> set[str]:
+    return {image for of in view.arms.values() for image in of}
+
+
+def one_picture_everywhere(view: View) -> Drawing | None:
+    """The same picture under every condition, for benches of several."""
+    each = [view.only(condition) for condition in view.conditions]
+    images: dict[str, int] = {}
+    for part in each:
+        for image in _rated(part):
+            if part.kept(image, "input", "clean"):
+                images[image] = images.get(image, 0) + 1
+    best = max(images, key=lambda i: (images[i], [-ord(c) for c in i]), default=None)
+    if best is None or images[best] < 2:
+        return None
+    there = [part for part in each if part.kept(best, "input", "clean")][:CONDITIONS]
+    shown = max((columns(part) for part in there), key=len)
+    rows = [(part, best, part.condition) for part in there]
+    caption = f"The same picture under {len(rows)} of {len(each)} conditions, with PSNR."
+    return Drawing("before-after-conditions", "One picture, every condition", caption, _draw(rows, shown))
