@@ -8,9 +8,11 @@ import numpy as np
 from matplotlib.lines import Line2D
 
 from flashdiff_cli.bench.figures.data import Mean, Metric, Record, View, kind, mean, pictures, sizes, solver, values
-from flashdiff_cli.bench.figures.style import LINE, SOFT, SOLVERS, Drawing, looks, new_figure, slug
+from flashdiff_cli.bench.figures.style import LINE, SOFT, SOLVERS, Drawing, log_ticks, looks, new_figure, slug
 
 BINS = 25
+QUICK = 1e-3
+"""Seconds; what is quicker is shown there, a logarithmic axis has no 0."""
 
 
 def steps_histogram(view: View) -> Drawing | None:
@@ -70,11 +72,24 @@ def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _axis(axes, metric: Metric, arms, images, key: str, look) -> None:
-    """Every arm at its mean cost and mean quality, with both intervals, over the line of those that nothing beats."""
+    """Every arm at its mean cost and mean quality, with both intervals, over the line of those that nothing beats.
+
+    Pictures differ much more than arms do, so quality is taken against the picture's mean over the arms (the interval
+    within subjects of Cousineau 2005); the mean stays what it is.
+    """
     places: dict[str, tuple[Mean, Mean]] = {}
+    # The input costs nothing and is far below: on the same axis it would flatten everything else.
+    reference = next((of for arm, of in arms.items() if kind(next(iter(of.values()))) == "input"), None)
+    arms = {arm: of for arm, of in arms.items() if of is not reference}
+    usual = {i: sum(of[i][metric.key] for of in arms.values()) / len(arms) for i in images}
+    level = sum(usual.values()) / len(usual)
     for arm, of in arms.items():
-        cost = mean([(of[i].get("network_evaluations") or 0) if key == "evaluations" else of[i]["seconds"]["total"] for i in images])
-        places[arm] = cost, mean(values(of, metric.key, images))
+        cost = mean([(of[i].get("network_evaluations") or 0) if key == "evaluations" else max(of[i]["seconds"]["total"], QUICK) for i in images])
+        quality = [of[i][metric.key] - usual[i] + level for i in images]
+        places[arm] = cost, mean(quality)
+    if reference is not None and key == "evaluations":
+        level = mean(values(reference, metric.key, images)).value
+        axes.set_title(f"input: {level:.{2 if metric.unit else 3}f} {metric.unit}", fontsize=9, color=SOFT)
     sign = 1 if metric.higher else -1
     best = [(x, sign * y) for x, y in front([(c.value, sign * q.value) for c, q in places.values()])]
     axes.plot(*zip(*best, strict=True), color=LINE, linewidth=5, solid_capstyle="round", zorder=1)
@@ -82,9 +97,9 @@ def _axis(axes, metric: Metric, arms, images, key: str, look) -> None:
         fixed = kind(next(iter(arms[arm].values()))) == "fixed"
         color = look[arm].color
         bars = {"xerr": [[n] for n in cost.reach], "yerr": [[n] for n in quality.reach], "elinewidth": 0.7 if fixed else 1.1}
-        face = color if look[arm].fill else "white"
-        size = 3.5 if fixed else 7
-        mark = {"fmt": "." if fixed else look[arm].marker, "markersize": size, "markerfacecolor": face, "markeredgewidth": 1.4}
+        face = color if look[arm].fill or fixed else "white"
+        size = 5 if fixed else 7
+        mark = {"fmt": "." if fixed else look[arm].marker, "markersize": size, "markerfacecolor": face, "markeredgewidth": 0 if fixed else 1.4}
         axes.errorbar(cost.value, quality.value, color=color, capsize=2, alpha=0.6 if fixed else 1, zorder=2 if fixed else 3, **bars, **mark)
 
 
@@ -96,28 +111,31 @@ def quality_against_cost(view: View) -> Drawing | None:
         for arm, of in view.arms.items()
     }
     arms, images = shared_images({arm: of for arm, of in rated.items() if of})
-    if not metrics or len(arms) < 2 or not any(kind(next(iter(of.values()))) in ("flash", "full", "fixed") for of in arms.values()):
+    if not metrics or not any(kind(next(iter(of.values()))) in ("flash", "full", "fixed") for of in arms.values()):
         return None
     look = looks(arms)
     records = [of[i] for of in arms.values() for i in images]
-    slowest = max(r["seconds"]["total"] for r in records)
     figure = new_figure(1.2 + 2.9 * len(metrics) + 0.1 * len(arms))
     panels = figure.subplots(len(metrics), 2, squeeze=False, sharex="col", sharey="row")
     for row, metric in zip(panels, metrics, strict=True):
         for axes, key in zip(row, ("evaluations", "seconds"), strict=True):
             _axis(axes, metric, arms, images, key, look)
         row[0].set_ylabel(metric.axis)
-    # Linear below the threshold, so that what costs nothing has a place.
+    most = max(r.get("network_evaluations") or 0 for r in records)
+    # Linear below 1, so that what takes no network evaluation has a place.
     panels[-1, 0].set_xscale("symlog", linthresh=1, linscale=0.4)
-    panels[-1, 0].set_xlim(left=-0.35)
+    panels[-1, 0].set_xlim(-0.35, 2 * max(most, 1))
+    log_ticks(panels[-1, 0].xaxis, 1, 2 * max(most, 1), more=(0,))
     panels[-1, 0].set_xlabel("network evaluations per picture")
-    least = 10 ** np.floor(np.log10(max(slowest, 1e-3) / 1e4))
-    panels[-1, 1].set_xscale("symlog", linthresh=least, linscale=0.4)
-    panels[-1, 1].set_xlim(left=-0.35 * least)
+    panels[-1, 1].set_xscale("log")
+    low, high = panels[-1, 1].get_xlim()
+    log_ticks(panels[-1, 1].xaxis, low, high)
     panels[-1, 1].set_xlabel("seconds per picture")
     handles = []
     for arm, of in arms.items():
         first = next(iter(of.values()))
+        if kind(first) == "input":
+            continue
         label, mark = arm, {"marker": look[arm].marker, "markersize": 7, "markerfacecolor": look[arm].color if look[arm].fill else "white"}
         if kind(first) == "fixed":
             label, mark = f"fixed starts, {solver(first)}", {"marker": ".", "markersize": 5, "alpha": 0.6}
@@ -130,7 +148,7 @@ def quality_against_cost(view: View) -> Drawing | None:
     missing = [arm for arm in view.arms if arm not in arms]
     caption = (
         f"Means over the {pictures(len(images))} {sizes(records)} that all arms were run on, condition {view.condition}"
-        f"{', with 95 % bootstrap intervals' if len(images) > 1 else ''}."
+        f"{', with 95 % bootstrap intervals (of quality: within pictures)' if len(images) > 1 else ''}."
     )
     caption += f" Not shown, for want of such pictures: {', '.join(missing)}." if missing else ""
     device = sorted({str(r.get("device")) for r in records if r.get("device")})

@@ -5,6 +5,7 @@ A record is a plain dictionary, one line of `records.jsonl`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -88,7 +89,9 @@ class View:
     def of(cls, records: Iterable[Record], folder: Path) -> View:
         """Keep what is done; a later record of the same measurement and arm replaces an earlier one."""
         latest = {}
-        for r in records:
+        for record in records:
+            # What is not finite (the PSNR of a perfect copy) has no place on an axis.
+            r = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
             latest[r["condition"], r["arm"], r["image"], r.get("level") if r["arm"] == SWEEP else None] = r
         return cls([r for r in latest.values() if r.get("status") == "done"], Path(folder))
 
@@ -245,7 +248,7 @@ def severity_classes(severities: Mapping[str, float], least: int = 3) -> list[li
 def sizes(records: Iterable[Record]) -> str:
     """"128 x 128", or "different sizes"."""
     found = {(r["width"], r["height"]) for r in records if r.get("width")}
-    return "" if not found else f"{min(found)[0]} x {min(found)[1]} pixels" if len(found) == 1 else "of different sizes"
+    return "" if not found else f"of {min(found)[0]} x {min(found)[1]} pixels" if len(found) == 1 else "of different sizes"
 
 
 def pictures(count: int) -> str:

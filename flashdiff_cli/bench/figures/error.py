@@ -6,7 +6,7 @@ import numpy as np
 from scipy.stats import pearsonr, spearmanr
 
 from flashdiff_cli.bench.figures.data import View, pictures, sizes
-from flashdiff_cli.bench.figures.style import INK, Drawing, new_figure, note, slug
+from flashdiff_cli.bench.figures.style import INK, Drawing, log_ticks, new_figure, note, slug
 
 
 def error_variance(view: View) -> Drawing | None:
@@ -26,11 +26,8 @@ def error_variance(view: View) -> Drawing | None:
     axes.set_xlim(low, high)
     axes.set_ylim(low, high)
     axes.set_aspect("equal")
-    for axis in (axes.xaxis, axes.yaxis):
-        # A range of less than a decade would carry one number or none.
-        axis.set_major_formatter("{x:.3g}")
-        if high / low < 12:
-            axis.set_minor_formatter("{x:.2g}")
+    log_ticks(axes.xaxis, low, high)
+    log_ticks(axes.yaxis, low, high)
     axes.set_xlabel("true variance of the latent error")
     axes.set_ylabel("estimated variance")
     axes.legend(loc="lower right")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flashdiff_cli.bench.figures.data import View, pictures, sizes
-from flashdiff_cli.bench.figures.style import Drawing, new_figure, show, slug, thumbnail
+from flashdiff_cli.bench.figures.style import WIDTH, Drawing, new_figure, show, slug, thumbnail
 
 ROWS, CONDITIONS = 6, 12
 
@@ -37,35 +37,42 @@ def spread(items: Sequence, count: int) -> list:
     return [items[i * (len(items) - 1) // (count - 1)] for i in range(count)]
 
 
+def choose(view: View, arms: Sequence[str]) -> list[tuple[str, float]]:
+    """At most ROWS (picture, level) of one condition whose input and clean picture were kept, spread over the level.
+
+    While a bench is running, some pictures lack some arms: those that have the most of `arms` are chosen from.
+    """
+    level = {image: r.get("level") or 0.0 for of in view.arms.values() for image, r in of.items()}
+    count = {i: sum(view.kept(i, arm) for arm in arms) for i in level if view.kept(i, "input", "clean")}
+    kept = [(i, level[i]) for i in count if count[i] == max(count.values())]
+    return spread(sorted(kept, key=lambda k: (k[1], k[0])), ROWS)
+
+
 def _draw(rows: Sequence[tuple[View, str, str]], shown: Sequence[str]):
     """Rows of (view, picture, words at its left)."""
-    width = 8.0
-    figure = new_figure(0.3 + len(rows) * (width / len(shown) + 0.22), width)
+    tall = max(picture.shape[0] / picture.shape[1] for view, image, _ in rows if (picture := thumbnail(view, image, "clean")) is not None)
+    figure = new_figure(0.25 + len(rows) * (tall * (WIDTH - 0.4) / len(shown) + 0.12))
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03)
     grid = figure.subplots(len(rows), len(shown), squeeze=False)
-    for line, (view, image, words) in zip(grid, rows, strict=True):
+    for index, (line, (view, image, words)) in enumerate(zip(grid, rows, strict=True)):
         for axes, arm in zip(line, shown, strict=True):
             record = view.arms.get(arm, {}).get(image)
             decibels = None if record is None else record.get("psnr")
             under = "" if arm == "clean" else "not run" if record is None and not view.kept(image, arm) else ""
             under = f"{decibels:.2f} dB" if decibels is not None else under
-            show(axes, thumbnail(view, image, arm), under, over=arm if line is grid[0] else "")
+            show(axes, thumbnail(view, image, arm), under, over="" if index else arm)
         line[0].set_ylabel(words, fontsize=8)
     return figure
 
 
 def before_after(view: View) -> Drawing | None:
     """Rows spread over the degradation level, PSNR under each picture."""
-    level = {r["image"]: r["level"] for r in view.records if r.get("level") is not None and r["image"] in _rated(view)}
-    kept = sorted((i for i in level if view.kept(i, "input", "clean")), key=lambda i: (level[i], i))
-    if not kept:
+    shown = columns(view)
+    rows = [(view, image, f"level {level:.2f}") for image, level in choose(view, shown)]
+    if not rows:
         return None
-    rows = [(view, image, f"level {level[image]:.2f}") for image in spread(kept, ROWS)]
     caption = f"{pictures(len(rows))} {sizes(view.records)}, condition {view.condition}, least degraded first, with PSNR."
-    return Drawing(f"before-after.{slug(view.condition)}", "Before and after", caption, _draw(rows, columns(view)))
-
-
-def _rated(view: View) -> set[str]:
-    return {image for of in view.arms.values() for image in of}
+    return Drawing(f"before-after.{slug(view.condition)}", "Before and after", caption, _draw(rows, shown))
 
 
 def one_picture_everywhere(view: View) -> Drawing | None:
@@ -73,7 +80,7 @@ def one_picture_everywhere(view: View) -> Drawing | None:
     each = [view.only(condition) for condition in view.conditions]
     images: dict[str, int] = {}
     for part in each:
-        for image in _rated(part):
+        for image in {image for of in part.arms.values() for image in of}:
             if part.kept(image, "input", "clean"):
                 images[image] = images.get(image, 0) + 1
     best = max(images, key=lambda i: (images[i], [-ord(c) for c in i]), default=None)

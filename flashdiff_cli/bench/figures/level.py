@@ -56,8 +56,9 @@ def outliers(view: View) -> tuple[list[Record], list[Record]]:
     residual = {r["image"]: r["severity"] - model.predict(features([r["level"]], model.n_features_in_))[0] for r in seen}
     at_hand = [r for r in seen if view.kept(r["image"], "input")] or seen
     ranked = sorted(at_hand, key=lambda r: residual[r["image"]])
-    above = [r for r in reversed(ranked) if residual[r["image"]] > 0][:SHOWN]
-    return above, [r for r in ranked if residual[r["image"]] < 0][:SHOWN]
+    count = min(SHOWN, len(at_hand) // LEAST)
+    above = [r for r in reversed(ranked) if residual[r["image"]] > 0][:count]
+    return above, [r for r in ranked if residual[r["image"]] < 0][:count]
 
 
 def severity_against_level(view: View) -> Drawing | None:
@@ -93,8 +94,6 @@ def severity_against_level(view: View) -> Drawing | None:
     axes.margins(y=0.14)
     if shown:
         for column, (letter, (r, _)) in enumerate(zip("ABCDEFGH", tiles, strict=False)):
-            # Those below the trend stand on the right even where fewer than SHOWN are above it.
-            column = column if column < len(above) else column - len(above) + SHOWN
             name = f"{letter}: {'harder' if r in above else 'easier'}"
             show(figure.add_subplot(grid[1, column]), thumbnail(view, r["image"], "clean"), over=name)
             under = f"level {r['level']:.2f}\nseverity {r['severity']:.3f}"
@@ -132,7 +131,8 @@ def contributors(view: View) -> Drawing | None:
     pairs = equal_pairs(kept) if view.parameters else []
     if not pairs:
         return None
-    figure = new_figure(0.35 + 2.35 * len(pairs))
+    figure = new_figure(0.35 + 2.05 * len(pairs))
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.04)
     grid = figure.add_gridspec(len(pairs), 5, width_ratios=(1, 1, 0.12, 1, 1))
     for row, pair in enumerate(pairs):
         for column, r in zip((0, 3), pair, strict=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flashdiff_cli.bench.figures.data import Mean, Metric, View, kind, mean, paired, sizes
-from flashdiff_cli.bench.figures.style import INK, RED, Drawing, looks, new_figure
+from flashdiff_cli.bench.figures.style import INK, RED, SOFT, Drawing, looks, new_figure
 
 SHOWN = ("classical", "decoded", "come-closer", "full", "flash")
 
@@ -53,6 +53,11 @@ def robustness(view: View) -> Drawing | None:
             axes.barh(places, values, thick, label=arm, **paint)
             axes.errorbar(values, places, xerr=reach, fmt="none", ecolor=INK, elinewidth=0.9, capsize=1.5)
         axes.axvline(0, color=INK, linewidth=1)
+        for i, c in enumerate(conditions):
+            for j, arm in enumerate(arms):
+                if (c, arm) not in found:
+                    axes.annotate("not run", (0, i + (j - (len(arms) - 1) / 2) * thick), (4, 0), textcoords="offset points",
+                                  va="center", color=SOFT, fontsize=8)  # fmt: skip
         cell = worst(view, found)
         gain = found[cell]
         place = conditions.index(cell[0]) + (arms.index(cell[1]) - (len(arms) - 1) / 2) * thick
@@ -67,12 +72,13 @@ def robustness(view: View) -> Drawing | None:
     panels[0].set_ylim(len(conditions) - 0.5, -0.5)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4)
-    first = next(iter(tables.values()))
+    metric, first = next(iter(tables.items()))
     counts = sorted({gain.count for gain in first.values()})
     many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     cell = worst(view, first)
+    matched = " from a matched start" if any(r["arm"] == cell[1] and kind(r) == "flash" for r in view.records) else ""
     caption = (
-        f"Mean gain over the degraded input with paired 95 % bootstrap intervals; {many} pictures {sizes(view.records)} a condition "
-        f"and arm. Right is better. Worst of the marked kind: {cell[1]} under {cell[0]}, {first[cell].text(sign=True)}."
+        f"Mean gain over the degraded input with paired 95 % bootstrap intervals; {many} pictures {sizes(view.records)} for each "
+        f"condition and arm. Right is better. Least {metric.label} gain{matched}: {cell[1]} under {cell[0]}, {first[cell].text(sign=True)}."
     )
     return Drawing("robustness", "Gain over the input under each condition", caption, figure)

@@ -63,7 +63,7 @@ def start_search(view: View) -> list[Drawing]:
         panels = figure.subplots(1, len(metrics), squeeze=False)[0]
         for axes, metric in zip(panels, metrics, strict=True):
             lines = []
-            for part, color, label in zip(classes, CLASSES, NAMES[len(classes)], strict=False):
+            for part, color, label in zip(classes, CLASSES[len(classes)], NAMES[len(classes)], strict=True):
                 curve = [mean(values(of, metric.key, part)).value for of in fixed.values()]
                 axes.plot(list(fixed), curve, color=color, marker=".", markersize=6)
                 own = mean(values(matched, metric.key, part))
@@ -88,7 +88,7 @@ def start_search(view: View) -> list[Drawing]:
         ranges = [f"{min(s):.3f}\N{EN DASH}{max(s):.3f}" for s in ([matched[i]["severity"] for i in part] for part in classes)]
         handles = [
             *(axes.plot([], [], color=c, marker=".", label=f"{n}, severity {r} (n={len(p)})")[0]
-              for p, c, n, r in zip(classes, CLASSES, NAMES[len(classes)], ranges, strict=False)),
+              for p, c, n, r in zip(classes, CLASSES[len(classes)], NAMES[len(classes)], ranges, strict=True)),
             axes.scatter([], [], marker="*", s=150, color=SOFT, label="matched start, at its mean step"),
             axes.scatter([], [], s=90, facecolors="none", edgecolors=SOFT, linewidths=1.6, label="best fixed start"),
         ]  # fmt: skip
@@ -97,7 +97,8 @@ def start_search(view: View) -> list[Drawing]:
         caption = (
             f"Quality against the start step, solver {name}, {pictures(len(complete))} {sizes(chosen)} in {len(classes)} "
             f"{'class' if len(classes) == 1 else 'classes'} of severity, condition {view.condition}. Above the plots: mean paired difference "
-            "between the matched and the best fixed start with its 95 % interval; the best is chosen on the same pictures, in its favour."
+            "between the matched and the best fixed start with its 95 % interval; the best is chosen on the same pictures, in its favour. "
+            "A matched start takes its noise from the severity (paper eq. 9), a fixed one from its step."
         )
         title = f"Matched and fixed start steps, {name}"
         drawings.append(Drawing(f"start-search.{slug(view.condition)}.{slug(name)}-{schedule}", title, caption, figure))

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
 from PIL import Image
 
 from flashdiff_cli.bench.figures.data import Record, View, kind, solver
 
 WIDTH = 8.0
-"""Inches; at 100 dots an inch a figure is 800 pixels wide, and PNGs are written at twice that."""
-DPI = 200
+"""Inches; at 100 dots an inch a figure is 800 pixels wide. PNGs are finer: DPI, those with photographs PHOTO_DPI."""
+DPI, PHOTO_DPI = 200, 130
 THUMBNAIL = 256
 """Longest side of a picture in a figure, in pixels."""
 INK, SOFT, LINE = "#1b1f24", "#5f6b76", "#d5d9de"
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#B8A800"
 """Okabe and Ito's, the yellow darker for a white ground."""
-CLASSES = (SKY, BLUE, INK)
-"""Severity classes, easy to hard."""
+CLASSES = {1: (BLUE,), 2: (SKY, INK), 3: (SKY, BLUE, INK)}
+"""Of severity, easy to hard, by their number."""
 SOLVERS = {"ldps": BLUE, "gml-dps": ORANGE, "psld": GREEN, "resample": PURPLE, "unguided": YELLOW}
 BASELINES = {"input": SOFT, "decoded": SKY}
 RC: dict[str, Any] = {
@@ -133,6 +136,19 @@ def show(axes: Axes, picture: np.ndarray | None, under: str = "", over: str = ""
     axes.set_title(over, fontsize=8.5, loc="center", pad=3)
 
 
+def log_ticks(axis: Axis, low: float, high: float, more: Sequence[float] = ()) -> None:
+    """Plain numbers on a logarithmic axis from `low` to `high`, as many as the range bears, and `more` besides.
+
+    The usual ticks leave a range of a decade or so with one number or none.
+    """
+    steps = (1, 2, 5) if high / low < 300 else (1,)
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [t for t in (m * 10.0**e for e in decades for m in steps) if low <= t <= high]
+    axis.set_major_locator(FixedLocator([*more, *ticks]))
+    axis.set_major_formatter("{x:.3g}")
+    axis.set_minor_locator(NullLocator())
+
+
 def note(axes: Axes, text: str, corner: str = "upper left") -> None:
     """A few words in a corner of the axes."""
     vertical, horizontal = corner.split()
@@ -147,6 +163,8 @@ def save(drawing: Drawing, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{drawing.name}.{ending}" for ending in ("png", "svg")]
     words = {"Title": drawing.title, "Description": drawing.caption}
-    drawing.figure.savefig(paths[0], dpi=DPI, metadata=words | {"Software": "flashdiff"})
-    drawing.figure.savefig(paths[1], dpi=DPI, metadata=words | {"Date": None, "Creator": "flashdiff"})
+    # Thumbnails are small: finer would only be larger.
+    dpi = PHOTO_DPI if any(axes.images for axes in drawing.figure.axes) else DPI
+    drawing.figure.savefig(paths[0], dpi=dpi, metadata=words | {"Software": "flashdiff"})
+    drawing.figure.savefig(paths[1], dpi=dpi, metadata=words | {"Date": None, "Creator": "flashdiff"})
     return paths
