@@ -68,6 +68,6 @@ def keep_images(records, folder: Path, side=16) -> None:
         here = Path(folder) / "images" / r["condition"] / Path(r["image"]).with_suffix("")
         here.mkdir(parents=True, exist_ok=True)
         for arm in {r["arm"], "clean"} - {"severity"}:
-            shade = np.full((side, side, 3), 40 + zlib.crc32(f"{r["image"]} {arm}".encode()) % 160, np.uint8)
+            shade = np.full((side, side, 3), 40 + zlib.crc32(f"{r['image']} {arm}".encode()) % 160, np.uint8)
             shade[: side // 2] //= 2
             Image.fromarray(shade).save(here / f"{arm}.png")

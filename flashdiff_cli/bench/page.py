@@ -15,10 +15,11 @@ from flashdiff_cli.bench import facts
 from flashdiff_cli.bench.figures import CONDITIONS, FOLDER, read_index
 from flashdiff_cli.bench.figures.data import SWEEP, Record, View, kind
 from flashdiff_cli.bench.figures.grid import choose
+from flashdiff_cli.bench.figures.style import DPI, WIDTH
 
 CSS = Path(__file__).with_name("page.css")
-SIDE = 320
-"""Longer side of a shown picture, in pixels."""
+SIDE, LARGE = 320, 300_000
+"""Longer side of a shown picture in pixels; bytes of an SVG that is too large for the page."""
 Table = tuple[Sequence[str], Sequence[Sequence[Any]]]
 """Heading and rows; None is an empty cell."""
 Block = tuple[str, Sequence[Table], Sequence[str]]
@@ -42,13 +43,13 @@ def _jpeg(path: Path, side: int, quality: int = 88) -> tuple[str, tuple[int, int
 
 
 def _figure(folder: Path, entry: Mapping[str, Any]) -> str:
-    """A figure with its caption: as SVG, or as JPEG where it holds photographs. As images, so that no names inside meet."""
+    """A figure with its caption: as SVG, or as JPEG where photographs make that large. As images, so that no names inside meet."""
     png, svg = (folder / FOLDER / f"{entry['name']}.{ending}" for ending in ("png", "svg"))
     with Image.open(png) as opened:
-        width, height = opened.size
+        (width, height), dots = opened.size, opened.info.get("dpi", (DPI,))[0]
     drawn = svg.read_bytes()
-    address = _jpeg(png, max(width, height))[0] if b"<image" in drawn else _address("svg+xml", drawn)
-    narrow = ' class="narrow"' if width < 1500 else ""
+    address = _jpeg(png, max(width, height))[0] if len(drawn) > LARGE else _address("svg+xml", drawn)
+    narrow = ' class="narrow"' if width / dots < 0.9 * WIDTH else ""
     return (
         f'<figure{narrow}><div class="wide" tabindex="0"><img src="{address}" width="{width}" height="{height}" alt="{text(entry["title"])}"></div>'
         f"<figcaption><b>{text(entry['title'])}</b>{text(entry['caption'])}</figcaption></figure>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -32,19 +33,24 @@ def steps_histogram(view: View) -> Drawing | None:
         low, high = int(every.min()), int(every.max())
         width = max(1, -(-(high - low + 1) // BINS))
         edges = np.arange(low, high + width + 1, width) - 0.5
+        # The start does not depend on the solver: arms with the same steps share their bars.
+        alike: dict[tuple, list[str]] = {}
         for arm in names:
-            average = sum(taken[arm]) / len(taken[arm])
-            label = f"{arm}: mean {average:.1f} of {whole} (n={len(taken[arm])})"
-            style = {"histtype": "stepfilled", "alpha": 0.3 if len(names) > 1 else 0.55, "color": look[arm].color}
-            axes.hist(taken[arm], edges, **style)
-            axes.hist(taken[arm], edges, histtype="step", color=look[arm].color, linewidth=1.4, label=label)
-            axes.axvline(average, color=look[arm].color, linestyle=(0, (4, 2)), linewidth=1.4)
+            alike.setdefault(tuple(sorted(taken[arm])), []).append(arm)
+        for steps, same in alike.items():
+            color, average = look[same[0]].color, sum(steps) / len(steps)
+            label = f"{', '.join(same)}: mean {average:.1f} of {whole} (n={len(steps)})"
+            axes.hist(steps, edges, histtype="stepfilled", alpha=0.3 if len(alike) > 1 else 0.55, color=color)
+            axes.hist(steps, edges, histtype="step", color=color, linewidth=1.4, label=textwrap.fill(label, 100))
+            axes.axvline(average, color=color, linestyle=(0, (4, 2)), linewidth=1.4)
+        room = max(3, 0.05 * (high - low))
+        axes.set_xlim(max(low - room, -1), high + room)
         axes.set_xlabel(f"reverse steps run (of {whole})")
         axes.set_ylabel("pictures")
         axes.yaxis.get_major_locator().set_params(integer=True)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.margins(y=0.12)
-        axes.legend(loc="upper left", bbox_to_anchor=(0, 1.0 + 0.09 * len(names)), borderaxespad=0.1)
+        axes.legend(loc="upper left", bbox_to_anchor=(0, 1.0 + 0.09 * len(alike)), borderaxespad=0.1)
     records = [r for of in arms.values() for r in of.values()]
     count = len({r["image"] for r in records})
     caption = f"Reverse steps from the matched start, {pictures(count)} {sizes(records)}, condition {view.condition}. Dashed: means."

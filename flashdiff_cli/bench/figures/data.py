@@ -105,19 +105,19 @@ class View:
 
     @cached_property
     def arms(self) -> dict[str, dict[str, Record]]:
-        """Records by arm and picture, of one condition, without the sweep; arms in the order of KINDS."""
+        """Records by arm and picture, of one condition, without the sweep; arms by KINDS, then as the records have them."""
         found: dict[str, dict[str, Record]] = {}
         for r in self.records:
             if r["arm"] != SWEEP:
                 found.setdefault(r["arm"], {})[r["image"]] = r
         order = {arm: self._rank(next(iter(of.values()))) for arm, of in found.items()}
-        return {arm: found[arm] for arm in sorted(found, key=lambda a: (order[a], a))}
+        return {arm: found[arm] for arm in sorted(found, key=order.__getitem__)}
 
     @staticmethod
     def _rank(record: Record) -> tuple:
         what = kind(record)
         rank = KINDS.index(what) if what in KINDS else len(KINDS)
-        return rank, blind(record), solver(record) or "", record.get("start") if what == "fixed" else 0
+        return rank, blind(record), int(record["start"]) if what == "fixed" else 0
 
     def of_kind(self, *kinds: str) -> dict[str, dict[str, Record]]:
         return {arm: of for arm, of in self.arms.items() if kind(next(iter(of.values()))) in kinds}

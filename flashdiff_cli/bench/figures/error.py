@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from scipy.stats import pearsonr, spearmanr
 
 from flashdiff_cli.bench.figures.data import View, pictures, sizes
 from flashdiff_cli.bench.figures.style import INK, Drawing, log_ticks, new_figure, note, slug
+
+LEAST = 8
+"""The axes reach over at least this ratio."""
 
 
 def error_variance(view: View) -> Drawing | None:
@@ -18,6 +23,8 @@ def error_variance(view: View) -> Drawing | None:
     figure = new_figure(5.2, 6.6)
     axes = figure.add_subplot()
     low, high = min(true.min(), guess.min()) * 0.8, max(true.max(), guess.max()) * 1.25
+    room = max(1.0, math.sqrt(LEAST / (high / low)))
+    low, high = low / room, high * room
     axes.plot([low, high], [low, high], color=INK, linewidth=1, linestyle=(0, (4, 3)), label="equal")
     points = axes.scatter(true, guess, c=[r["level"] for r in seen], cmap="viridis", vmin=0, vmax=1, s=28, alpha=0.85, linewidths=0)
     figure.colorbar(points, ax=axes, label="degradation level", shrink=0.8, pad=0.02)

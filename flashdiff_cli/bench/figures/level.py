@@ -64,7 +64,7 @@ def outliers(view: View) -> tuple[list[Record], list[Record]]:
 def severity_against_level(view: View) -> Drawing | None:
     """Paper figure 4: one point a picture, a robust trend, and the outliers of both sides as thumbnails."""
     seen = view.seen
-    if not seen or not view.parameters:
+    if len(seen) < 2 or not view.parameters:
         return None
     above, below = outliers(view)
     tiles = [(r, color) for of, color in ((above, RED), (below, GREEN)) for r in of]

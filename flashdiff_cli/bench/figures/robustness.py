@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from flashdiff_cli.bench.figures.data import Mean, Metric, View, kind, mean, paired, sizes
 from flashdiff_cli.bench.figures.style import INK, RED, SOFT, Drawing, looks, new_figure
 
@@ -29,9 +31,12 @@ def worst(view: View, found: dict[tuple[str, str], Mean]) -> tuple[str, str] | N
 
 
 def robustness(view: View) -> Drawing | None:
-    """Bars of the gain with paired intervals, a group a condition; the worst cell is marked."""
+    """Bars of the gain with paired intervals, a group a condition, for arms of at least two; the worst cell is marked."""
     tables = {metric: gains(view, metric) for metric in view.metrics}
-    tables = {metric: found for metric, found in tables.items() if len({c for c, _ in found}) > 1}
+    # An arm of one condition compares with nothing here.
+    often = Counter(arm for cell in {cell for found in tables.values() for cell in found} for arm in cell[1:])
+    tables = {metric: {cell: gain for cell, gain in found.items() if often[cell[1]] > 1} for metric, found in tables.items()}
+    tables = {metric: found for metric, found in tables.items() if found}
     if not tables:
         return None
     conditions = [c for c in view.conditions if any((c, a) in f for f in tables.values() for _, a in f)]

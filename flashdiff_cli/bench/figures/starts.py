@@ -85,7 +85,7 @@ def start_search(view: View) -> list[Drawing]:
                       transform=axes.transAxes, fontsize=9, color=SOFT, va="bottom")  # fmt: skip
             for index, (color, text) in enumerate(reversed(lines)):
                 axes.text(0, 1.02 + 0.055 * index, text, transform=axes.transAxes, fontsize=9, color=color, va="bottom")
-        ranges = [f"{min(s):.3f}\N{EN DASH}{max(s):.3f}" for s in ([matched[i]["severity"] for i in part] for part in classes)]
+        ranges = [f"{matched[part[0]]['severity']:.3f} to {matched[part[-1]]['severity']:.3f}" for part in classes]
         handles = [
             *(axes.plot([], [], color=c, marker=".", label=f"{n}, severity {r} (n={len(p)})")[0]
               for p, c, n, r in zip(classes, CLASSES[len(classes)], NAMES[len(classes)], ranges, strict=True)),

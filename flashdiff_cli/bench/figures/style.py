@@ -145,7 +145,7 @@ def log_ticks(axis: Axis, low: float, high: float, more: Sequence[float] = ()) -
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [t for t in (m * 10.0**e for e in decades for m in steps) if low <= t <= high]
     axis.set_major_locator(FixedLocator([*more, *ticks]))
-    axis.set_major_formatter("{x:.3g}")
+    axis.set_major_formatter("{x:.6g}")
     axis.set_minor_locator(NullLocator())
 
 
