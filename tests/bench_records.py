@@ -52,7 +52,8 @@ def bench(count=9, condition="blur", solvers=("ldps",), fixed=(), sweep=0, class
         for j, solver in enumerate(solvers):
             own = {"condition": condition, "solver": solver}
             steps = round(best)
-            found.append(solved(f"full-{solver}", name, start="full", steps=1000, schedule=1000, level=level, **own, **quality(29 + j / 4 - drop)))
+            noise = {"start": "full", "steps": 1000, "schedule": 1000, "level": level}
+            found.append(solved(f"full-{solver}", name, **noise, **own, **quality(29 + j / 4 - drop)))
             found.append(solved(f"flash-{solver}", name, steps=steps, **own, **what, **quality(29.5 + j / 4 - drop)))
             for k in fixed:
                 found.append(solved(f"fixed-{k}", name, start=k, steps=k, **own, **what, **quality(29.5 - 0.001 * (k - best) ** 2 - drop)))

@@ -86,6 +86,7 @@ def arms(found: Mapping[str, Any]) -> tuple[list[str], Rows]:
     rows = []
     for arm in (found.get("protocol") or {}).get("arm") or []:
         if chosen is None or arm["name"] in chosen:
-            more = {k: v for k, v in arm.items() if k not in ("name", "baseline", "solver", "start", "against") and v not in (None, {}, False)}
+            own = ("name", "baseline", "solver", "start", "against")
+            more = {k: v for k, v in arm.items() if k not in own and v not in (None, {}, False)}
             rows.append([arm["name"], str(arm.get("baseline") or arm.get("solver")), str(arm.get("start") or ""), words(more)])
     return ["arm", "solver or baseline", "start", "settings"], rows

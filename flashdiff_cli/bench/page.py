@@ -13,7 +13,7 @@ from PIL import Image
 
 from flashdiff_cli.bench import facts
 from flashdiff_cli.bench.figures import CONDITIONS, FOLDER, read_index
-from flashdiff_cli.bench.figures.data import SWEEP, Record, View, kind
+from flashdiff_cli.bench.figures.data import SWEEP, Record, View, kind, one
 from flashdiff_cli.bench.figures.grid import choose
 from flashdiff_cli.bench.figures.style import DPI, WIDTH
 
@@ -50,8 +50,9 @@ def _figure(folder: Path, entry: Mapping[str, Any]) -> str:
     drawn = svg.read_bytes()
     address = _jpeg(png, max(width, height))[0] if len(drawn) > LARGE else _address("svg+xml", drawn)
     narrow = ' class="narrow"' if width / dots < 0.9 * WIDTH else ""
+    shown = f'<img src="{address}" width="{width}" height="{height}" alt="{text(entry["title"])}">'
     return (
-        f'<figure{narrow}><div class="wide" tabindex="0"><img src="{address}" width="{width}" height="{height}" alt="{text(entry["title"])}"></div>'
+        f'<figure{narrow}><div class="wide" tabindex="0">{shown}</div>'
         f"<figcaption><b>{text(entry['title'])}</b>{text(entry['caption'])}</figcaption></figure>"
     )
 
@@ -60,7 +61,8 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]], words: bool = Fal
     if not rows:
         return ""
     top = "".join(f'<th scope="col">{text(str(cell))}</th>' for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{'' if cell is None else text(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    lines = ("".join(f"<td>{'' if cell is None else text(str(cell))}</td>" for cell in row) for row in rows)
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
     style = ' class="words"' if words else ""
     return f'<div class="wide" tabindex="0"><table{style}><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
@@ -78,7 +80,7 @@ def _picture(view: View, image: str, arm: str, record: Record | None) -> str:
 
 def _pictures(view: View) -> str:
     """Pictures of one condition, each with all its arms but fixed starts, least degraded first."""
-    arms = [arm for arm, of in view.arms.items() if kind(next(iter(of.values()))) not in ("input", "fixed")]
+    arms = [arm for arm, of in view.arms.items() if kind(one(of)) not in ("input", "fixed")]
     rows = []
     for image, level in choose(view, arms):
         cells = (_picture(view, image, arm, view.arms.get(arm, {}).get(image)) for arm in ("input", *arms, "clean"))
@@ -95,7 +97,7 @@ def _numbers(records: Sequence[Record]) -> str:
         (sum(r.get("network_evaluations") or 0 for r in done), "network evaluations"),
         (sum(r.get("status") == "failed" for r in records), "failed"),
     ]
-    items = "".join(f"<li><b>{count:,}</b>{name[:-1] if count == 1 and name != 'failed' else name}</li>" for count, name in shown if count)
+    items = "".join(f"<li><b>{count:,}</b>{name.removesuffix('s') if count == 1 else name}</li>" for count, name in shown if count)
     return f'<ul class="numbers">{items}</ul>'
 
 
@@ -158,4 +160,5 @@ def make_page(folder: Path | str, blocks: Iterable[Block], records: Sequence[Rec
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
     style = CSS.read_text(encoding="utf-8")
     body = "\n".join(filter(None, parts))
-    return f'<!doctype html>\n<html lang="en"><head>{head}<title>{text(title)}</title><style>{style}</style></head>\n<body>\n{body}\n</body></html>\n'
+    head += f"<title>{text(title)}</title><style>{style}</style>"
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from flashdiff_cli.bench.figures.data import Mean, Metric, Record, View, kind, mean, pictures, sizes, solver, values
-from flashdiff_cli.bench.figures.style import LINE, SOFT, SOLVERS, Drawing, log_ticks, looks, new_figure, slug
+from flashdiff_cli.bench.figures.data import (
+    Mean,
+    Metric,
+    Record,
+    View,
+    kind,
+    mean,
+    one,
+    pictures,
+    sizes,
+    solver,
+    values,
+)
+from flashdiff_cli.bench.figures.style import LINE, SOFT, Drawing, Look, log_ticks, looks, new_figure, slug
 
 BINS = 25
 QUICK = 1e-3
@@ -26,7 +40,7 @@ def steps_histogram(view: View) -> Drawing | None:
     # Arms on schedules of different length would crush each other's bars: one panel a length.
     lengths: dict[int, list[str]] = {}
     for arm, of in arms.items():
-        lengths.setdefault(next(iter(of.values())).get("schedule_steps"), []).append(arm)
+        lengths.setdefault(one(of).get("schedule_steps"), []).append(arm)
     figure = new_figure(1.0 + 2.9 * len(lengths))
     for axes, (whole, names) in zip(figure.subplots(len(lengths), 1, squeeze=False)[:, 0], lengths.items(), strict=True):
         every = np.concatenate([taken[arm] for arm in names])
@@ -77,36 +91,46 @@ def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return kept
 
 
-def _axis(axes, metric: Metric, arms, images, key: str, look) -> None:
+def _mark(look: Look, of: Mapping[str, Record]) -> dict[str, Any]:
+    """How an arm's point is drawn, on the axes and in the legend; fixed starts are many and small."""
+    if kind(one(of)) == "fixed":
+        return {"color": look.color, "marker": ".", "markersize": 5, "markeredgewidth": 0, "alpha": 0.6}
+    face = look.color if look.fill else "white"
+    return {"color": look.color, "marker": look.marker, "markersize": 7, "markeredgewidth": 1.4, "markerfacecolor": face}
+
+
+def _axis(axes: Axes, metric: Metric, arms: Mapping[str, Mapping[str, Record]], images: Sequence[str], key: str, look) -> None:
     """Every arm at its mean cost and mean quality, with both intervals, over the line of those that nothing beats.
 
     Pictures differ much more than arms do, so quality is taken against the picture's mean over the arms (the interval
     within subjects of Cousineau 2005); the mean stays what it is.
+
+    Args:
+        key: "evaluations" or "seconds".
     """
-    places: dict[str, tuple[Mean, Mean]] = {}
-    # The input costs nothing and is far below: on the same axis it would flatten everything else.
-    reference = next((of for arm, of in arms.items() if kind(next(iter(of.values()))) == "input"), None)
-    arms = {arm: of for arm, of in arms.items() if of is not reference}
     usual = {i: sum(of[i][metric.key] for of in arms.values()) / len(arms) for i in images}
     level = sum(usual.values()) / len(usual)
+    spent = {"evaluations": lambda r: r.get("network_evaluations") or 0, "seconds": lambda r: max(r["seconds"]["total"], QUICK)}[key]
+    places: dict[str, tuple[Mean, Mean]] = {}
     for arm, of in arms.items():
-        cost = mean([(of[i].get("network_evaluations") or 0) if key == "evaluations" else max(of[i]["seconds"]["total"], QUICK) for i in images])
-        quality = [of[i][metric.key] - usual[i] + level for i in images]
-        places[arm] = cost, mean(quality)
-    if reference is not None and key == "evaluations":
-        level = mean(values(reference, metric.key, images)).value
-        axes.set_title(f"input: {level:.{2 if metric.unit else 3}f} {metric.unit}", fontsize=9, color=SOFT)
+        quality = mean([of[i][metric.key] - usual[i] + level for i in images])
+        places[arm] = mean([spent(of[i]) for i in images]), quality
     sign = 1 if metric.higher else -1
-    best = [(x, sign * y) for x, y in front([(c.value, sign * q.value) for c, q in places.values()])]
-    axes.plot(*zip(*best, strict=True), color=LINE, linewidth=5, solid_capstyle="round", zorder=1)
+    best = front([(cost.value, sign * quality.value) for cost, quality in places.values()])
+    axes.plot([x for x, _ in best], [sign * y for _, y in best], color=LINE, linewidth=5, solid_capstyle="round", zorder=1)
     for arm, (cost, quality) in places.items():
-        fixed = kind(next(iter(arms[arm].values()))) == "fixed"
-        color = look[arm].color
-        bars = {"xerr": [[n] for n in cost.reach], "yerr": [[n] for n in quality.reach], "elinewidth": 0.7 if fixed else 1.1}
-        face = color if look[arm].fill or fixed else "white"
-        size = 5 if fixed else 7
-        mark = {"fmt": "." if fixed else look[arm].marker, "markersize": size, "markerfacecolor": face, "markeredgewidth": 0 if fixed else 1.4}
-        axes.errorbar(cost.value, quality.value, color=color, capsize=2, alpha=0.6 if fixed else 1, zorder=2 if fixed else 3, **bars, **mark)
+        bars = {"xerr": [[n] for n in cost.reach], "yerr": [[n] for n in quality.reach], "elinewidth": 0.9, "capsize": 2}
+        back = 2 if kind(one(arms[arm])) == "fixed" else 3
+        axes.errorbar(cost.value, quality.value, linestyle="none", zorder=back, **bars, **_mark(look[arm], arms[arm]))
+
+
+def _legend(arms: Mapping[str, Mapping[str, Record]], look: Mapping[str, Look]) -> list[Line2D]:
+    """One entry an arm; one for all fixed starts of a solver."""
+    entries = {}
+    for arm, of in arms.items():
+        label = f"fixed starts, {solver(one(of))}" if kind(one(of)) == "fixed" else arm
+        entries.setdefault(label, Line2D([], [], linestyle="none", label=label, **_mark(look[arm], of)))
+    return [*entries.values(), Line2D([], [], color=LINE, linewidth=5, label="best for its cost")]
 
 
 def quality_against_cost(view: View) -> Drawing | None:
@@ -116,49 +140,38 @@ def quality_against_cost(view: View) -> Drawing | None:
         arm: {i: r for i, r in of.items() if all(r.get(m.key) is not None for m in metrics) and "total" in (r.get("seconds") or {})}
         for arm, of in view.arms.items()
     }
-    arms, images = shared_images({arm: of for arm, of in rated.items() if of})
-    if not metrics or not any(kind(next(iter(of.values()))) in ("flash", "full", "fixed") for of in arms.values()):
+    shared, images = shared_images({arm: of for arm, of in rated.items() if of})
+    if not metrics or not any(kind(one(of)) in ("flash", "full", "fixed") for of in shared.values()):
         return None
-    look = looks(arms)
-    records = [of[i] for of in arms.values() for i in images]
+    # The input costs nothing and is far below: on the same axis it would flatten everything else.
+    arms = {arm: of for arm, of in shared.items() if kind(one(of)) != "input"}
+    look, records = looks(arms), [of[i] for of in arms.values() for i in images]
     figure = new_figure(1.2 + 2.9 * len(metrics) + 0.1 * len(arms))
     panels = figure.subplots(len(metrics), 2, squeeze=False, sharex="col", sharey="row")
     for row, metric in zip(panels, metrics, strict=True):
         for axes, key in zip(row, ("evaluations", "seconds"), strict=True):
             _axis(axes, metric, arms, images, key, look)
         row[0].set_ylabel(metric.axis)
-    most = max(r.get("network_evaluations") or 0 for r in records)
+        for reference in (of for arm, of in shared.items() if arm not in arms):
+            level = mean(values(reference, metric.key, images)).value
+            row[0].set_title(f"input: {level:.{2 if metric.unit else 3}f} {metric.unit}", fontsize=9, color=SOFT)
+    left, right = panels[-1]
+    most = 2 * max([1, *(r.get("network_evaluations") or 0 for r in records)])
     # Linear below 1, so that what takes no network evaluation has a place.
-    panels[-1, 0].set_xscale("symlog", linthresh=1, linscale=0.4)
-    panels[-1, 0].set_xlim(-0.35, 2 * max(most, 1))
-    log_ticks(panels[-1, 0].xaxis, 1, 2 * max(most, 1), more=(0,))
-    panels[-1, 0].set_xlabel("network evaluations per picture")
-    panels[-1, 1].set_xscale("log")
-    low, high = panels[-1, 1].get_xlim()
-    log_ticks(panels[-1, 1].xaxis, low, high)
-    panels[-1, 1].set_xlabel("seconds per picture")
-    handles = []
-    for arm, of in arms.items():
-        first = next(iter(of.values()))
-        if kind(first) == "input":
-            continue
-        label, mark = arm, {"marker": look[arm].marker, "markersize": 7, "markerfacecolor": look[arm].color if look[arm].fill else "white"}
-        if kind(first) == "fixed":
-            label, mark = f"fixed starts, {solver(first)}", {"marker": ".", "markersize": 5, "alpha": 0.6}
-            if label in [h.get_label() for h in handles]:
-                continue
-        color = SOLVERS.get(solver(first), SOFT) if kind(first) == "fixed" else look[arm].color
-        handles.append(Line2D([], [], color=color, linestyle="none", label=label, **mark))
-    handles.append(Line2D([], [], color=LINE, linewidth=5, label="best for its cost"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=4)
-    missing = [arm for arm in view.arms if arm not in arms]
+    left.set_xscale("symlog", linthresh=1, linscale=0.4)
+    left.set_xlim(-0.35, most)
+    log_ticks(left.xaxis, 1, most, more=(0,))
+    left.set_xlabel("network evaluations per picture")
+    right.set_xscale("log")
+    log_ticks(right.xaxis, *right.get_xlim())
+    right.set_xlabel("seconds per picture")
+    figure.legend(handles=_legend(arms, look), loc="outside lower center", ncols=4)
+    missing = [arm for arm in view.arms if arm not in shared]
+    devices = sorted({str(r["device"]) for r in records if r.get("device")})
     caption = (
         f"Means over the {pictures(len(images))} {sizes(records)} that all arms were run on, condition {view.condition}"
         f"{', with 95 % bootstrap intervals (of quality: within pictures)' if len(images) > 1 else ''}."
     )
     caption += f" Not shown, for want of such pictures: {', '.join(missing)}." if missing else ""
-    device = sorted({str(r.get("device")) for r in records if r.get("device")})
-    caption += f" Seconds on {', '.join(device)}." if device else ""
+    caption += f" Seconds on {', '.join(devices)}." if devices else ""
     return Drawing(f"quality-against-cost.{slug(view.condition)}", "Quality against cost", caption, figure)
-
-

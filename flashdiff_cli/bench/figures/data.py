@@ -50,6 +50,11 @@ PERCEPTUAL = (
 """The nearest to what people see first; figures show the first that was measured."""
 
 
+def one(of: Mapping[str, Record]) -> Record:
+    """Any record of an arm: all tell what it is, its solver and its schedule."""
+    return next(iter(of.values()))
+
+
 def kind(record: Record) -> str:
     """What an arm is: "input", "decoded", "classical", "flash", "full", "come-closer" or "fixed"."""
     if record.get("solver") is None:
@@ -110,7 +115,7 @@ class View:
         for r in self.records:
             if r["arm"] != SWEEP:
                 found.setdefault(r["arm"], {})[r["image"]] = r
-        order = {arm: self._rank(next(iter(of.values()))) for arm, of in found.items()}
+        order = {arm: self._rank(one(of)) for arm, of in found.items()}
         return {arm: found[arm] for arm in sorted(found, key=order.__getitem__)}
 
     @staticmethod
@@ -120,7 +125,7 @@ class View:
         return rank, blind(record), int(record["start"]) if what == "fixed" else 0
 
     def of_kind(self, *kinds: str) -> dict[str, dict[str, Record]]:
-        return {arm: of for arm, of in self.arms.items() if kind(next(iter(of.values()))) in kinds}
+        return {arm: of for arm, of in self.arms.items() if kind(one(of)) in kinds}
 
     @cached_property
     def sweep(self) -> dict[str, list[Record]]:
@@ -136,7 +141,7 @@ class View:
     def seen(self) -> list[Record]:
         """One record a picture that tells level and severity; all arms of a picture saw the same measurement."""
         found: dict[str, Record] = {}
-        order = sorted(self.arms.values(), key=lambda of: (kind(next(iter(of.values()))) != "flash", blind(next(iter(of.values())))))
+        order = sorted(self.arms.values(), key=lambda of: (kind(one(of)) != "flash", blind(one(of))))
         for of in order:
             for image, r in of.items():
                 if r.get("severity") is not None and r.get("level") is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flashdiff_cli.bench.figures.data import View, pictures, sizes
+from flashdiff_cli.bench.figures.data import View, one, pictures, sizes
 from flashdiff_cli.bench.figures.style import WIDTH, Drawing, new_figure, show, slug, thumbnail
 
 ROWS, CONDITIONS = 6, 12
@@ -27,7 +27,7 @@ def columns(view: View) -> list[str]:
 
 
 def _solver(view: View, arm: str) -> str:
-    return next(iter(view.arms[arm].values()))["solver"]["name"]
+    return one(view.arms[arm])["solver"]["name"]
 
 
 def spread(items: Sequence, count: int) -> list:

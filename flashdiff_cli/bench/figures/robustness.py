@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
-from flashdiff_cli.bench.figures.data import Mean, Metric, View, kind, mean, paired, sizes
+import numpy as np
+
+from flashdiff_cli.bench.figures.data import Mean, Metric, Record, View, kind, mean, one, paired, pictures, sizes
 from flashdiff_cli.bench.figures.style import INK, RED, SOFT, Drawing, looks, new_figure
 
 SHOWN = ("classical", "decoded", "come-closer", "full", "flash")
@@ -23,67 +26,77 @@ def gains(view: View, metric: Metric) -> dict[tuple[str, str], Mean]:
     return found
 
 
-def worst(view: View, found: dict[tuple[str, str], Mean]) -> tuple[str, str] | None:
+def worst(view: View, found: Mapping[tuple[str, str], Mean]) -> tuple[str, str]:
     """The condition and arm with the least gain: among arms with a matched start if there are any."""
     flash = {r["arm"] for r in view.records if kind(r) == "flash"}
     cells = [cell for cell in found if cell[1] in flash] or list(found)
-    return min(cells, key=lambda cell: found[cell].value, default=None)
+    return min(cells, key=lambda cell: found[cell].value)
+
+
+def _arms(view: View, tables: Mapping[Metric, Mapping[tuple[str, str], Mean]]) -> dict[str, Mapping[str, Record]]:
+    """The arms of some tables with records of theirs, by kind and then as the records have them."""
+    wanted = {arm for found in tables.values() for _, arm in found}
+    arms: dict[str, Mapping[str, Record]] = {}
+    for condition in view.conditions:
+        for arm, of in view.only(condition).of_kind(*SHOWN).items():
+            if arm in wanted:
+                arms.setdefault(arm, of)
+    return dict(sorted(arms.items(), key=lambda item: SHOWN.index(kind(one(item[1])))))
+
+
+def _several(tables: Mapping[Metric, Mapping[tuple[str, str], Mean]]) -> dict[Metric, dict[tuple[str, str], Mean]]:
+    """Tables without the arms of a single condition, which compare with nothing, and without what is then empty."""
+    cells = {cell for found in tables.values() for cell in found}
+    often = Counter(arm for _, arm in cells)
+    kept = {metric: {cell: gain for cell, gain in found.items() if often[cell[1]] > 1} for metric, found in tables.items()}
+    return {metric: found for metric, found in kept.items() if found}
 
 
 def robustness(view: View) -> Drawing | None:
     """Bars of the gain with paired intervals, a group a condition, for arms of at least two; the worst cell is marked."""
-    tables = {metric: gains(view, metric) for metric in view.metrics}
-    # An arm of one condition compares with nothing here.
-    often = Counter(arm for cell in {cell for found in tables.values() for cell in found} for arm in cell[1:])
-    tables = {metric: {cell: gain for cell, gain in found.items() if often[cell[1]] > 1} for metric, found in tables.items()}
-    tables = {metric: found for metric, found in tables.items() if found}
+    tables = _several({metric: gains(view, metric) for metric in view.metrics})
     if not tables:
         return None
-    conditions = [c for c in view.conditions if any((c, a) in f for f in tables.values() for _, a in f)]
-    named = {arm: of for c in reversed(conditions) for arm, of in view.only(c).arms.items()}
-    order = [arm for c in conditions for arm in view.only(c).of_kind(*SHOWN)]
-    arms = [arm for arm in named if arm in order and any((c, arm) in f for f in tables.values() for c in conditions)]
-    arms.sort(key=lambda arm: (SHOWN.index(kind(next(iter(named[arm].values())))), order.index(arm)))
-    look = looks({arm: named[arm] for arm in arms})
-    thick = 0.8 / len(arms)
+    conditions = [c for c in view.conditions if any(c == cell[0] for found in tables.values() for cell in found)]
+    arms = _arms(view, tables)
+    look, thick = looks(arms), 0.8 / len(arms)
+    middle = (len(arms) - 1) / 2
+    place = {(c, arm): i + (j - middle) * thick for i, c in enumerate(conditions) for j, arm in enumerate(arms)}
     figure = new_figure(1.3 + len(conditions) * max(0.34, 0.17 * len(arms)) + 0.08 * len(arms))
     panels = figure.subplots(1, len(tables), squeeze=False, sharey=True)[0]
     for axes, (metric, found) in zip(panels, tables.items(), strict=True):
-        for j, arm in enumerate(arms):
-            cells = [(i, found[c, arm]) for i, c in enumerate(conditions) if (c, arm) in found]
-            places = [i + (j - (len(arms) - 1) / 2) * thick for i, _ in cells]
-            values = [gain.value for _, gain in cells]
-            reach = list(zip(*(gain.reach for _, gain in cells), strict=True)) if cells else [(), ()]
+        for arm in arms:
+            cells = [(c, arm) for c in conditions if (c, arm) in found]
+            places, values = [place[cell] for cell in cells], [found[cell].value for cell in cells]
             paint = {"facecolor": look[arm].color, "edgecolor": "white", "hatch": look[arm].hatch, "linewidth": 0.5}
             axes.barh(places, values, thick, label=arm, **paint)
+            reach = np.reshape([found[cell].reach for cell in cells], (-1, 2)).T
             axes.errorbar(values, places, xerr=reach, fmt="none", ecolor=INK, elinewidth=0.9, capsize=1.5)
         axes.axvline(0, color=INK, linewidth=1)
-        for i, c in enumerate(conditions):
-            for j, arm in enumerate(arms):
-                if (c, arm) not in found:
-                    axes.annotate("not run", (0, i + (j - (len(arms) - 1) / 2) * thick), (4, 0), textcoords="offset points",
-                                  va="center", color=SOFT, fontsize=8)  # fmt: skip
-        cell = worst(view, found)
-        gain = found[cell]
-        place = conditions.index(cell[0]) + (arms.index(cell[1]) - (len(arms) - 1) / 2) * thick
-        axes.margins(x=0.12)
-        end = gain.value + gain.reach[1] if gain.value >= 0 else gain.value - gain.reach[0]
-        axes.annotate("\N{BLACK LEFT-POINTING POINTER} worst" if gain.value >= 0 else "worst \N{BLACK RIGHT-POINTING POINTER}", (end, place),
-                      (4 if gain.value >= 0 else -4, 0), textcoords="offset points", va="center",
-                      ha="left" if gain.value >= 0 else "right", color=RED, fontsize=9, weight="bold")  # fmt: skip
+        offset = {"textcoords": "offset points", "va": "center"}
+        for cell in place.keys() - found.keys():
+            axes.annotate("not run", (0, place[cell]), (4, 0), color=SOFT, fontsize=8, **offset)
+        least = worst(view, found)
+        gain, strong = found[least], {"color": RED, "fontsize": 9, "weight": "bold"}
+        if gain.value >= 0:
+            words, end, side = "\N{BLACK LEFT-POINTING POINTER} worst", (gain.value + gain.reach[1], place[least]), "left"
+        else:
+            words, end, side = "worst \N{BLACK RIGHT-POINTING POINTER}", (gain.value - gain.reach[0], place[least]), "right"
+        axes.annotate(words, end, (4 if side == "left" else -4, 0), ha=side, **strong, **offset)
         axes.set_xlabel(f"{metric.label} gain over the input" + (f" ({metric.unit})" if metric.unit else ""))
+        axes.margins(x=0.12)
         axes.grid(False, axis="y")
     panels[0].set_yticks(range(len(conditions)), conditions)
     panels[0].set_ylim(len(conditions) - 0.5, -0.5)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4)
-    metric, first = next(iter(tables.items()))
-    counts = sorted({gain.count for gain in first.values()})
-    many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    cell = worst(view, first)
-    matched = " from a matched start" if any(r["arm"] == cell[1] and kind(r) == "flash" for r in view.records) else ""
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    metric, found = next(iter(tables.items()))
+    counts = sorted({gain.count for gain in found.values()})
+    many = pictures(counts[0]) if len(counts) == 1 else f"{counts[0]} to {pictures(counts[-1])}"
+    least = worst(view, found)
+    matched = " from a matched start" if kind(one(arms[least[1]])) == "flash" else ""
     caption = (
-        f"Mean gain over the degraded input with paired 95 % bootstrap intervals; {many} pictures {sizes(view.records)} for each "
-        f"condition and arm. Right is better. Least {metric.label} gain{matched}: {cell[1]} under {cell[0]}, {first[cell].text(sign=True)}."
+        f"Mean gain over the degraded input with paired 95 % bootstrap intervals; {many} {sizes(view.records)} for each "
+        f"condition and arm. Right is better. Least {metric.label} gain{matched}: {least[1]} under {least[0]}, "
+        f"{found[least].text(2 if metric.unit else 3, sign=True)}."
     )
     return Drawing("robustness", "Gain over the input under each condition", caption, figure)

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 from PIL import Image
 
-from flashdiff_cli.bench.figures.data import Record, View, kind, solver
+from flashdiff_cli.bench.figures.data import Record, View, kind, one, solver
 
 WIDTH = 8.0
 """Inches; at 100 dots an inch a figure is 800 pixels wide. PNGs are finer: DPI, those with photographs PHOTO_DPI."""
@@ -89,7 +89,7 @@ def looks(arms: Mapping[str, Mapping[str, Record]]) -> dict[str, Look]:
     others = iter((RED, YELLOW, PURPLE, GREEN, ORANGE, INK) * 4)
     chosen, used = {}, {}
     for arm, of in arms.items():
-        record = next(iter(of.values()))
+        record = one(of)
         what, name = kind(record), solver(record)
         if name is None:
             chosen[arm] = Look(BASELINES[what] if what in BASELINES else next(others), {"input": "X", "decoded": "D"}.get(what, "P"))
