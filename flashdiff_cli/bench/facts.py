@@ -87,6 +87,6 @@ def arms(found: Mapping[str, Any]) -> tuple[list[str], Rows]:
     for arm in (found.get("protocol") or {}).get("arm") or []:
         if chosen is None or arm["name"] in chosen:
             own = ("name", "baseline", "solver", "start", "against")
-            more = {k: v for k, v in arm.items() if k not in own and v not in (None, {}, False)}
+            more = {k: v for k, v in arm.items() if k not in own and v is not None and v is not False and v != {}}
             rows.append([arm["name"], str(arm.get("baseline") or arm.get("solver")), str(arm.get("start") or ""), words(more)])
     return ["arm", "solver or baseline", "start", "settings"], rows
