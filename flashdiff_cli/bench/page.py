@@ -104,7 +104,7 @@ def _numbers(records: Sequence[Record]) -> str:
 def _failures(records: Sequence[Record]) -> str:
     failed = [r for r in records if r.get("status") == "failed"]
     lines = "".join(
-        f'<li class="failed">{text(str(r["image"]))}, {text(r["condition"])}, {text(r["arm"])}: {text(str(r.get("error") or "failed"))}</li>'
+        f'<li class="failed">{text(r["image"])}, {text(r["condition"])}, {text(r["arm"])}: {text(r.get("error") or "failed")}</li>'
         for r in failed
     )
     return f'<h2 id="failures">Failures</h2><ul>{lines}</ul>' if failed else ""

@@ -174,14 +174,19 @@ class View:
 
     @property
     def parameters(self) -> str:
-        """The operator's parameters that change from picture to picture, with their ranges: "blur std 0.3 to 3"."""
-        values: dict[str, list[float]] = {}
+        """The operator's parameters that the level sets, with their ranges: "blur std 0.3 to 3"."""
+        values: dict[str, list[tuple[float, float]]] = {}
         for r in self.records:
             for name, value in (r.get("operator") or {}).items():
-                if isinstance(value, (int, float)) and not isinstance(value, bool):
-                    values.setdefault(name, []).append(value)
-        ranges = {name: (min(of), max(of)) for name, of in values.items()}
-        return ", ".join(f"{n.replace('_', ' ')} {low:.3g} to {high:.3g}" for n, (low, high) in ranges.items() if high - low > 1e-6)
+                if isinstance(value, (int, float)) and not isinstance(value, bool) and r.get("level") is not None:
+                    values.setdefault(name, []).append((r["level"], value))
+        words = []
+        for name, pairs in values.items():
+            level, value = np.array(pairs, float).T
+            # Others are drawn without it, as the place of a box; a protocol's ranges are linear in the level.
+            if np.ptp(value) > 1e-6 and np.ptp(level) > 1e-6 and abs(np.corrcoef(level, value)[0, 1]) > 0.98:
+                words.append(f"{name.replace('_', ' ')} {value.min():.3g} to {value.max():.3g}")
+        return ", ".join(words)
 
 
 @dataclass(frozen=True)

@@ -103,9 +103,10 @@ def start_search(view: View) -> list[Drawing]:
         handles.append(Line2D([], [], marker="o", markersize=9, markerfacecolor="none", label="best fixed start", **mark))
         figure.legend(handles=handles, loc="outside lower center", ncols=2)
         caption = (
-            f"Quality against the start step, solver {name}, {pictures(len(images))} {sizes(matched[i] for i in images)} in {len(classes)} "
-            f"{'class' if len(classes) == 1 else 'classes'} of severity, condition {view.condition}. Above the plots: mean paired difference "
-            "between the matched and the best fixed start with its 95 % interval; the best is chosen on the same pictures, in its favour. "
+            f"Quality against the start step, solver {name}, {pictures(len(images))} {sizes(matched[i] for i in images)} in "
+            f"{len(classes)} {'class' if len(classes) == 1 else 'classes'} of severity, condition {view.condition}. Above the plots: "
+            "mean paired difference between the matched and the best fixed start with its 95 % interval; the best is chosen on the "
+            "same pictures, in its favour. "
             "A matched start takes its noise from the severity (paper eq. 9), a fixed one from its step."
         )
         title = f"Matched and fixed start steps, {name}"
