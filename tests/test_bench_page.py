@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import pytest
 from bench_records import bench, keep_images, record
 
-from flashdiff_cli.bench import facts
+from flashdiff_cli.bench import words
 from flashdiff_cli.bench.figures import draw_all
 from flashdiff_cli.bench.page import make_page
 from flashdiff_cli.bench.results import results_markdown
@@ -97,13 +97,13 @@ def test_the_page_tells_how_many_conditions_have_figures(tmp_path):
 
 
 def test_facts_are_words_and_only_of_what_was_run():
-    assert facts.words({"blur_std": [0.3, 3.0], "none": None, "on": True}) == "blur std 0.3 to 3, on yes"
-    head, rows = facts.conditions(PROTOCOL)
+    assert words.words({"blur_std": [0.3, 3.0], "none": None, "on": True}) == "blur std 0.3 to 3, on yes"
+    head, rows = words.conditions(PROTOCOL)
     assert len(head) == len(rows[0]) and [r[0] for r in rows] == ["blur", "told"]
     assert rows[0][2:] == ["blur std 0.3 to 3", "0.05", "the truth"] and rows[1][4] == "noise std 0.05"
-    head, rows = facts.arms(PROTOCOL)
+    head, rows = words.arms(PROTOCOL)
     assert rows[1] == ["flash-ldps", "ldps", "flash", "steps 250, eta 0, settings dc step 2.4"] and rows[0][3] == ""
-    assert facts.facts({}) == [] and facts.conditions({})[1] == [] and facts.arms({})[1] == []
+    assert words.facts({}) == [] and words.conditions({})[1] == [] and words.arms({})[1] == []
 
 
 def test_a_damaged_protocol_is_an_error_in_one_line(tmp_path):

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from flashdiff_cli.bench import facts
+from flashdiff_cli.bench import words
 from flashdiff_cli.bench.figures import CONDITIONS, FOLDER, read_index
 from flashdiff_cli.bench.figures.data import SWEEP, Record, View, kind, one
 from flashdiff_cli.bench.figures.grid import choose
@@ -114,9 +114,9 @@ def _made(found: Mapping[str, Any]) -> str:
     """How the numbers came about: conditions, arms, date, commit, machine and command."""
     if not found:
         return ""
-    rows = "".join(f"<dt>{text(name)}</dt><dd>{text(value)}</dd>" for name, value in facts.facts(found))
+    rows = "".join(f"<dt>{text(name)}</dt><dd>{text(value)}</dd>" for name, value in words.facts(found))
     command = f"<pre><code>{text(found['command'])}</code></pre>" if found.get("command") else ""
-    tables = _table(*facts.conditions(found), words=True) + _table(*facts.arms(found), words=True)
+    tables = _table(*words.conditions(found), words=True) + _table(*words.arms(found), words=True)
     return f'<h2 id="made">How this was made</h2><dl>{rows}</dl>{command}{tables}'
 
 
@@ -136,8 +136,8 @@ def make_page(folder: Path | str, blocks: Iterable[Block], records: Sequence[Rec
         FlashdiffError: `protocol.json` is damaged.
     """
     folder, blocks = Path(folder), list(blocks)
-    found, index, view = facts.read_protocol(folder), read_index(folder), View.of(records, folder)
-    title = facts.title(found, folder)
+    found, index, view = words.read_protocol(folder), read_index(folder), View.of(records, folder)
+    title = words.title(found, folder)
     of_condition: dict[str | None, list[str]] = {}
     for entry in index:
         # The same pictures stand on the page themselves.
