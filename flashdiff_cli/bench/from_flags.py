@@ -46,7 +46,7 @@ def make(
     Args:
         operator, operator_options, noise_std: of the condition; options as `parse` gives them.
         levels: of a severity sweep.
-        solvers: None: the model's default is not known here, so ldps.
+        solvers: None: ldps.
         solver_options: given to each solver that has them.
         starts: baselines, "flash", "blind", "full", start steps, or "come-closer:STEP".
         steps, eta: of all arms but "full".

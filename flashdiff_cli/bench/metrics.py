@@ -157,8 +157,8 @@ class Measures:
                 else:
                     continue
             except Exception as error:
-                reason = " ".join(str(error).split())[:160] or type(error).__name__
-                self.missing.append(f"{name} is left out: its packages or weights are not in reach here ({reason})")
+                reason = " ".join(str(error).split())[:100] or type(error).__name__
+                self.missing.append(f'{name} is left out: it needs pip install "flashdiff[learned]" and downloads its weights ({reason})')
                 continue
             self.usable += (name,)
 

@@ -107,8 +107,8 @@ class Arm:
 
     def __post_init__(self):
         _check_name("arm", self.name)
-        if self.name == SEVERITY:
-            raise UsageError(f"arm {self.name!r}: this name is kept for severity sweeps; choose another")
+        if self.name in (SEVERITY, "clean") or (self.name == "input" and self.baseline != "input"):
+            raise UsageError(f"arm {self.name!r}: this name has a meaning of its own in records and images; choose another")
         if (self.baseline is None) == (self.solver is None):
             raise UsageError(f"arm {self.name}: give either baseline or solver")
         if self.baseline is not None:

@@ -117,8 +117,10 @@ class Log:
         Raises:
             FlashdiffError: the disk refuses.
         """
-        self.records[record.key] = record
-        line = ("\n" if self._broken else "") + record.to_json() + "\n"
+        text = record.to_json()
+        # As it will be read again, so that a resumed bench shows the same figures.
+        self.records[record.key] = parse([text])[0]
+        line = ("\n" if self._broken else "") + text + "\n"
         self._broken = False
         try:
             handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from flashdiff_cli.bench.facts import describe
 from flashdiff_cli.bench.runner import Bench
 from flashdiff_cli.bench.tables import scores_of_folders, summarise, to_html, to_markdown
 from flashdiff_cli.runs.record import finite
@@ -20,14 +21,14 @@ def write_protocol(bench: Bench, arguments: Sequence[str]) -> None:
         bench: what is run.
         arguments: of the command line, without the program's name.
     """
-    facts = bench.describe("flashdiff " + shlex.join(arguments))
+    facts = describe(bench, "flashdiff " + shlex.join(arguments))
     write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", bench.folder / "protocol.json")
 
 
 def write_summary(bench: Bench) -> dict[str, Any]:
     """summary.json, summary.md and summary.html of all records in the folder; returns what is in the first."""
     records = bench.current()
-    summary = summarise(records, bench.protocol, scores_of_folders(bench, records))
+    summary = summarise(records, bench.protocol, scores_of_folders(bench, records)) | {"missing": bench.measures.missing}
     write_text(json.dumps(finite(summary), indent=2, ensure_ascii=False) + "\n", bench.folder / "summary.json")
     write_text(to_markdown(summary), bench.folder / "summary.md")
     write_text(to_html(summary), bench.folder / "summary.html")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
-from importlib.metadata import version as package_version
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +24,8 @@ from flashdiff_cli.runs.journal import fingerprint
 
 Watch = Callable[[str, float, float | None], None]
 """Called with (what is done now, share of the work done, seconds left or None)."""
+
+NOT_FINITE = "the result holds values that are not finite: the solver's settings do not suit this model or condition"
 
 
 @dataclass
@@ -159,18 +158,20 @@ class Bench:
                 for item in sweep:
                     if stopped():
                         return
-                    yield from self._timed(SEVERITY, condition, [item], steps, watch, lambda _, i=item: self._sweep(condition, i, cleans))
+                    work = partial(self._sweep, condition, item, cleans[item.below])
+                    yield from self._timed(SEVERITY, condition, [item], steps, watch, lambda step, work=work: work())
                 for p in self.plans:
                     mine = left[p.arm.name]
                     if not mine:
                         continue
                     if stopped():
                         return
-                    yield from self._timed(
-                        p.arm.name, condition, mine, steps, watch, lambda step, p=p, mine=mine: self._arm(p, condition, mine, cleans, step)
-                    )
+                    yield from self._timed(p.arm.name, condition, mine, steps, watch, partial(self._arm, p, condition, mine, cleans))
 
-    def _timed(self, arm: str, condition: Condition, items, steps, watch: Watch, function) -> list[BenchRecord]:
+    def _timed(
+        self, arm: str, condition: Condition, items: Sequence[Item], steps: dict[str, float], watch: Watch, function: Callable
+    ) -> list[BenchRecord]:
+        """The records of one arm on one batch, logged, with its share of the work counted."""
         expected = steps[arm] * len(items)
         what = f"{condition.name}, {arm}"
 
@@ -187,7 +188,8 @@ class Bench:
         return records
 
     def _record(self, condition: Condition, arm: str, item: Item, **values: Any) -> BenchRecord:
-        known = {"protocol": self.protocol.name, "condition": condition.name, "arm": arm, "image": item.below, "digest": item.digest}
+        known = {"protocol": self.protocol.name, "condition": condition.name, "arm": arm}
+        known |= {"image": item.below, "digest": item.digest}
         known |= {"height": item.size[0], "width": item.size[1], "seed": self.protocol.seed, "model": self.model}
         known |= {"device": str(self.pipeline.unet.device), "dtype": self.dtype, "version": __version__}
         return BenchRecord(**(known | {"settings": self.settings[condition.name, arm]} | values))
@@ -216,10 +218,10 @@ class Bench:
             if not isinstance(error, (FlashdiffError, MemoryError)) and "memory" not in str(error).lower():
                 raise
             status = "skipped" if isinstance(error, Unfit) else "failed"
-            assumed = told(batch)
+            why = str(error) if isinstance(error, FlashdiffError) else "not enough memory; use a smaller --batch or --size"
             return [
-                self._record(condition, name, item, status=status, error=str(error) or "not enough memory; use a smaller --batch", assumed=a, **f)
-                for item, f, a in zip(items, facts, assumed, strict=True)
+                self._record(condition, name, item, status=status, error=why, assumed=assumed, **fact)
+                for item, fact, assumed in zip(items, facts, told(batch), strict=True)
             ]
         return self._records(plan, condition, batch, facts, outcome)
 
@@ -235,25 +237,24 @@ class Bench:
             if "variance" in values:
                 values["severity"] = values["variance"] ** 0.5
             values |= facts[i] | scores[i]
-            values |= {"assumed": outcome.assumed[i], "solver": plan.described_solver, "start": plan.arm.start, "seconds": dict(seconds)}
+            values |= {"assumed": outcome.assumed[i], "solver": plan.described_solver, "start": plan.arm.start}
             values |= {"schedule_steps": outcome.schedule_steps, "encoder": outcome.encoder, "fidelity": plan.fidelity}
+            values["seconds"] = dict(seconds)
             if not bool(torch.isfinite(outcome.images[i]).all()):
-                values |= {"status": "failed", "error": "the result holds values that are not finite; the solver's settings do not suit"}
-                values |= dict.fromkeys(scores[i])
+                values |= dict.fromkeys(scores[i]) | {"status": "failed", "error": NOT_FINITE}
             elif case.item.below in self._saved:
                 self._save(condition.name, case, plan.arm.name, outcome.images[i : i + 1])
             records.append(self._record(condition, plan.arm.name, case.item, **values))
         return records
 
     def _save(self, condition: str, case: Case, arm: str, image: torch.Tensor) -> None:
+        # The first two again each time: those in the folder may be of another seed.
         for name, content in (("clean", case.clean), ("input", case.operator.lift(case.measurement)), (arm, image)):
-            path = image_path(self.folder, condition, case.item.below, name)
-            if name == arm or not path.exists():
-                write_picture(Picture(content.float().cpu().clamp(-1, 1)), path)
+            write_picture(Picture(content.float().cpu().clamp(-1, 1)), image_path(self.folder, condition, case.item.below, name))
 
-    def _sweep(self, condition: Condition, item: Item, cleans: dict) -> list[BenchRecord]:
-        """The severity at each of the protocol's levels, all of them in one batch where they go together."""
-        n, clean = self.protocol.levels, cleans[item.below]
+    def _sweep(self, condition: Condition, item: Item, clean: torch.Tensor) -> list[BenchRecord]:
+        """The severity at each of the protocol's levels, in one batch."""
+        n = self.protocol.levels
         try:
             cases = [degrade(item, clean, condition, self.protocol.seed, (j, n)) for j in range(n)]
             name, _ = encoder_of(self.pipeline, condition.told[0], None)
@@ -273,60 +274,11 @@ class Bench:
         records = []
         for case, variance, true, start in zip(cases, analysis.variance.float().tolist(), error, starts, strict=True):
             values = self._truth(case) | {"variance": variance, "severity": variance**0.5, "error_variance": true}
-            values |= {"start_step": start, "schedule_steps": len(schedule), "encoder": name, "seconds": {"severity": seconds, "total": seconds}}
+            values |= {"start_step": start, "schedule_steps": len(schedule), "encoder": name}
+            values |= {"seconds": {"severity": seconds, "total": seconds}}
             records.append(self._record(condition, SEVERITY, item, **values))
         return records
 
     def current(self) -> list[BenchRecord]:
         """The latest record of each measurement and arm in the folder, those of earlier runs among them."""
         return list(self.log.records.values())
-
-    def describe(self, command: str | None = None) -> dict[str, Any]:
-        """The whole resolved protocol and where it ran: protocol.json."""
-        protocol = asdict(self.protocol)
-        protocol["arm"] = [plan(arm, self.protocol, self.pipeline, self.model).describe() for arm in self.protocol.arm]
-        packages = ("torch", "diffusers", "torchmetrics", "scikit-image", "numpy")
-        device = self.pipeline.unet.device
-        machine = {"cpu": _cpu_name(), "cores": _cores(), "torch_threads": torch.get_num_threads(), "device": str(device)}
-        if device.type == "cuda":
-            machine["gpu"] = torch.cuda.get_device_name(device)
-        return {
-            "protocol": protocol,
-            "arms_run": [p.arm.name for p in self.plans],
-            "conditions_run": [c.name for c in self.selected.condition],
-            "model": self.model,
-            "pictures": len(self.items),
-            "command": command,
-            "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "commit": _commit(),
-            "machine": machine,
-            "versions": {"flashdiff": __version__, "python": platform.python_version()} | {p: package_version(p) for p in packages},
-            "measures": {"usable": list(self.measures.usable), "missing": self.measures.missing},
-        }
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _cores() -> int:
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _commit() -> str | None:
-    """The commit of the checkout that this code is in, with + if it was changed; None outside of one."""
-    here = Path(__file__).parent
-    try:
-        ask = {"cwd": here, "capture_output": True, "text": True, "timeout": 10}
-        found = subprocess.run(["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"], **ask)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip() or None if found.returncode == 0 else None

@@ -60,7 +60,9 @@ def _ordered(wanted: Sequence[str], present: Sequence[str]) -> list[str]:
     return [n for n in wanted if n in present] + [n for n in dict.fromkeys(present) if n not in wanted]
 
 
-def summarise(records: Sequence[BenchRecord], protocol: Protocol, folder_scores: dict[tuple[str, str], dict] | None = None) -> dict[str, Any]:
+def summarise(
+    records: Sequence[BenchRecord], protocol: Protocol, folder_scores: dict[tuple[str, str], dict] | None = None
+) -> dict[str, Any]:
     """Everything that the tables show.
 
     Args:
@@ -222,6 +224,7 @@ NOTE = (
 def to_markdown(summary: dict[str, Any]) -> str:
     """The tables as Markdown."""
     lines = [f"# {summary['protocol']}", "", *([summary["title"], ""] if summary["title"] else []), NOTE, ""]
+    lines += [part for sentence in summary.get("missing", []) for part in (sentence + ".", "")]
     for name, tables, sentences in _blocks(summary):
         lines += [f"## {name}", ""]
         for head, rows in tables:
@@ -246,6 +249,7 @@ def to_html(summary: dict[str, Any]) -> str:
     parts = ['<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">']
     parts += [f"<title>{text(summary['protocol'])}</title><style>{STYLE}</style><h1>{text(summary['protocol'])}</h1>"]
     parts += [f"<p>{text(summary['title'])}</p>" if summary["title"] else "", f"<p>{text(NOTE)}</p>"]
+    parts += [f"<p>{text(sentence)}.</p>" for sentence in summary.get("missing", [])]
     for name, tables, sentences in _blocks(summary):
         parts.append(f"<h2>{text(name)}</h2>")
         for head, rows in tables:

@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     try:
-        app(args=arguments)
+        app(args=arguments, obj=sys.argv[1:] if arguments is None else arguments)
     except UsageError as error:
         say_error(str(error))
         sys.exit(2)

@@ -27,6 +27,7 @@ def _names(text: str | None) -> list[str] | None:
 @with_flags(SOLVER_FLAGS, "Solver settings (without a protocol)")
 @with_flags(RANGES, "Degradation (with a protocol: in its conditions)")
 def bench(
+    context: typer.Context,
     images: Annotated[
         Optional[list[Path]], typer.Argument(metavar="IMAGES...", help="Clean pictures: files, folders and patterns.", show_default=False)
     ] = None,
@@ -45,12 +46,12 @@ def bench(
         Optional[Path], typer.Option("--ids", help="Only the pictures that this file names, one a line (default: the protocol's).")
     ] = None,
     size: Annotated[
-        Optional[int], typer.Option("--size", min=8, help="Cut pictures to a centred square of at most this side (default: the protocol's).")
+        Optional[int], typer.Option("--size", min=8, help="Cut to a centred square of at most this side (default: the protocol's).")
     ] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures of equal size at once.")] = 1,
     metrics: Annotated[
         Optional[str],
-        typer.Option("--metrics", help="Measures of the tables: psnr,ssim,ms_ssim,gmsd,haarpsi,gradient,lpips_vgg,lpips_alex,fid,kid"),
+        typer.Option("--metrics", help="Of the tables: psnr, ssim, ms_ssim, gmsd, haarpsi, gradient, lpips_vgg, lpips_alex, fid, kid; a,b"),
     ] = None,
     save_images: Annotated[int, typer.Option("--save-images", min=0, help="Write the images of the first so many pictures.")] = 0,
     fidelity: Annotated[
@@ -65,12 +66,12 @@ def bench(
     levels: Annotated[
         Optional[int], typer.Option("--levels", help="Severity of each picture at so many levels (default: none).", rich_help_panel=HERE)
     ] = None,
-    solver: Annotated[Optional[str], typer.Option("--solver", help="Solvers: a,b,c (default: the model's).", rich_help_panel=HERE)] = None,
+    solver: Annotated[Optional[str], typer.Option("--solver", help="Solvers: a,b,c (default: ldps).", rich_help_panel=HERE)] = None,
     start: Annotated[
         str,
         typer.Option(
             "--start",
-            help="Arms: flash, blind, full, a fixed start step, come-closer:STEP; and decoded, input, wiener, richardson-lucy, tv, biharmonic.",
+            help="Arms: flash, blind, full, a start step, come-closer:STEP; decoded, input, wiener, richardson-lucy, tv, biharmonic.",
             rich_help_panel=HERE,
         ),
     ] = "input,decoded,flash",
@@ -144,7 +145,7 @@ def bench(
     runner = Bench(plan, selected, restorer.pipeline, restorer.model, items, output, batch, save_images, restorer.dtype)
     for line in (*errors, *runner.measures.missing):
         show.say_error(line)
-    write_protocol(runner, sys.argv[1:])
+    write_protocol(runner, context.obj)
     interrupted = show.follow(runner, json, quiet)
     summary = write_summary(runner)
     if not json:

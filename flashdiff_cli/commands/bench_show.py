@@ -95,7 +95,7 @@ def say_summary(summary: dict[str, Any]) -> None:
     columns = [m for m in summary["measures"] if m in ("psnr", "ssim", "ms_ssim", "gmsd", "haarpsi", "gradient")][:5]
     columns += ["network_evaluations", "seconds"]
     for name, block in summary["conditions"].items():
-        table = Table(title=escape(name), title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+        table = Table(title=escape(name), title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 1, 0, 0))
         table.add_column("arm", overflow="fold", ratio=1)
         for heading in ("n", *(short.get(m, TITLES[m]) for m in columns)):
             table.add_column(heading, justify="right", no_wrap=True)
