@@ -44,18 +44,19 @@ AROUND = {"steps": (0.4, 0.6, 1.0), "noise_correction": (0.85, 1.0, 1.15), "vari
 AROUND |= {"dc_step": (0.5, 1.0, 2.0), "ae_weight": (0.0, 0.03, 0.3, 1.0), "gamma": (0.25, 1.0, 4.0)}
 """The grid where none is given: these multiples of the settings in use."""
 
-DECIBELS_PER_HAARPSI, DECIBELS_PER_SHARPNESS = 40.0, 5.0
+PER_HAARPSI, PER_SHARPNESS = 20.0, 10.0
+"""Decibels."""
 KEPT = 3
 """One candidate in so many goes on to the next round."""
 BASELINES = ("input", "decoded")
 
 
 def balanced(record: BenchRecord) -> float:
-    """PSNR + 40 HaarPSI - 5 |ln gradient|, in decibels: 0.025 of HaarPSI, or a fifth of the clean picture's sharpness, is worth one.
+    """PSNR + 20 HaarPSI - 10 |ln gradient|, in decibels: 0.05 of HaarPSI, or a tenth of the clean picture's sharpness, is worth one.
 
-    PSNR alone, and HaarPSI too, rise as a picture is smoothed; what holds against that is its gradient, which should be the clean one's.
+    PSNR and HaarPSI rise as a picture is smoothed; what holds against that is its gradient, which should be the clean one's.
     """
-    return record.psnr + DECIBELS_PER_HAARPSI * record.haarpsi - DECIBELS_PER_SHARPNESS * abs(math.log(max(record.gradient, 1e-3)))
+    return record.psnr + PER_HAARPSI * record.haarpsi - PER_SHARPNESS * abs(math.log(max(record.gradient, 1e-3)))
 
 
 @dataclass(frozen=True)
