@@ -43,8 +43,8 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             for camera shake, compression, enlargement and noise.
         classifier: tells these kinds apart; None: a picture of which nothing is said is taken for blurred.
         defaults: settings to use where a call gives none: `solver`, `steps`, `eta`, `noise_correction`,
-            `variance_multiplier`, `fidelity`, `solver_settings` (by solver name) and `calibration` (by severity encoder;
-            see the module of that name).
+            `variance_multiplier`, `fidelity`, `solver_settings` (by solver name), `tuned` (by solver and operator; see the method of
+            that name) and `calibration` (by severity encoder; see the module of that name).
     """
 
     model_cpu_offload_seq = "severity->unet->first_stage"
@@ -219,8 +219,25 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         operator, noise_std = self.estimate_operator(measurement.to(analysis.decoded), analysis)
         return Diagnosis(kind, operator, noise_std[0].item(), probabilities)
 
-    def make_solver(self, solver: str | Solver | None, **settings: Any) -> Solver:
-        """A solver by name, with this model's default settings under the given ones.
+    def tuned(self, solver: str | None = None, operator: str | None = None) -> dict[str, Any]:
+        """This model's choices for a solver: those found for an operator, for its kin, for any ("*"), or the general ones.
+
+        Args:
+            solver: registered name; None: the model's default.
+            operator: registered name of the degradation, or None.
+
+        Returns:
+            `steps`, `eta`, `noise_correction`, `variance_multiplier`, and the solver's own `settings`.
+        """
+        solver = solver or self.defaults["solver"]
+        general = {name: self.defaults[name] for name in ("steps", "eta", "noise_correction", "variance_multiplier")}
+        general["settings"] = self.defaults.get("solver_settings", {}).get(solver, {})
+        found = self.defaults.get("tuned", {}).get(solver, {})
+        kin = OPERATORS[operator].kin if operator is not None and operator in OPERATORS else None
+        return general | next((found[name] for name in (operator, kin, "*") if name in found), {})
+
+    def make_solver(self, solver: str | Solver | None, operator: str | None = None, **settings: Any) -> Solver:
+        """A solver by name, with this model's settings for it and an operator under the given ones.
 
         Raises:
             UsageError: unknown name or setting.
@@ -229,7 +246,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             return solver
         load_entry_points()
         name = solver or self.defaults["solver"]
-        stored = self.defaults.get("solver_settings", {}).get(name, {})
+        stored = self.tuned(name, operator)["settings"]
         return SOLVERS[name](**(stored | {k: v for k, v in settings.items() if v is not None}))
 
     @torch.no_grad()
@@ -258,10 +275,10 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             operator: what degraded them; None: `diagnose` says, for each picture by itself.
             noise_std: of the measurement noise on intensities in [0, 1]; None estimates it.
             solver: name or instance; None takes the model's default.
-            steps: length of the whole reverse process (all of the training steps if the model names no default).
-            eta: 0 deterministic DDIM to 1 ancestral; None takes the model's or the solver's default.
-            noise_correction: c of paper eq. 9.
-            variance_multiplier: applied to the estimated variance before the start is chosen.
+            steps: length of the whole reverse process; None: `tuned` says, or all of the training steps.
+            eta: 0 deterministic DDIM to 1 ancestral; None: `tuned` says, or the solver's default.
+            noise_correction: c of paper eq. 9; None: `tuned` says.
+            variance_multiplier: applied to the estimated variance before the start is chosen; None: `tuned` says.
             start: "stochastic" or "inversion".
             start_step: start there instead of at the matched step; len(schedule) starts from pure noise.
             generators: one CPU generator a sample; None seeds them with 0.
@@ -276,7 +293,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         """
         if operator is None and len(measurement) > 1:
             # Each may need an operator of another class.
-            settings = dict(solver=self.make_solver(solver), steps=steps, eta=eta, noise_correction=noise_correction)
+            settings = dict(solver=solver, steps=steps, eta=eta, noise_correction=noise_correction)
             settings |= dict(variance_multiplier=variance_multiplier, start=start, encoder=encoder, fidelity=fidelity, callback=callback)
             parts = []
             for i in range(len(measurement)):
@@ -304,12 +321,15 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         with clock.phase("severity"):
             analysis = self.analyse(lifted, operator.name, encoder)
         noise_std = per_sample(noise_std).expand(batch) if per_sample(noise_std).numel() == 1 else per_sample(noise_std)
-        solver = self.make_solver(solver)
-        eta = next(v for v in (eta, self.defaults["eta"], solver.default_eta) if v is not None)
-        schedule = self.schedule(steps or self.defaults["steps"], eta)
+        solver = self.make_solver(solver, operator.name)
+        tuned = self.tuned(solver.name, operator.name)
+        eta = next(v for v in (eta, tuned["eta"], solver.default_eta) if v is not None)
+        schedule = self.schedule(steps or tuned["steps"], eta)
+        correction = tuned["noise_correction"] if noise_correction is None else noise_correction
+        multiplier = tuned["variance_multiplier"] if variance_multiplier is None else variance_multiplier
         problem = Problem(measurement, operator, self.stage, self.unet, schedule, noise_std)
         with clock.phase("start"):
-            begin = self._start(analysis, schedule, problem, generators, noise_correction, variance_multiplier, start, start_step, noise)
+            begin = self._start(analysis, schedule, problem, generators, correction, multiplier, start, start_step, noise)
         with clock.phase("solve"):
             total = int(begin.level.max())
             report = (lambda done, levels: callback(done, total)) if callback else None
@@ -351,8 +371,8 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             analysis.estimate,
             schedule,
             generators,
-            correction=self.defaults["noise_correction"] if correction is None else correction,
-            variance_multiplier=self.defaults["variance_multiplier"] if multiplier is None else multiplier,
+            correction=correction,
+            variance_multiplier=multiplier,
             mode=mode,
             predict_noise=lambda z, timesteps: self.unet(z, timesteps).sample,
             level=level,

@@ -137,8 +137,8 @@ def encoder_of(pipeline: FlashDiffusionPipeline, operator: str | None, name: str
         raise Unfit(str(error)) from error
 
 
-def plan(arm: Arm, protocol: Protocol, pipeline: FlashDiffusionPipeline, model: str) -> Plan:
-    """Make an arm's choices: its own settings, then the protocol's for the model, then the model's own.
+def plan(arm: Arm, protocol: Protocol, pipeline: FlashDiffusionPipeline, model: str, operator: str | None = None) -> Plan:
+    """Make an arm's choices: its own settings, then the protocol's for the model, then the model's own for the operator.
 
     Raises:
         UsageError: a setting that the solver or the schedule does not have.
@@ -147,24 +147,24 @@ def plan(arm: Arm, protocol: Protocol, pipeline: FlashDiffusionPipeline, model: 
         return Plan(arm)
     of_arm, of_solver = protocol.given(arm, model)
     try:
-        solver = pipeline.make_solver(arm.solver, **of_solver)
+        solver = pipeline.make_solver(arm.solver, operator, **of_solver)
         steps, eta = of_arm.get("steps"), of_arm.get("eta")
-        defaults = pipeline.defaults
+        tuned = pipeline.tuned(arm.solver, operator)
         if arm.kind == "full":
             total = len(pipeline.scheduler.alphas_cumprod)
             steps = steps or (min(RESAMPLE_STEPS, total) if arm.solver == "resample" else total)
             eta = 1.0 if eta is None else eta
-        eta = next(v for v in (eta, defaults["eta"], solver.default_eta) if v is not None)
-        schedule = pipeline.schedule(steps or defaults["steps"], eta)
+        eta = next(v for v in (eta, tuned["eta"], solver.default_eta) if v is not None)
+        schedule = pipeline.schedule(steps or tuned["steps"], eta)
         fixed = arm.start_step if arm.kind == "come-closer" else arm.start if arm.kind == "fixed" else 0
         if fixed > len(schedule):
             raise UsageError(f"start step {fixed} is out of range; this schedule has {len(schedule)} steps")
     except UsageError as error:
         raise UsageError(f"arm {arm.name}: {error}") from None
-    fidelity = next(v for v in (arm.fidelity, protocol.fidelity, defaults["fidelity"]) if v is not None)
+    fidelity = next(v for v in (arm.fidelity, protocol.fidelity, pipeline.defaults["fidelity"]) if v is not None)
     # What an arm has no use for is left out, so that its records outlast a new default of the model.
     used = {"flash": ("noise_correction", "variance_multiplier"), "fixed": ("noise_correction",)}.get(arm.kind, ())
-    of_start = {name: of_arm.get(name, defaults[name]) for name in used}
+    of_start = {name: of_arm.get(name, tuned[name]) for name in used}
     return Plan(arm, solver, len(schedule), eta, **of_start, fidelity=bool(fidelity))
 
 
@@ -246,7 +246,9 @@ def run(plan: Plan, batch: Batch, pipeline: FlashDiffusionPipeline, callback: Ca
     arm = plan.arm
     # Outside the pipeline's clock: the arm's seconds hold its own look at the measurement.
     encoder, error = arm.encoder, None
-    if not arm.blind:
+    if arm.blind:
+        encoder_of(pipeline, None, arm.encoder)
+    else:
         analysis, _, error = batch.analyse(pipeline, arm.encoder)
         encoder = analysis.encoder
     result = pipeline(

@@ -28,14 +28,18 @@ def describe(bench: Bench, command: str | None = None) -> dict[str, Any]:
         command: as typed.
     """
     protocol = asdict(bench.protocol)
-    protocol["arm"] = [plan(arm, bench.protocol, bench.pipeline, bench.model).describe() for arm in bench.protocol.arm]
+    # Settings may be tuned to an operator: those in use where all conditions have the same one, the general ones otherwise.
+    operators = {condition.told[0] for condition in bench.protocol.condition}
+    operator = operators.pop() if len(operators) == 1 else None
+    plans = [plan(arm, bench.protocol, bench.pipeline, bench.model, operator) for arm in bench.protocol.arm]
+    protocol["arm"] = [p.describe() for p in plans]
     device = bench.pipeline.unet.device
     machine = {"cpu": _cpu_name(), "cores": _cores(), "torch_threads": torch.get_num_threads(), "device": str(device)}
     if device.type == "cuda":
         machine["gpu"] = torch.cuda.get_device_name(device)
     return {
         "protocol": protocol,
-        "arms_run": [p.arm.name for p in bench.plans],
+        "arms_run": [arm.name for arm in bench.selected.arm],
         "conditions_run": [c.name for c in bench.selected.condition],
         "model": bench.model,
         "pictures": len(bench.items),

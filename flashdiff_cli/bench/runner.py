@@ -99,7 +99,7 @@ class Bench:
         self.protocol, self.selected = protocol, selected
         self.pipeline, self.model, self.items = pipeline, model, list(items)
         self.folder, self.batch, self.dtype = Path(folder), batch, dtype
-        self.plans = [plan(arm, protocol, pipeline, model) for arm in selected.arm]
+        self.plans = {c.name: [plan(arm, protocol, pipeline, model, c.told[0]) for arm in selected.arm] for c in selected.condition}
         self.measures = Measures(protocol.metrics, pipeline.unet.device)
         # The distance of two sets of pictures is taken between files, so that a resumed bench has all of them.
         whole = any(name in FOLDER for name in self.measures.usable)
@@ -110,11 +110,12 @@ class Bench:
         self._saved = {item.below for item in saved}
         self.log = Log(self.folder)
         identities = Identities(pipeline)
-        cells = [(c, p) for c in selected.condition for p in self.plans]
+        cells = [(c, p) for c in selected.condition for p in self.plans[c.name]]
         self.settings = {(c.name, p.arm.name): identities.settings(p, c, protocol) for c, p in cells}
         for c in selected.condition if selected.levels else ():
             parts = {"condition": asdict(c), "seed": protocol.seed, "levels": protocol.levels}
-            parts |= {"steps": pipeline.defaults["steps"], "multiplier": pipeline.defaults["variance_multiplier"]}
+            tuned = pipeline.tuned(operator=c.told[0])
+            parts |= {"steps": tuned["steps"], "multiplier": tuned["variance_multiplier"]}
             self.settings[c.name, SEVERITY] = fingerprint(**given_only(parts | identities.of_encoder(c.told[0], None)))
         self.work = Work()
 
@@ -140,7 +141,7 @@ class Bench:
         """(condition, arm, pictures that are left), the severity sweep among them."""
         rows = []
         for c in self.selected.condition:
-            for p in self.plans:
+            for p in self.plans[c.name]:
                 rows.append((c.name, p.arm.name, sum(not self._is_done(c.name, p.arm.name, i) for i in self.items)))
             if self.selected.levels:
                 rows.append((c.name, SEVERITY, sum(self._sweep_left(c, i) for i in self.items)))
@@ -153,12 +154,14 @@ class Bench:
             watch: told how far it is.
             stopped: asked before each arm of a batch; once it is true the rest is left.
         """
-        steps = {p.arm.name: p.expected_steps for p in self.plans} | {SEVERITY: 0.5 * self.selected.levels}
+        # What an arm takes in one condition stands for all.
+        steps = {p.arm.name: p.expected_steps for plans in self.plans.values() for p in plans} | {SEVERITY: 0.5 * self.selected.levels}
         for _, arm, count in self.todo():
             self.work.expect(arm, count * steps[arm])
         for condition in self.selected.condition:
             for items in batches(self.items, self.batch):
-                left = {p.arm.name: [i for i in items if not self._is_done(condition.name, p.arm.name, i)] for p in self.plans}
+                plans = self.plans[condition.name]
+                left = {p.arm.name: [i for i in items if not self._is_done(condition.name, p.arm.name, i)] for p in plans}
                 sweep = [item for item in items if self._sweep_left(condition, item)]
                 if not sweep and not any(left.values()):
                     continue
@@ -168,7 +171,7 @@ class Bench:
                         return
                     work = partial(self._sweep, condition, item, cleans[item.below])
                     yield from self._timed(SEVERITY, condition, [item], steps, watch, lambda step, work=work: work())
-                for p in self.plans:
+                for p in plans:
                     mine = left[p.arm.name]
                     if not mine:
                         continue
@@ -279,8 +282,9 @@ class Bench:
             levels = [round(j / (n - 1), 6) for j in range(n)]
             return [self._record(condition, SEVERITY, item, level=t, status=status, error=str(error)) for t in levels]
         error = (analysis.latent - target).float().square().mean((1, 2, 3)).tolist()
-        schedule = self.pipeline.schedule(self.pipeline.defaults["steps"])
-        starts = schedule.start_level(analysis.variance * self.pipeline.defaults["variance_multiplier"]).tolist()
+        tuned = self.pipeline.tuned(operator=condition.told[0])
+        schedule = self.pipeline.schedule(tuned["steps"])
+        starts = schedule.start_level(analysis.variance * tuned["variance_multiplier"]).tolist()
         records = []
         for case, variance, true, start in zip(cases, analysis.variance.float().tolist(), error, starts, strict=True):
             values = self._truth(case) | {"variance": variance, "severity": variance**0.5, "error_variance": true}

@@ -207,7 +207,7 @@ def severity_lines(found: dict[str, Any] | None) -> list[str]:
     return lines
 
 
-def _blocks(summary: dict[str, Any]):
+def blocks(summary: dict[str, Any]):
     for name, block in summary["conditions"].items():
         tables = [_measure_rows(block, summary["measures"])]
         if (difference := _difference_rows(block, summary["measures"]))[1]:
@@ -225,7 +225,7 @@ def to_markdown(summary: dict[str, Any]) -> str:
     """The tables as Markdown."""
     lines = [f"# {summary['protocol']}", "", *([summary["title"], ""] if summary["title"] else []), NOTE, ""]
     lines += [part for sentence in summary.get("missing", []) for part in (sentence + ".", "")]
-    for name, tables, sentences in _blocks(summary):
+    for name, tables, sentences in blocks(summary):
         lines += [f"## {name}", ""]
         for head, rows in tables:
             cell: Callable[[str], str] = lambda text: text.replace("|", "\\|")
@@ -250,7 +250,7 @@ def to_html(summary: dict[str, Any]) -> str:
     parts += [f"<title>{text(summary['protocol'])}</title><style>{STYLE}</style><h1>{text(summary['protocol'])}</h1>"]
     parts += [f"<p>{text(summary['title'])}</p>" if summary["title"] else "", f"<p>{text(NOTE)}</p>"]
     parts += [f"<p>{text(sentence)}.</p>" for sentence in summary.get("missing", [])]
-    for name, tables, sentences in _blocks(summary):
+    for name, tables, sentences in blocks(summary):
         parts.append(f"<h2>{text(name)}</h2>")
         for head, rows in tables:
             top = "".join(f"<th>{text(c)}</th>" for c in head)

@@ -11,6 +11,7 @@ import typer
 
 from flashdiff_cli import __version__
 from flashdiff_cli.commands.bench import bench
+from flashdiff_cli.commands.calibrate import calibrate
 from flashdiff_cli.commands.compare import compare
 from flashdiff_cli.commands.convert import convert
 from flashdiff_cli.commands.encode import encode
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (restore, severity, encode, compare, bench, train, convert):
+for command in (restore, severity, encode, compare, bench, calibrate, train, convert):
     app.command()(command)
 app.add_typer(models, name="models")
 

@@ -167,8 +167,8 @@ class Restorer:
     def check(self, settings: Settings) -> None:
         """Raise a UsageError for settings that make no sense with this model, before any picture is read."""
         settings.check()
-        self.pipeline.make_solver(settings.solver, **settings.solver_options)
-        length = len(self.pipeline.schedule(settings.steps or self.pipeline.defaults["steps"]))
+        solver = self.pipeline.make_solver(settings.solver, settings.operator, **settings.solver_options)
+        length = len(self.pipeline.schedule(settings.steps or self.pipeline.tuned(solver.name, settings.operator)["steps"]))
         if settings.start_step is not None and settings.start_step > length:
             raise UsageError(f"--start-step {settings.start_step} is out of range; this schedule has {length} steps")
         if settings.encoder is not None:
@@ -251,7 +251,7 @@ class Restorer:
         # Tiles share the noise of the whole picture, so that they agree where they overlap.
         noise = torch.randn(stage.channels, *(side // stage.grain for side in whole), generator=generator)
         canvas, results = Canvas(3, whole), []
-        solver = self.pipeline.make_solver(settings.solver, **settings.solver_options)
+        solver = self.pipeline.make_solver(settings.solver, operator.name, **settings.solver_options)
         for index, tile in enumerate(tiles):
             if index:
                 generator = torch.Generator().manual_seed(picture_seed(seed, index.to_bytes(8, "big")))
@@ -307,9 +307,9 @@ class Restorer:
             variances.append(analysis.variance[0].item())
         record.operator = {"name": used.name, **used.describe(), "estimated": operator is None}
         record.noise_std = noise
-        schedule = self.pipeline.schedule(settings.steps or self.pipeline.defaults["steps"])
-        multiplier = settings.variance_multiplier
-        multiplier = self.pipeline.defaults["variance_multiplier"] if multiplier is None else multiplier
+        tuned = self.pipeline.tuned(settings.solver, used.name)
+        schedule = self.pipeline.schedule(settings.steps or tuned["steps"])
+        multiplier = tuned["variance_multiplier"] if settings.variance_multiplier is None else settings.variance_multiplier
         levels = schedule.start_level(torch.tensor(variances) * multiplier).tolist()
         if operator is None and diagnosis.start_step is not None:
             levels = [diagnosis.start_step] * len(levels)
