@@ -41,6 +41,8 @@ def restore(
     format: Annotated[Optional[str], typer.Option("--format", help="png, jpg, webp or tiff (default: as the input).")] = None,
     quality: Annotated[int, typer.Option("--quality", min=1, max=100, help="Of JPEG and WebP.")] = 95,
     operator: options.Operator = None,
+    mask: options.Mask = None,
+    kernel: options.Kernel = None,
     noise_std: options.Noise = None,
     solver: Annotated[Optional[str], typer.Option("--solver", help=solver_help(), rich_help_panel="Method")] = None,
     steps: options.Steps = None,
@@ -116,12 +118,16 @@ def restore(
     jobs = with_targets(jobs, output, suffix, ending, in_place)
     of_operator, of_solver = split(values)
 
+    from flashdiff_cli.hub.download import sha256_of
     from flashdiff_cli.runs import extras
+    from flashdiff_cli.runs.masks import files_of
     from flashdiff_cli.runs.restorer import Restorer, Settings
 
     settings = Settings(
         operator=operator,
         operator_options=of_operator,
+        mask=mask,
+        kernel=kernel,
         noise_std=noise_std,
         solver=solver,
         solver_options=of_solver,
@@ -137,7 +143,9 @@ def restore(
         tile=tile,
     )
     settings.check()
-    made_with = fingerprint(**asdict(settings), quality=quality, dtype=dtype, samples=samples, map=severity_map, **Restorer.identity(model, offline))
+    files = {name: sha256_of(path) for name, path in files_of(settings.operator_options).items()}
+    asked = {"quality": quality, "dtype": dtype, "samples": samples, "map": severity_map, "files": files}
+    made_with = fingerprint(**asdict(settings), **asked, **Restorer.identity(model, offline))
     decisions = decide(jobs, journal, made_with, overwrite, resume)
     if dry_run:
         say_plan(decisions, json)
