@@ -3,13 +3,15 @@
 import io
 import struct
 import zlib
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageCms
 from tiny import save_tiny_model
 
+from flashdiff_cli.pictures import formats
 from flashdiff_cli.pictures.files import read_picture
 
 W, H = 23, 17
@@ -75,6 +77,7 @@ def tiff(channels, dtype, **options):
     return file.getvalue()
 
 
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 WHOLE = saved(rgb(), "PNG")
 SHADE = Image.new("L", (W, H), 90)
 CLEAR = rgb().convert("RGBA")
@@ -122,6 +125,10 @@ GOOD = {
     "rgb.webp": (saved(rgb(), "WEBP"), ".webp", "RGB"),
     "moving.webp": (frames("WEBP"), ".webp", "RGB"),
     "moving.gif": (frames("GIF"), ".png", "RGB"),
+    "rgb.avif": (saved(rgb(), "AVIF"), ".avif", "RGB"),
+    "rgba.avif": (saved(CLEAR, "AVIF"), ".avif", "RGBA"),
+    "grey.avif": (saved(SHADE, "AVIF"), ".avif", "L"),
+    "moving.avif": (frames("AVIF"), ".avif", "RGB"),
     "rgb.bmp": (saved(rgb(), "BMP"), ".bmp", "RGB"),
     "rgb.ppm": (saved(rgb(), "PPM"), ".png", "RGB"),
     "rgb.ico": (saved(rgb(16, 16), "ICO", sizes=[(16, 16)]), ".png", "RGB"),
@@ -133,6 +140,14 @@ GOOD = {
     "[brackets]*.png": (WHOLE, ".png", "RGB"),
     "n" * 200 + ".png": (WHOLE, ".png", "RGB"),
 }
+HEIC = {}
+if find_spec("pillow_heif") is not None:
+    HEIC = {
+        "rgb.heic": (saved(rgb(), "HEIF"), ".heic", "RGB"),
+        "rgba.heif": (saved(CLEAR, "HEIF"), ".heif", "RGBA"),
+        "grey.heic": (saved(SHADE, "HEIF"), ".heic", "L"),
+    }
+GOOD |= HEIC
 BAD = {
     "empty.png": (b"", "empty"),
     "half.png": (WHOLE[: len(WHOLE) // 2], "truncated"),
@@ -148,6 +163,7 @@ BAD = {
     "bomb16.png": (raw_png(60000, 60000, 16, 2, b""), "more pixels"),
     "bomb-float.tif": (tiff(3, np.float32).replace(struct.pack("<HHII", 256, 4, 1, W), struct.pack("<HHII", 256, 4, 1, 2**28)), "more pixels"),
     "float-lzma.tif": (tiff(3, np.float32, compression="lzma"), "without compression"),
+    "half.avif": (saved(rgb(200, 200), "AVIF")[:700], "half.avif"),
     "no-width.png": (raw_png(0, 10, 8, 2, b""), "no-width.png"),
 }
 
@@ -178,6 +194,31 @@ def test_a_file_that_cannot_be_is_one_line(restore, tmp_path, name):
     code, out, err = restore(tmp_path / name)
     assert code == 1 and not out.count("restored") and reason in err and name in err and err.count("\n") == 1
     assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".png", ".webp", ".tif", ".avif", ".heic"])
+def test_a_photograph_keeps_its_upright_size_caption_and_profile(restore, tmp_path, ending):
+    if ending == ".heic" and not HEIC:
+        pytest.skip("pillow-heif is not installed")
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "a caption"
+    source = tmp_path / f"a{ending}"
+    rgb(64, 40).save(source, exif=exif, icc_profile=PROFILE)
+    height, width = read_picture(source).size
+    # The plug-in of HEIC drops the orientation in writing; the others come back turned.
+    assert (width, height) == ((64, 40) if ending == ".heic" else (40, 64))
+    assert restore(source)[0] == 0
+    with Image.open(tmp_path / f"a-restored{ending}") as after:
+        found = after.getexif()
+        assert after.size == (width, height) and found.get(0x0112, 1) == 1 and found[0x010E] == "a caption"
+        assert after.info["icc_profile"] == PROFILE
+
+
+def test_heic_without_its_package_says_what_to_install(restore, tmp_path, monkeypatch):
+    monkeypatch.delitem(formats.FORMATS, ".heic", raising=False)
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
+    code, _, err = restore(tmp_path / "a.heic")
+    assert code == 1 and "flashdiff[heic]" in err and "a.heic" in err
 
 
 def test_what_is_no_file_at_all(restore, tmp_path):

@@ -38,8 +38,8 @@ def restore(
     severity_map: Annotated[bool, typer.Option("--severity-map", help="Write a map of where each picture is hard.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; do nothing.")] = False,
     suffix: Annotated[str, typer.Option("--suffix", help="Added to names of outputs beside their inputs.")] = "-restored",
-    format: Annotated[Optional[str], typer.Option("--format", help="png, jpg, webp or tiff (default: as the input).")] = None,
-    quality: Annotated[int, typer.Option("--quality", min=1, max=100, help="Of JPEG and WebP.")] = 95,
+    format: Annotated[Optional[str], typer.Option("--format", help="png, jpg, webp, avif, tiff, bmp or heic (default: as the input).")] = None,
+    quality: Annotated[int, typer.Option("--quality", min=1, max=100, help="Of JPEG, WebP, AVIF and HEIC.")] = 95,
     operator: options.Operator = None,
     mask: options.Mask = None,
     kernel: options.Kernel = None,
@@ -97,7 +97,8 @@ def restore(
     """
     from flashdiff_cli.commands.show import interruptible, meter, report, say_left, say_plan, stream
     from flashdiff_cli.errors import UsageError
-    from flashdiff_cli.pictures.files import FORMATS, write_picture
+    from flashdiff_cli.pictures.files import write_picture
+    from flashdiff_cli.pictures.formats import FORMATS
     from flashdiff_cli.runs.decide import DO, REFUSE, SKIP, decide, without_outputs
     from flashdiff_cli.runs.journal import Journal, fingerprint
     from flashdiff_cli.runs.many import each
@@ -110,7 +111,7 @@ def restore(
     if format is not None:
         ending = "." + format.lower().lstrip(".")
         if ending not in FORMATS:
-            raise UsageError(f"--format {format!r} is unknown; choose png, jpg, webp, tiff or bmp")
+            raise UsageError(f"--format {format!r} cannot be written; choose from {', '.join(name[1:] for name in FORMATS)}")
     if overwrite and resume:
         raise UsageError("--overwrite and --resume exclude each other: the one does all again, the other keeps all that is there")
     journal = Journal()

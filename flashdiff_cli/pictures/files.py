@@ -15,13 +15,10 @@ from PIL import Image
 
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.pictures import deep
+from flashdiff_cli.pictures.formats import FORMATS, LOSSY, needed
 from flashdiff_cli.pictures.picture import Picture, from_pil, from_samples
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
-"""Of the files that a folder is searched for, and that can be written."""
-
 ORIENTATION = 0x0112
-FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
 DEEP = {"PNG": deep.write_png, "TIFF": deep.write_tiff}
 """How 16 bits a channel are written; other formats get 8."""
 
@@ -80,7 +77,8 @@ def read_picture(path: str | Path) -> Picture:
     except Image.DecompressionBombError:
         raise FlashdiffError(f"{path}: its header claims more pixels than a photograph has; if it is one, make it smaller first") from None
     except Image.UnidentifiedImageError:
-        raise FlashdiffError(f"{path}: not a picture in a format that can be read; give PNG, JPEG, TIFF, WebP or BMP") from None
+        reason = needed(data) or "not a picture in a format that can be read; give PNG, JPEG, TIFF, WebP, AVIF or BMP"
+        raise FlashdiffError(f"{path}: {reason}") from None
     except Exception as error:  # Pillow's decoders raise whatever their formats make them raise
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise FlashdiffError(f"{path}: damaged or truncated picture ({reason}); copy it again from its source") from error
@@ -105,10 +103,8 @@ def _encode(picture: Picture, file: BinaryIO, kind: str, quality: int) -> None:
         pil = flat.convert("L") if picture.grey else flat
     extras = {"exif": picture.exif, "icc_profile": picture.profile}
     extras = {k: v for k, v in extras.items() if v and kind != "BMP"}
-    if kind in ("JPEG", "WEBP"):
-        extras["quality"] = quality
-    if kind == "JPEG":
-        extras["subsampling"] = 0
+    if kind in LOSSY:
+        extras |= {"quality": quality} | ({} if picture.grey else LOSSY[kind])
     pil.save(file, kind, **extras)
 
 
@@ -118,7 +114,7 @@ def write_picture(picture: Picture, path: str | Path, quality: int = 95) -> None
     Args:
         picture: what to write.
         path: its ending chooses the format; folders are made.
-        quality: of JPEG and lossy WebP, 1 to 100.
+        quality: of JPEG, WebP, AVIF and HEIC, 1 to 100.
 
     Raises:
         UsageError: unknown ending.
