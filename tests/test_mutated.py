@@ -23,8 +23,8 @@ from flashdiff_cli.pictures.formats import FORMATS
 from flashdiff_cli.runs.journal import NAME
 
 COUNT = int(os.environ.get("FLASHDIFF_MUTATIONS", 160))
-MEMORY = 3_000_000_000
-"""Bytes that the process may hold at most, the model and torch included."""
+MEMORY = 1_200_000_000
+"""Bytes that the process may hold at most, the model and torch included (or what earlier tests have brought it to)."""
 
 
 def seeds():
@@ -71,6 +71,11 @@ def mutated(data: bytes, rng) -> bytes:
     return bytes(data)
 
 
+def peak() -> int:
+    """Bytes that this process has held at most so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 @pytest.mark.timeout(3000)
 def test_damaged_files_do_no_harm(tmp_path, capsys):
     model = save_tiny_model(tmp_path / "tiny", defaults={"solver": "ldps", "steps": 10, "eta": 0.0})
@@ -80,6 +85,7 @@ def test_damaged_files_do_no_harm(tmp_path, capsys):
         ending, data = whole[i % len(whole)]
         (tmp_path / "in" / f"{i:04}.{ending}").write_bytes(mutated(data, rng))
     # A lie about the size may still be decoded; what comes of it is restored in tiles.
+    before = peak()
     arguments = ["restore", tmp_path / "in", "-o", tmp_path / "out", "--model", model, "--json", "--start-step", 0, "--quiet"]
     with pytest.raises(SystemExit) as leave:
         main(list(map(str, arguments)))
@@ -93,5 +99,4 @@ def test_damaged_files_do_no_harm(tmp_path, capsys):
     assert written == {Path(r["output"]).name for r in records if r["status"] == "done"}
     for path in (tmp_path / "out").glob("[!.]*"):
         read_picture(path)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    assert peak < MEMORY
+    assert peak() <= max(before, MEMORY)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import warnings
 from contextlib import suppress
 from dataclasses import replace
@@ -17,6 +16,7 @@ from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.pictures import deep
 from flashdiff_cli.pictures.formats import FORMATS, LOSSY, needed
 from flashdiff_cli.pictures.picture import Picture, from_pil, from_samples
+from flashdiff_cli.pictures.whole import whole
 
 ORIENTATION = 0x0112
 DEEP = {"PNG": deep.write_png, "TIFF": deep.write_tiff}
@@ -122,19 +122,5 @@ def write_picture(picture: Picture, path: str | Path, quality: int = 95) -> None
     """
     path = Path(path)
     check_output(path)
-    # One name for each target, so that what a killed run leaves is replaced when its picture is done again.
-    name = hashlib.sha256(path.name.encode(errors="surrogateescape")).hexdigest()[:12]
-    temporary = path.with_name(f".flashdiff-{name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            _encode(picture, file, FORMATS[path.suffix.lower()], quality)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise FlashdiffError(f"{path}: cannot be written ({reason}); choose another --output") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with whole(path) as file:
+        _encode(picture, file, FORMATS[path.suffix.lower()], quality)
