@@ -305,7 +305,7 @@ def test_a_run_stores_its_choice_says_it_and_goes_on_from_its_records(run, model
     code, out, err = run(*arguments)
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    assert max(map(len, lines)) <= 80 and "PSNR" in lines[0] and sum(line.endswith(" chosen") for line in lines) == 1
+    assert max(map(len, lines)) <= 80 and "PSNR" in lines[0] and sum(line.startswith("*") for line in lines) == 1
     stored = defaults_of(model)["tuned"]["ldps"]["gaussian-blur"]
     assert stored["steps"] in (4, 8) and stored["settings"]["dc_step"] in (0.1, 0.5) and stored["settings"]["guidance"] == "norm"
     assert all(check.state == "ok" for check in check_folder(model))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from flashdiff_cli.bench.calibrate import Candidate, Row, Search
 
 __all__ = ["follow", "say_choice", "say_error", "say_plan"]
-HEADS = {"noise_correction": "noise", "variance_multiplier": "variance", "inner_steps": "inner", "ae_weight": "ae"}
+HEADS = {"noise_correction": "c", "variance_multiplier": "mult", "dc_step": "dc", "ae_weight": "ae"}
 
 
 def follow(search: Search, quiet: bool) -> bool:
@@ -38,22 +38,26 @@ def _text(value: Any) -> str:
 
 def say_choice(rows: Sequence[Row], chosen: Row, axes: Sequence[str], objective: str, pictures: int, as_json: bool) -> None:
     """The last round as a table of at most 80 columns, and the choice."""
+    from flashdiff_cli.bench.calibrate import OBJECTIVES
+    from flashdiff_cli.bench.tables import number
+
     if as_json:
         kept = [{"choice": r.candidate.choice, "means": r.means, "difference": r.difference, "tied": r.tied} for r in rows]
         print(json.dumps({"chosen": chosen.candidate.choice, "objective": objective, "pictures": pictures, "last_round": kept}))
         return
-    shown = [name for name in axes if len({row.candidate.value(name) for row in rows}) > 1]
+    shown = [name for name in axes if len({row.candidate.value(name) for row in rows if row.candidate.in_grid}) > 1]
+    digits = 2 if OBJECTIVES[objective].tolerance >= 0.1 else 4
     console = Console(highlight=False, width=WIDTH)
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for head in (*(HEADS.get(name, name) for name in shown), "evals", "PSNR", "SSIM", "HaarPSI", "grad", f"{objective}, to the best", ""):
-        table.add_column(head, justify="left" if not head else "right")
+    for head in ("", *(HEADS.get(name, name) for name in shown), "evals", "PSNR", "SSIM", "HaarPSI", "grad", objective):
+        table.add_column(head, justify="right")
     for row in rows:
-        m, d = row.means, row.difference
-        interval = "" if d["low"] is None else f" [{d['low']:+.2f}, {d['high']:+.2f}]"
+        m, mark = row.means, "*" if row is chosen else "=" if row.tied else "" if row.candidate.in_grid else "<"
         figures = (f"{m['network_evaluations']:.1f}", f"{m['psnr']:.2f}", f"{m['ssim']:.3f}", f"{m['haarpsi']:.3f}", f"{m['gradient']:.2f}")
-        mark = "chosen" if row is chosen else "ties" if row.tied else "" if row.candidate.in_grid else "in use"
-        table.add_row(*(escape(_text(row.candidate.value(n))) for n in shown), *figures, f"{d['mean']:+.2f}{interval}", mark)
+        settings = (escape(_text(row.candidate.value(name))) for name in shown)
+        table.add_row(mark, *settings, *figures, escape(number(row.difference, digits, signed=True)))
     console.print(table)
+    console.print(f"{pictures} pictures; {objective} minus the best's. * chosen, = as good, < in use and not in the grid")
     choice = chosen.candidate.choice
     flat = {k: v for k, v in choice.items() if k != "settings"} | choice["settings"]
     console.print(escape("chosen: " + ", ".join(f"{k} {_text(v)}" for k, v in flat.items())))
