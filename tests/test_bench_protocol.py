@@ -20,7 +20,7 @@ def protocol(**changes):
 
 
 def test_the_package_has_the_papers_tasks():
-    assert set(packaged()) == {*TASKS, "robustness", "start-search"}
+    assert set(packaged()) == {*TASKS, "robustness", "start-search", "hidden-degradation"}
 
 
 @pytest.mark.parametrize("name", packaged())
@@ -211,3 +211,10 @@ def test_every_baseline_can_be_an_arm():
     for name in BASELINES:
         assert Arm(name, baseline=name).kind == name
     assert dataclasses.replace(Arm("a", solver="ldps"), start=5).kind == "fixed" and Arm("a", solver="ldps").kind == "flash"
+
+
+def test_noise_may_be_a_range_of_which_a_picture_takes_its_level():
+    condition = Condition("c", "identity", noise_std=[0.02, 0.1])
+    assert condition.noise(0.0) == 0.02 and condition.noise(0.5) == pytest.approx(0.06) and condition.noise(1.0, told=True) == 0.1
+    with pytest.raises(UsageError, match="noise-std"):
+        Condition("c", "identity", noise_std=[0.02, -0.1])

@@ -376,3 +376,12 @@ def test_lines_that_are_no_records_are_passed_over(tmp_path):
     assert [r.arm for r in parse(["", "{", "[]", "3", '{"arm": "b"}', record])] == ["a"]
     log = Log(tmp_path / "new" / "folder")
     assert log.records == {} and (tmp_path / "new" / "folder").is_dir()
+
+
+def test_a_stored_measurement_is_what_a_file_holds(pipeline, pictures):
+    items = scan(find([pictures]), None, pipeline.grain)[0]
+    condition = protocol(conditions=({**BLUR, "noise_std": [0.3, 0.5], "stored": True},)).condition[0]
+    case = degrade(items[0], items[0].image(), condition, 0)
+    levels = (case.measurement + 1) * 127.5
+    assert (levels - levels.round()).abs().max() < 1e-3 and case.measurement.abs().max() <= 1
+    assert case.noise_std == pytest.approx(0.3 + 0.2 * case.level) and case.told_noise == case.noise_std

@@ -135,3 +135,16 @@ def test_numbers():
     figures = {"mean": 0.1234, "low": 0.1, "high": 0.15}
     assert number(figures, 2) == "0.12 [0.10, 0.15]" and number(figures, 1, signed=True) == "+0.1 [+0.1, +0.1]"
     assert number(figures, 3, interval=False) == "0.123" and number({"mean": None, "low": None}, 1) == "-"
+
+
+def test_what_got_worse_and_what_was_found_are_counted():
+    made = [record("input", i, psnr=20.0) for i in range(8)]
+    for i in range(8):
+        found = {"kind": "noise" if i < 6 else "jpeg", "estimated": True}
+        made.append(record("flash", i, psnr=19.9 if i == 3 else 20.1, assumed=found))
+    summary = summarise(made, PROTOCOL)
+    arms = summary["conditions"]["c"]["arms"]
+    assert arms["flash"]["worse_than_input"] == 0.125 and arms["flash"]["kinds"] == {"noise": 6, "jpeg": 2}
+    assert "worse_than_input" not in arms["input"] and "kinds" not in arms["input"]
+    page = to_markdown(summary)
+    assert "less PSNR than their input: flash 12.5%." in page and "flash took it for: noise 6, jpeg 2." in page
