@@ -79,7 +79,9 @@ def _card(record: Record) -> str:
     if record.operator:
         values = ", ".join(f"{k} {v}" for k, v in record.operator.items() if k not in ("name", "estimated"))
         facts += f"<br>{html.escape(record.operator['name'])} {html.escape(values)}"
-        facts += " (estimated)" if record.operator.get("estimated") else ""
+        found = record.degradation or {}
+        sure = f", found to be {found['kind']} ({found['confidence']:.0%} sure)" if "confidence" in found else " (estimated)"
+        facts += html.escape(sure) if record.operator.get("estimated") else ""
     return f'<figure><div class="pair">{images}</div><figcaption><b>{_name(record)}</b><br><span class="soft">{facts}</span></figcaption></figure>'
 
 
