@@ -140,7 +140,9 @@ def test_candidates_are_the_grid_on_the_settings_in_use_which_run_along():
         *((4, 0.5, True), (4, 1.0, True), (6, 0.5, True), (6, 1.0, True)),
         (8, 0.5, False),
     ]
-    assert len({c.name for c in found}) == 5 and all(c.value("noise_correction") == 0.9 for c in found)
+    assert [c.name for c in found][1] == "ldps steps=4 eta=0 noise_correction=0.9 variance_multiplier=1"
+    alone = calibrate.candidates("ldps", base, {"steps": [4]}, 24, 0)
+    assert alone[0].name == found[0].name and len({c.name for c in found}) == 5 and all(c.value("noise_correction") == 0.9 for c in found)
     around = calibrate.axes_around(base)
     assert around["steps"] == [3, 5, 8] and around["dc_step"] == [0.25, 0.5, 1.0] and "gamma" not in around
     few = calibrate.candidates("ldps", base, around, 5, 0)

@@ -164,14 +164,15 @@ def candidates(solver: str, base: dict[str, Any], axes: dict[str, list[Any]], mo
     in_grid = base in choices
     if len(choices) > most:
         choices = random.Random(seed).sample([c for c in choices if c != base], most - in_grid) + [base] * in_grid
-    found = [Candidate(_name(solver, choice, axes), choice) for choice in choices]
-    return found if in_grid else [*found, Candidate(_name(solver, base, axes), base, in_grid=False)]
+    found = [Candidate(_name(solver, choice), choice) for choice in choices]
+    return found if in_grid else [*found, Candidate(_name(solver, base), base, in_grid=False)]
 
 
-def _name(solver: str, choice: dict[str, Any], axes: dict[str, list[Any]]) -> str:
-    flat = choice | choice["settings"]
-    names = dict.fromkeys((*SETTINGS, *axes))
-    return " ".join([solver, *(f"{name}={flat[name]:g}" if isinstance(flat[name], float) else f"{name}={flat[name]}" for name in names)])
+def _name(solver: str, choice: dict[str, Any]) -> str:
+    """Of an arm: the same for the same choice, whatever grid it comes from."""
+    usual = {option.name: option.default for option in SOLVERS[solver].options}
+    flat = {name: choice[name] for name in SETTINGS} | {k: v for k, v in choice["settings"].items() if v != usual[k]}
+    return " ".join([solver, *(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in flat.items())])
 
 
 def take_turns(jobs: Sequence[Job]) -> list[Job]:
