@@ -6,7 +6,15 @@ import torch
 from flashdiff_cli.bench.classical import Unfit, restore
 from flashdiff_cli.bench.metrics import psnr
 from flashdiff_cli.errors import UsageError
-from flashdiff_cli.operators import BoxInpainting, Downsampling, GaussianBlur, GaussianInpainting, Identity, MotionBlur, RandomInpainting
+from flashdiff_cli.operators import (
+    BoxInpainting,
+    Downsampling,
+    GaussianBlur,
+    GaussianInpainting,
+    Identity,
+    MotionBlur,
+    RandomInpainting,
+)
 
 NOISE = 0.03
 

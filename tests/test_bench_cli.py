@@ -33,8 +33,8 @@ def pictures(tmp_path):
 def run(cli, model, pictures, tmp_path):
     out = tmp_path / "out"
 
-    def call(*arguments):
-        return cli("bench", pictures, "-o", out, "--model", model, *arguments)
+    def call(*arguments, figures=False):
+        return cli("bench", pictures, "-o", out, "--model", model, "--figures" if figures else "--no-figures", *arguments)
 
     call.out = out
     return call
@@ -42,17 +42,20 @@ def run(cli, model, pictures, tmp_path):
 
 def test_a_packaged_protocol_leaves_records_tables_and_images(run):
     arms = "input,decoded,wiener,flash-ldps,severity"
-    code, out, err = run("--protocol", "gblur-varying", "--arms", arms, "--limit", "2", "--save-images", "1", "--batch", "2")
+    code, out, err = run("--protocol", "gblur-varying", "--arms", arms, "--limit", "2", "--save-images", "1", "--batch", "2", figures=True)
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert max(map(len, lines)) <= 80 and [line.split()[0] for line in lines[1:6]] == ["arm", *arms.split(",")[:4]]
     assert "10 levels of 2 pictures" in out
     assert len(read(run.out)) == 2 * 4 + 2 * 10
     files = sorted(p.relative_to(run.out).as_posix() for p in run.out.rglob("*") if p.is_file())
+    drawn = [name for name in files if name.startswith("figures/")]
+    assert {"figures/figures.json", "figures/severity-sweep.gblur-varying.png"} <= set(drawn)
+    files = [name for name in files if name not in drawn]
     names = ("clean", "decoded", "flash-ldps", "input", "wiener")
     assert files == [
         *(f"images/gblur-varying/0/{name}.png" for name in names),
-        *("protocol.json", "records.jsonl", "summary.html", "summary.json", "summary.md"),
+        *("page.html", "protocol.json", "records.jsonl", "summary.html", "summary.json", "summary.md"),
     ]
     facts = json.loads((run.out / "protocol.json").read_text())
     assert facts["protocol"]["name"] == "gblur-varying" and len(facts["protocol"]["arm"]) > 10

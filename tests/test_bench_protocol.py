@@ -20,7 +20,7 @@ def protocol(**changes):
 
 
 def test_the_package_has_the_papers_tasks():
-    assert set(packaged()) == {*TASKS, "robustness", "start-search"}
+    assert set(packaged()) == {*TASKS, "robustness", "start-search", "hidden-degradation"}
 
 
 @pytest.mark.parametrize("name", packaged())
@@ -137,9 +137,10 @@ def test_a_file_names_itself_and_gives_its_noise_to_its_conditions(tmp_path):
 
 
 def test_what_a_solver_is_told():
-    told = lambda assumed: Condition("c", "gaussian-blur", {"blur_std": 2.0}, 0.05, assumed and from_dict(
-        {"name": "p", "condition": [BLUR | {"assumed": assumed}], "arm": [{"name": "input", "baseline": "input"}]}
-    ).condition[0].assumed).told
+    def told(assumed):
+        blur = BLUR | {"options": {"blur_std": 2.0}}
+        return protocol(condition=[blur | {"assumed": assumed} if assumed else blur]).condition[0].told
+
     assert told(None) == ("gaussian-blur", {"blur_std": 2.0}, 0.05)
     assert told({"noise_std": 0.1}) == ("gaussian-blur", {"blur_std": 2.0}, 0.1)
     assert told({"options": {"blur_std": 1.0}}) == ("gaussian-blur", {"blur_std": 1.0}, 0.05)
@@ -200,7 +201,8 @@ def test_flags_that_make_no_sense_are_named(arguments, named):
 
 
 def test_ranges_are_for_numbers_only():
-    assert parse({"blur_std": "1:2", "kernel_file": "a:b.png", "factor": "2"}) == {"blur_std": [1.0, 2.0], "kernel_file": "a:b.png", "factor": "2"}
+    rest = {"kernel_file": "a:b.png", "factor": "2"}
+    assert parse({"blur_std": "1:2"} | rest) == {"blur_std": [1.0, 2.0]} | rest
     with pytest.raises(UsageError, match="range"):
         parse({"blur_std": "1:2:3"})
 
@@ -209,3 +211,10 @@ def test_every_baseline_can_be_an_arm():
     for name in BASELINES:
         assert Arm(name, baseline=name).kind == name
     assert dataclasses.replace(Arm("a", solver="ldps"), start=5).kind == "fixed" and Arm("a", solver="ldps").kind == "flash"
+
+
+def test_noise_may_be_a_range_of_which_a_picture_takes_its_level():
+    condition = Condition("c", "identity", noise_std=[0.02, 0.1])
+    assert condition.noise(0.0) == 0.02 and condition.noise(0.5) == pytest.approx(0.06) and condition.noise(1.0, told=True) == 0.1
+    with pytest.raises(UsageError, match="noise-std"):
+        Condition("c", "identity", noise_std=[0.02, -0.1])

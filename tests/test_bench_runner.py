@@ -14,7 +14,7 @@ from flashdiff_cli.bench.dataset import batches, centre, choose_ids, degrade, de
 from flashdiff_cli.bench.metrics import psnr
 from flashdiff_cli.bench.protocol import from_dict
 from flashdiff_cli.bench.records import Log, image_path, parse, read
-from flashdiff_cli.bench.runner import Bench
+from flashdiff_cli.bench.runner import Bench, Work
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.pictures.files import read_picture
 from flashdiff_cli.runs.plan import Job, find
@@ -22,6 +22,8 @@ from flashdiff_cli.runs.plan import Job, find
 DEFAULTS = {"solver": "ldps", "steps": 20, "eta": 0.0}
 BLUR = {"name": "blur", "operator": "gaussian-blur", "options": {"blur_std": [0.3, 2.0]}}
 HOLES = {"name": "holes", "operator": "random-inpainting", "options": {"kept_fraction": [0.9, 0.3]}}
+SMALL = {"name": "small", "operator": "downsampling", "options": {"factor": 2}}
+SHAKE = {"name": "shake", "operator": "motion-blur", "options": {"blur_length": [1.0, 9.0]}}
 ARMS = [
     {"name": "input", "baseline": "input"},
     {"name": "decoded", "baseline": "decoded"},
@@ -75,8 +77,8 @@ def same(a, b, tolerance=2e-3):
 
 
 def test_every_arm_of_every_condition_gives_a_record(pipeline, pictures, tmp_path):
-    records = list(bench(pipeline, pictures, tmp_path / "out", protocol((BLUR, HOLES))).run())
-    assert len(records) == 3 * 2 * len(ARMS) and {r.status for r in records} == {"done"}
+    records = list(bench(pipeline, pictures, tmp_path / "out", protocol((BLUR, HOLES, SMALL, SHAKE))).run())
+    assert len(records) == 3 * 4 * len(ARMS) and {r.status for r in records} == {"done"}
     for r in records:
         assert (r.width, r.height, r.model, r.protocol) == (24, 24, "tiny", "p") and 0 <= r.level <= 1
         assert r.psnr and 0 < r.haarpsi <= 1 and r.seconds["total"] >= 0
@@ -94,7 +96,7 @@ def test_every_arm_of_every_condition_gives_a_record(pipeline, pictures, tmp_pat
 
 
 def test_a_batch_gives_what_single_runs_give(pipeline, pictures, tmp_path):
-    plan = protocol((BLUR, HOLES))
+    plan = protocol((BLUR, HOLES, SMALL, SHAKE))
     alone = results(bench(pipeline, pictures, tmp_path / "a", plan, batch=1).run())
     together = results(bench(pipeline, pictures, tmp_path / "b", plan, batch=3).run())
     same(alone, together)
@@ -106,7 +108,8 @@ def test_a_record_does_not_depend_on_the_other_pictures_or_arms(pipeline, pictur
     (pictures / "1.png").rename(pictures / "z.png")
     some = results(bench(pipeline, pictures, tmp_path / "b", arms=["fixed-3"]).run())
     renamed = {k: v | {"image": "1.png" if v["image"] == "z.png" else v["image"]} for k, v in some.items()}
-    same({(k[0], k[1], v["image"], k[3]): v for k, v in renamed.items()}, {k: whole[k] for k in whole if k[1] == "fixed-3" and k[2] != "0.png"}, 0)
+    expected = {k: v for k, v in whole.items() if k[1] == "fixed-3" and k[2] != "0.png"}
+    same({(*k[:2], v["image"], k[3]): v for k, v in renamed.items()}, expected, 0)
 
 
 def test_all_arms_get_the_same_measurement_and_the_same_noise(pipeline, pictures, tmp_path, monkeypatch):
@@ -154,6 +157,15 @@ def test_what_changed_is_done_again_and_replaces(pipeline, pictures, tmp_path):
     assert not torch.equal(before, read_picture(pictures / "0.png").image)
     redone = list(bench(pipeline, pictures, folder, protocol(arms=changed, seed=1), arms=["input"]).run())
     assert [r.image for r in redone] == ["0.png"]
+
+
+def test_a_measure_that_is_asked_for_later_is_taken_once(pipeline, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr("flashdiff_cli.bench.metrics._lpips", lambda network, device: lambda image, clean: torch.full((len(image),), 0.5))
+    folder, more = tmp_path / "out", protocol(metrics=["psnr", "lpips_alex"])
+    assert {r.lpips_alex for r in bench(pipeline, pictures, folder, arms=["input"]).run()} == {None}
+    assert {r.lpips_alex for r in bench(pipeline, pictures, folder, more, arms=["input"]).run()} == {0.5}
+    assert list(bench(pipeline, pictures, folder, more, arms=["input"]).run()) == []
+    assert list(bench(pipeline, pictures, folder, arms=["input"]).run()) == []
 
 
 def test_other_defaults_of_the_model_leave_records_that_do_not_use_them(pictures, tmp_path):
@@ -250,7 +262,9 @@ def test_what_the_solver_is_told_can_be_wrong(pipeline, pictures, tmp_path):
     assert by["told", "input"].psnr == by["blur", "input"].psnr and by["told", "fixed-3"].psnr != by["blur", "fixed-3"].psnr
     told = by["told", "fixed-3"]
     assert told.operator == by["blur", "fixed-3"].operator and told.noise_std == 0.05
-    assert told.assumed["blur_std"] == pytest.approx(2 * told.operator["blur_std"], abs=1e-3) and told.assumed["noise_std"] == pytest.approx(0.1)
+    level = told.level
+    assert told.operator["blur_std"] == pytest.approx(0.3 + 1.7 * level, abs=1e-3)
+    assert told.assumed["blur_std"] == pytest.approx(0.6 + 3.4 * level, abs=1e-3) and told.assumed["noise_std"] == pytest.approx(0.1)
 
 
 def test_a_sweep_measures_severity_at_every_level(pipeline, pictures, tmp_path):
@@ -332,7 +346,21 @@ def test_time_left_is_told_and_work_ends_at_one(pipeline, pictures, tmp_path):
     told = []
     list(bench(pipeline, pictures, tmp_path / "out", arms=["input", "fixed-3"]).run(lambda *event: told.append(event)))
     shares = [share for _, share, _ in told]
-    assert shares == sorted(shares) and shares[-1] == pytest.approx(1.0) and told[0][2] is None and told[-1][2] == pytest.approx(0, abs=1e-6)
+    assert shares == sorted(shares) and shares[-1] == pytest.approx(1.0)
+    assert told[0][2] is None and told[-1][2] == pytest.approx(0, abs=1e-6)
+
+
+def test_the_present_arm_counts_for_the_time_that_is_left():
+    work = Work()
+    work.expect("slow", 100)
+    work.expect("quick", 10)
+    assert work.left("slow") is None and work.share() == 0
+    assert work.left("slow", running=50, elapsed=100.0) == pytest.approx(50 * 2 + 10 * 2)
+    assert work.share(running=55) == pytest.approx(0.5)
+    work.finish("slow", 100, 200.0)
+    assert work.left("quick", running=5, elapsed=1.0) == pytest.approx(5 * 0.2) and work.share(running=5) == pytest.approx(105 / 110)
+    work.finish("quick", 10, 2.0)
+    assert work.left() == 0 and work.share() == 1
 
 
 def test_a_stop_is_kept_between_arms(pipeline, pictures, tmp_path):
@@ -348,3 +376,12 @@ def test_lines_that_are_no_records_are_passed_over(tmp_path):
     assert [r.arm for r in parse(["", "{", "[]", "3", '{"arm": "b"}', record])] == ["a"]
     log = Log(tmp_path / "new" / "folder")
     assert log.records == {} and (tmp_path / "new" / "folder").is_dir()
+
+
+def test_a_stored_measurement_is_what_a_file_holds(pipeline, pictures):
+    items = scan(find([pictures]), None, pipeline.grain)[0]
+    condition = protocol(conditions=({**BLUR, "noise_std": [0.3, 0.5], "stored": True},)).condition[0]
+    case = degrade(items[0], items[0].image(), condition, 0)
+    levels = (case.measurement + 1) * 127.5
+    assert (levels - levels.round()).abs().max() < 1e-3 and case.measurement.abs().max() <= 1
+    assert case.noise_std == pytest.approx(0.3 + 0.2 * case.level) and case.told_noise == case.noise_std

@@ -121,8 +121,9 @@ def test_the_order_of_levels_in_a_sweep():
     made = []
     for image, variances in enumerate([(0.1, 0.2, 0.3), (0.1, 0.3, 0.2), (0.1, None, 0.2)]):
         for level, variance in zip((0.0, 0.5, 1.0), variances, strict=True):
+            values = {"level": level, "variance": variance, "error_variance": 0.1 + level, "start_step": image, "settings": "new"}
             if variance is not None:
-                made.append(record("severity", image, level=level, variance=variance, error_variance=0.1 + level, start_step=image, settings="new"))
+                made.append(record("severity", image, **values))
     stale = [record("severity", 9, level=0.25, variance=5.0, error_variance=1.0, settings="old")]
     found = severity_figures(stale + made)
     assert found["sweep_pictures"] == 2 and found["levels"] == [0.0, 0.5, 1.0]
@@ -134,3 +135,16 @@ def test_numbers():
     figures = {"mean": 0.1234, "low": 0.1, "high": 0.15}
     assert number(figures, 2) == "0.12 [0.10, 0.15]" and number(figures, 1, signed=True) == "+0.1 [+0.1, +0.1]"
     assert number(figures, 3, interval=False) == "0.123" and number({"mean": None, "low": None}, 1) == "-"
+
+
+def test_what_got_worse_and_what_was_found_are_counted():
+    made = [record("input", i, psnr=20.0) for i in range(8)]
+    for i in range(8):
+        found = {"kind": "noise" if i < 6 else "jpeg", "estimated": True}
+        made.append(record("flash", i, psnr=19.9 if i == 3 else 20.1, assumed=found))
+    summary = summarise(made, PROTOCOL)
+    arms = summary["conditions"]["c"]["arms"]
+    assert arms["flash"]["worse_than_input"] == 0.125 and arms["flash"]["kinds"] == {"noise": 6, "jpeg": 2}
+    assert "worse_than_input" not in arms["input"] and "kinds" not in arms["input"]
+    page = to_markdown(summary)
+    assert "less PSNR than their input: flash 12.5%." in page and "flash took it for: noise 6, jpeg 2." in page

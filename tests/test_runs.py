@@ -238,7 +238,7 @@ def test_failures_of_reading_computing_and_writing_stay_with_their_picture(tmp_p
 
     found = list(each(jobs, work))
     assert status([vars(r) for r in found]) == ["done", "failed", "failed", "failed", "done"]
-    assert "memory" in found[2].error and found[3].error == "disk full"
+    assert "memory" in found[2].error and found[3].error == f"{jobs[3].source}: disk full"
 
     def broken(job, image):
         raise ZeroDivisionError

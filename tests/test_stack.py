@@ -5,7 +5,16 @@ import torch
 from test_nonlinear_blur import network as tiny_network
 
 from flashdiff_cli.errors import UsageError
-from flashdiff_cli.operators import OPERATORS, Composition, Downsampling, GaussianBlur, Identity, MotionBlur, NonlinearBlur, Operator
+from flashdiff_cli.operators import (
+    OPERATORS,
+    Composition,
+    Downsampling,
+    GaussianBlur,
+    Identity,
+    MotionBlur,
+    NonlinearBlur,
+    Operator,
+)
 
 SIZE = (32, 40)
 EACH = [

@@ -1,1 +1,1 @@
-"""Experiments: pictures degraded by a protocol, every arm on the same measurements, records, tables and figures."""
+"""Experiments: protocols, arms, measures, tables, figures and the page of a bench."""

@@ -193,12 +193,12 @@ class Identities:
             self._found[role] = digest.hexdigest()[:16]
         return self._found[role]
 
-    def settings(self, plan: Plan, condition: Condition, protocol: Protocol, extra: Sequence[str]) -> str:
+    def settings(self, plan: Plan, condition: Condition, protocol: Protocol) -> str:
         """Everything that a record depends on besides the picture and its size."""
         arm, pipe = plan.arm, self.pipeline
-        parts: dict[str, Any] = {"condition": asdict(condition), "seed": protocol.seed, "extra": sorted(extra), "baseline": arm.baseline}
+        parts: dict[str, Any] = {"condition": asdict(condition), "seed": protocol.seed, "baseline": arm.baseline}
         if arm.baseline in classical.CLASSICAL:
-            parts["settings"] = arm.settings
+            parts["settings"] = classical.complete(arm.baseline, arm.settings)
         if arm.blind:
             roles = [role for role in pipe._optional_components if getattr(pipe, role) is not None]
             parts |= {"blind": {role: self.weights(role) for role in roles}, "calibration": pipe.defaults["calibration"]}
@@ -246,11 +246,14 @@ def run(plan: Plan, batch: Batch, pipeline: FlashDiffusionPipeline, callback: Ca
     arm = plan.arm
     # Outside the pipeline's clock: the arm's seconds hold its own look at the measurement.
     encoder, error = arm.encoder, None
-    if not arm.blind:
+    if arm.blind:
+        encoder_of(pipeline, None, arm.encoder)
+    else:
         analysis, _, error = batch.analyse(pipeline, arm.encoder)
         encoder = analysis.encoder
     result = pipeline(
-        batch.measurement,
+        # Who knows nothing of the operator has a picture of the image's size in hand.
+        batch.lifted if arm.blind else batch.measurement,
         None if arm.blind else batch.operator,
         None if arm.blind else batch.noise_std,
         plan.solver,

@@ -5,6 +5,7 @@ Their defaults did best, in PSNR, on a few training pictures with a Gaussian blu
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -123,6 +124,18 @@ METHODS: dict[str, Callable[..., torch.Tensor]] = {
 CLASSICAL = tuple(METHODS)
 
 
+def complete(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """All settings of a method: its own under the given ones.
+
+    Raises:
+        UsageError: it has no such setting.
+    """
+    own = {p.name: p.default for p in inspect.signature(METHODS[name]).parameters.values() if p.default is not p.empty}
+    if unknown := sorted(set(given) - set(own)):
+        raise UsageError(f"baseline {name} has no setting {unknown[0]!r}; it has {', '.join(own) or 'none'}")
+    return own | given
+
+
 def restore(name: str, measurement: torch.Tensor, operator: Operator, noise_std: float, settings: dict[str, Any]) -> torch.Tensor:
     """Restore one measurement.
 
@@ -144,10 +157,7 @@ def restore(name: str, measurement: torch.Tensor, operator: Operator, noise_std:
         import skimage  # noqa: F401
     except ImportError:
         raise UsageError('classical baselines need the extra packages of pip install "flashdiff[bench]"') from None
-    method = METHODS[name]
-    known = method.__code__.co_varnames[3 : method.__code__.co_argcount]
-    if unknown := sorted(set(settings) - set(known)):
-        raise UsageError(f"baseline {name} has no setting {unknown[0]!r}; it has {', '.join(known) or 'none'}")
+    settings = complete(name, settings)
     y = (measurement[0].float().cpu() + 1) / 2
-    image = method(y, operator, noise_std, **settings)
+    image = METHODS[name](y, operator, noise_std, **settings)
     return (2 * image.to(torch.float32)[None] - 1).clamp(-1, 1)

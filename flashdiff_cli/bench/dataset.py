@@ -155,10 +155,11 @@ def degrade(item: Item, clean: torch.Tensor, condition: Condition, seed: int, sw
         level = sweep[0] / (sweep[1] - 1)
     drawn = derive(root, "operator")
     operator = build(condition.operator, condition.options, item.size, level, drawn)
-    name, options, told_noise = condition.told
+    name, options, _ = condition.told
     told = operator if condition.assumed is None else build(name, options, item.size, level, drawn)
     noise = torch.Generator().manual_seed(derive(root, "noise", *(sweep or ())))
-    measurement = operator.measure(clean, condition.noise_std, [noise])
-    return Case(
-        item, condition.name, level, derive(root, "arms"), clean, operator, condition.noise_std, measurement, told, told_noise
-    )
+    noise_std, told_noise = condition.noise(level), condition.noise(level, told=True)
+    measurement = operator.measure(clean, noise_std, [noise])
+    if condition.stored:
+        measurement = ((measurement.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+    return Case(item, condition.name, level, derive(root, "arms"), clean, operator, noise_std, measurement, told, told_noise)

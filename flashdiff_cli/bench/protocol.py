@@ -25,6 +25,9 @@ SETTINGS = ("steps", "eta", "noise_correction", "variance_multiplier")
 """Entries of a [settings.MODEL.SOLVER] table that belong to the arm; all others are the solver's own."""
 
 
+NOISE = Option("noise_std", float, "noise on intensities in [0, 1]", None, 0.0, 10.0)
+
+
 @dataclass(frozen=True)
 class Assumed:
     """What the solver is told instead of the truth; None: the truth."""
@@ -42,7 +45,8 @@ class Condition:
         name: in records, tables and folders.
         operator: registered name, or a chain `a+b`.
         options: its parameters by name; a pair [low, high] is low + t (high - low) at the picture's level t.
-        noise_std: on intensities in [0, 1].
+        noise_std: on intensities in [0, 1]; a pair as for an option.
+        stored: the measurement is what a file of 8 bits holds: clipped to [0, 1] and rounded.
         assumed: what the solver is told, where that is not the truth.
         draws: conditions of the same `draws` take the same level, mask or path and noise of a picture; None: the name.
     """
@@ -50,18 +54,25 @@ class Condition:
     name: str
     operator: str
     options: dict[str, Any] = field(default_factory=dict)
-    noise_std: float = 0.05
+    noise_std: float | list[float] = 0.05
     assumed: Assumed | None = None
     draws: str | None = None
+    stored: bool = False
 
     def __post_init__(self):
         _check_name("condition", self.name)
+        for level in (0.0, 1.0):
+            value_at(NOISE, self.noise_std, level)
         _check_operator(self.operator, self.options, f"condition {self.name}")
         if self.assumed is not None and (self.assumed.options or self.assumed.operator):
             _check_operator(self.assumed.operator or self.operator, self.assumed.options, f"condition {self.name}, assumed")
 
+    def noise(self, level: float, told: bool = False) -> float:
+        """Standard deviation of the noise at a level from 0 to 1; with `told`, what the solver is told of it."""
+        return value_at(NOISE, self.told[2] if told else self.noise_std, level)
+
     @property
-    def told(self) -> tuple[str, dict[str, Any], float]:
+    def told(self) -> tuple[str, dict[str, Any], float | list[float]]:
         """Operator, options and noise that the solver is told."""
         if self.assumed is None:
             return self.operator, self.options, self.noise_std

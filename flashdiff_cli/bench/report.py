@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from flashdiff_cli.bench.facts import describe
 from flashdiff_cli.bench.runner import Bench
-from flashdiff_cli.bench.tables import scores_of_folders, summarise, to_html, to_markdown
+from flashdiff_cli.bench.tables import blocks, scores_of_folders, summarise, to_html, to_markdown
 from flashdiff_cli.runs.record import finite
 from flashdiff_cli.runs.report import write_text
 
@@ -23,6 +24,16 @@ def write_protocol(bench: Bench, arguments: Sequence[str]) -> None:
     """
     facts = describe(bench, "flashdiff " + shlex.join(arguments))
     write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", bench.folder / "protocol.json")
+
+
+def write_pictures(bench: Bench, summary: dict[str, Any]) -> None:
+    """figures/ of all records in the folder, and page.html, which holds tables, figures and pictures in one file."""
+    from flashdiff_cli.bench.figures import draw_all
+    from flashdiff_cli.bench.page import make_page
+
+    records = [finite(asdict(record)) for record in bench.current()]
+    draw_all(records, bench.folder)
+    write_text(make_page(bench.folder, blocks(summary), records), bench.folder / "page.html")
 
 
 def write_summary(bench: Bench) -> dict[str, Any]:

@@ -48,15 +48,21 @@ class Work:
         seen[0], seen[1] = seen[0] + seconds, seen[1] + steps
 
     def share(self, running: float = 0.0) -> float:
+        """Of the whole work, 0 to 1; `running` steps of the present arm are run."""
         return 1.0 if not self.total else 1 - (sum(self.units.values()) - running) / self.total
 
-    def left(self) -> float | None:
-        """Seconds; None before the first arm is done."""
-        seconds, steps = (sum(column) for column in zip(*self.spent.values(), strict=True)) if self.spent else (0.0, 0.0)
-        if not steps:
+    def left(self, arm: str | None = None, running: float = 0.0, elapsed: float = 0.0) -> float | None:
+        """Seconds; None before anything is known. The present arm has run `running` steps in `elapsed` seconds."""
+        spent = {name: list(seen) for name, seen in self.spent.items()}
+        if arm is not None and running:
+            seconds, steps = spent.get(arm, (0.0, 0.0))
+            spent[arm] = [seconds + elapsed, steps + running]
+        total = [sum(column) for column in zip(*spent.values(), strict=True)]
+        if not total or not total[1]:
             return None
-        rates = {arm: s / n for arm, (s, n) in self.spent.items() if n}
-        return sum(n * rates.get(arm, seconds / steps) for arm, n in self.units.items())
+        rates = {name: seconds / steps for name, (seconds, steps) in spent.items() if steps}
+        waiting = self.units | ({arm: self.units[arm] - running} if arm is not None else {})
+        return sum(n * rates.get(name, total[0] / total[1]) for name, n in waiting.items())
 
 
 class Bench:
@@ -71,7 +77,7 @@ class Bench:
         folder: for records and images; what is there already is not done again.
         batch: measurements at once.
         save_images: write the images of the first so many pictures.
-        device, dtype: for records.
+        dtype: of the model's weights, for records.
 
     Raises:
         UsageError: an arm asks for what the model does not have; or two pictures would share the name of an image.
@@ -104,10 +110,8 @@ class Bench:
         self._saved = {item.below for item in saved}
         self.log = Log(self.folder)
         identities = Identities(pipeline)
-        extra = [name for name in self.measures.usable if name not in FOLDER]
-        self.settings = {
-            (c.name, p.arm.name): identities.settings(p, c, protocol, extra) for c in selected.condition for p in self.plans[c.name]
-        }
+        cells = [(c, p) for c in selected.condition for p in self.plans[c.name]]
+        self.settings = {(c.name, p.arm.name): identities.settings(p, c, protocol) for c, p in cells}
         for c in selected.condition if selected.levels else ():
             parts = {"condition": asdict(c), "seed": protocol.seed, "levels": protocol.levels}
             tuned = pipeline.tuned(operator=c.told[0])
@@ -122,8 +126,12 @@ class Bench:
             return False
         if found.settings != self.settings[condition, arm]:
             return False
-        seen = found.status == "skipped" or item.below not in self._saved or arm == SEVERITY
-        return seen or image_path(self.folder, condition, item.below, arm).exists()
+        if found.status == "skipped" or arm == SEVERITY:
+            return True
+        # A measure or an image that an earlier run was not asked for makes its record incomplete.
+        if any(getattr(found, name) is None for name in self.measures.usable if name not in FOLDER):
+            return False
+        return item.below not in self._saved or image_path(self.folder, condition, item.below, arm).exists()
 
     def _sweep_left(self, condition: Condition, item: Item) -> bool:
         n = self.selected.levels
@@ -178,11 +186,13 @@ class Bench:
         expected = steps[arm] * len(items)
         what = f"{condition.name}, {arm}"
 
+        begin = time.perf_counter()
+
         def step(done: int, total: int) -> None:
-            watch(what, self.work.share(expected * done / max(total, 1)), self.work.left())
+            running = expected * done / max(total, 1)
+            watch(what, self.work.share(running), self.work.left(arm, running, time.perf_counter() - begin))
 
         watch(what, self.work.share(), self.work.left())
-        begin = time.perf_counter()
         records = function(step)
         self.work.finish(arm, expected, time.perf_counter() - begin)
         for record in records:

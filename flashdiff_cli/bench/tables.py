@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,10 +96,22 @@ def summarise(
             other = protocol.against(own[name], [arm for arm, found in done.items() if found]) if name in own else None
             if other and row["n"]:
                 row["difference"] = _difference(done[name], done[other], other, measures)
+            if (worse := _share_worse(done[name], done.get("input", {}))) is not None:
+                row["worse_than_input"] = worse
+            if kinds := Counter(r.assumed["kind"] for r in done[name].values() if r.assumed and "kind" in r.assumed):
+                row["kinds"] = dict(kinds.most_common())
             arms[name] = row
         conditions[condition] = {"arms": arms, "severity": severity_figures(here)}
     shown = [*measures, *(m for m in protocol.metrics if m in FOLDER)]
     return {"protocol": protocol.name, "title": protocol.title, "measures": shown, "conditions": conditions}
+
+
+def _share_worse(mine: dict[str, BenchRecord], inputs: dict[str, BenchRecord]) -> float | None:
+    """Share of the pictures whose PSNR is below that of their measurement; None without any."""
+    common = [image for image in mine if image in inputs and mine[image] is not inputs[image]]
+    if not common:
+        return None
+    return sum(mine[image].psnr < inputs[image].psnr for image in common) / len(common)
 
 
 def _difference(mine: dict[str, BenchRecord], others: dict[str, BenchRecord], name: str, measures: Sequence[str]) -> dict[str, Any]:
@@ -207,12 +220,22 @@ def severity_lines(found: dict[str, Any] | None) -> list[str]:
     return lines
 
 
-def _blocks(summary: dict[str, Any]):
+def arm_lines(arms: dict[str, dict[str, Any]]) -> list[str]:
+    """Which arms make pictures worse than they came, and what the blind ones took the degradation for, as sentences."""
+    shares = [f"{name} {row['worse_than_input']:.1%}" for name, row in arms.items() if row.get("worse_than_input") is not None]
+    lines = [f"Share of the pictures with less PSNR than their input: {', '.join(shares)}."] if shares else []
+    for name, row in arms.items():
+        if kinds := row.get("kinds"):
+            lines.append(f"{name} took it for: {', '.join(f'{kind} {count}' for kind, count in kinds.items())}.")
+    return lines
+
+
+def blocks(summary: dict[str, Any]):
     for name, block in summary["conditions"].items():
         tables = [_measure_rows(block, summary["measures"])]
         if (difference := _difference_rows(block, summary["measures"]))[1]:
             tables.append(difference)
-        yield name, tables, severity_lines(block["severity"])
+        yield name, tables, severity_lines(block["severity"]) + arm_lines(block["arms"])
 
 
 NOTE = (
@@ -225,7 +248,7 @@ def to_markdown(summary: dict[str, Any]) -> str:
     """The tables as Markdown."""
     lines = [f"# {summary['protocol']}", "", *([summary["title"], ""] if summary["title"] else []), NOTE, ""]
     lines += [part for sentence in summary.get("missing", []) for part in (sentence + ".", "")]
-    for name, tables, sentences in _blocks(summary):
+    for name, tables, sentences in blocks(summary):
         lines += [f"## {name}", ""]
         for head, rows in tables:
             cell: Callable[[str], str] = lambda text: text.replace("|", "\\|")
@@ -250,7 +273,7 @@ def to_html(summary: dict[str, Any]) -> str:
     parts += [f"<title>{text(summary['protocol'])}</title><style>{STYLE}</style><h1>{text(summary['protocol'])}</h1>"]
     parts += [f"<p>{text(summary['title'])}</p>" if summary["title"] else "", f"<p>{text(NOTE)}</p>"]
     parts += [f"<p>{text(sentence)}.</p>" for sentence in summary.get("missing", [])]
-    for name, tables, sentences in _blocks(summary):
+    for name, tables, sentences in blocks(summary):
         parts.append(f"<h2>{text(name)}</h2>")
         for head, rows in tables:
             top = "".join(f"<th>{text(c)}</th>" for c in head)

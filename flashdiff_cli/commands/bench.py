@@ -54,6 +54,7 @@ def bench(
         typer.Option("--metrics", help="Of the tables: psnr, ssim, ms_ssim, gmsd, haarpsi, gradient, lpips_vgg, lpips_alex, fid, kid; a,b"),
     ] = None,
     save_images: Annotated[int, typer.Option("--save-images", min=0, help="Write the images of the first so many pictures.")] = 0,
+    figures: Annotated[bool, typer.Option("--figures/--no-figures", help="Draw figures and a page at the end.")] = True,
     fidelity: Annotated[
         Optional[bool], typer.Option("--fidelity/--no-fidelity", help="Of all arms that do not say (default: the protocol's, the model's).")
     ] = None,
@@ -134,7 +135,7 @@ def bench(
     if dry_run:
         show.say_plan(selected, len(jobs))
         return
-    from flashdiff_cli.bench.report import write_protocol, write_summary
+    from flashdiff_cli.bench.report import write_pictures, write_protocol, write_summary
     from flashdiff_cli.bench.runner import Bench
     from flashdiff_cli.runs.restorer import Restorer
 
@@ -148,6 +149,8 @@ def bench(
     write_protocol(runner, context.obj)
     interrupted = show.follow(runner, json, quiet)
     summary = write_summary(runner)
+    if figures:
+        write_pictures(runner, summary)
     if not json:
         show.say_summary(summary)
     failed = bool(errors) or any(r.status == "failed" for r in runner.current())

@@ -73,10 +73,10 @@ def say_plan(protocol: Protocol, pictures: int) -> None:
     """Conditions, arms and how much that is."""
     for condition in protocol.condition:
         values = " ".join(f"{k} {v}" for k, v in condition.options.items())
-        print(f"condition  {condition.name}: {condition.operator} {values}".rstrip() + f", noise {condition.noise_std:g}")
+        print(f"condition  {condition.name}: {condition.operator} {values}".rstrip() + f", noise {condition.noise_std}")
         if condition.assumed is not None:
             name, options, noise = condition.told
-            print(f"           told {name} " + " ".join(f"{k} {v}" for k, v in options.items()) + f", noise {noise:g}")
+            print(f"           told {name} " + " ".join(f"{k} {v}" for k, v in options.items()) + f", noise {noise}")
     for arm in protocol.arm:
         what = arm.baseline or f"{arm.solver}, start {arm.start}" + (f", {arm.steps} steps" if arm.steps else "")
         print(f"arm        {arm.name}: {what}" + (", blind" if arm.blind else ""))

@@ -23,6 +23,8 @@ def encode(
     recursive: options.Recursive = False,
     limit: options.Limit = None,
     operator: options.Operator = None,
+    mask: options.Mask = None,
+    kernel: options.Kernel = None,
     encoder: options.Encoder = None,
     tile: options.Tile = 384,
     model: options.Model = "photos",
@@ -46,7 +48,7 @@ def encode(
     with meter(len(jobs), quiet) as shown, interruptible(shown) as stopped:
         from flashdiff_cli.runs.restorer import Restorer, Settings
 
-        settings = Settings(operator=operator, operator_options=split(values)[0], encoder=encoder, tile=tile)
+        settings = Settings(operator=operator, operator_options=split(values)[0], mask=mask, kernel=kernel, encoder=encoder, tile=tile)
         settings.check()
         restorer = Restorer(model, device, dtype, offline=offline)
         restorer.check(settings)

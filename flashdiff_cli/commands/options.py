@@ -30,6 +30,25 @@ Operator = Annotated[
         rich_help_panel="Degradation",
     ),
 ]
+Mask = Annotated[
+    Optional[str],
+    typer.Option(
+        "--mask",
+        metavar="FILE|alpha",
+        help="Fill what is missing: a picture, white where pixels are kept (short for --operator mask-inpainting --mask-file); "
+        "alpha: what the picture's own transparency hides.",
+        rich_help_panel="Degradation",
+    ),
+]
+Kernel = Annotated[
+    Optional[str],
+    typer.Option(
+        "--kernel",
+        metavar="FILE",
+        help="Undo a blur by this kernel: a picture or .npy file (short for --operator motion-blur --kernel-file).",
+        rich_help_panel="Degradation",
+    ),
+]
 Noise = Annotated[
     Optional[float],
     typer.Option(

@@ -38,9 +38,11 @@ def restore(
     severity_map: Annotated[bool, typer.Option("--severity-map", help="Write a map of where each picture is hard.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; do nothing.")] = False,
     suffix: Annotated[str, typer.Option("--suffix", help="Added to names of outputs beside their inputs.")] = "-restored",
-    format: Annotated[Optional[str], typer.Option("--format", help="png, jpg, webp or tiff (default: as the input).")] = None,
-    quality: Annotated[int, typer.Option("--quality", min=1, max=100, help="Of JPEG and WebP.")] = 95,
+    format: Annotated[Optional[str], typer.Option("--format", help="png, jpg, webp, avif, tiff, bmp or heic (default: as the input).")] = None,
+    quality: Annotated[int, typer.Option("--quality", min=1, max=100, help="Of JPEG, WebP, AVIF and HEIC.")] = 95,
     operator: options.Operator = None,
+    mask: options.Mask = None,
+    kernel: options.Kernel = None,
     noise_std: options.Noise = None,
     solver: Annotated[Optional[str], typer.Option("--solver", help=solver_help(), rich_help_panel="Method")] = None,
     steps: options.Steps = None,
@@ -95,7 +97,8 @@ def restore(
     """
     from flashdiff_cli.commands.show import interruptible, meter, report, say_left, say_plan, stream
     from flashdiff_cli.errors import UsageError
-    from flashdiff_cli.pictures.files import FORMATS, write_picture
+    from flashdiff_cli.pictures.files import write_picture
+    from flashdiff_cli.pictures.formats import FORMATS
     from flashdiff_cli.runs.decide import DO, REFUSE, SKIP, decide, without_outputs
     from flashdiff_cli.runs.journal import Journal, fingerprint
     from flashdiff_cli.runs.many import each
@@ -108,7 +111,7 @@ def restore(
     if format is not None:
         ending = "." + format.lower().lstrip(".")
         if ending not in FORMATS:
-            raise UsageError(f"--format {format!r} is unknown; choose png, jpg, webp, tiff or bmp")
+            raise UsageError(f"--format {format!r} cannot be written; choose from {', '.join(name[1:] for name in FORMATS)}")
     if overwrite and resume:
         raise UsageError("--overwrite and --resume exclude each other: the one does all again, the other keeps all that is there")
     journal = Journal()
@@ -116,12 +119,16 @@ def restore(
     jobs = with_targets(jobs, output, suffix, ending, in_place)
     of_operator, of_solver = split(values)
 
+    from flashdiff_cli.hub.download import sha256_of
     from flashdiff_cli.runs import extras
+    from flashdiff_cli.runs.masks import files_of
     from flashdiff_cli.runs.restorer import Restorer, Settings
 
     settings = Settings(
         operator=operator,
         operator_options=of_operator,
+        mask=mask,
+        kernel=kernel,
         noise_std=noise_std,
         solver=solver,
         solver_options=of_solver,
@@ -137,7 +144,9 @@ def restore(
         tile=tile,
     )
     settings.check()
-    made_with = fingerprint(**asdict(settings), quality=quality, dtype=dtype, samples=samples, map=severity_map, **Restorer.identity(model, offline))
+    files = {name: sha256_of(path) for name, path in files_of(settings.operator_options).items()}
+    asked = {"quality": quality, "dtype": dtype, "samples": samples, "map": severity_map, "files": files}
+    made_with = fingerprint(**asdict(settings), **asked, **Restorer.identity(model, offline))
     decisions = decide(jobs, journal, made_with, overwrite, resume)
     if dry_run:
         say_plan(decisions, json)

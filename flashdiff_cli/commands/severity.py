@@ -17,6 +17,8 @@ def severity(
     recursive: options.Recursive = False,
     limit: options.Limit = None,
     operator: options.Operator = None,
+    mask: options.Mask = None,
+    kernel: options.Kernel = None,
     noise_std: options.Noise = None,
     steps: options.Steps = None,
     variance_multiplier: options.Multiplier = None,
@@ -42,6 +44,8 @@ def severity(
         settings = Settings(
             operator=operator,
             operator_options=split(values)[0],
+            mask=mask,
+            kernel=kernel,
             noise_std=noise_std,
             steps=steps,
             variance_multiplier=variance_multiplier,

@@ -5,6 +5,7 @@ Every tensor of the source must find its place; nothing that it pickles is run (
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+
+import diffusers
 
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.hub import ldm
@@ -76,8 +79,6 @@ def convert_ldm(source: str | Path, target: str | Path, config: str | Path | Non
         FlashdiffError: a tensor is missing, left over or misshapen; the file lacks EMA weights; the configuration is
             of a model that cannot be represented.
     """
-    from flashdiff_cli.pipeline import FlashDiffusionPipeline
-
     source = Path(source)
     config = Path(config) if config else next((p for p in (source.with_name("config.yaml"), source.with_suffix(".yaml")) if p.exists()), None)
     if config is None:
@@ -100,8 +101,17 @@ def convert_ldm(source: str | Path, target: str | Path, config: str | Path | Non
     dropped += len(tensors.leave(re.escape(UNET) + ".*" if not raw else r"model_ema\..*"))
     tensors.check_left()
     with _folder(target) as folder:
-        FlashDiffusionPipeline(first_stage, unet, scheduler).save_pretrained(folder, safe_serialization=True)
+        _save_model(folder, first_stage=first_stage, unet=unet, scheduler=scheduler)
     return Conversion(str(target), written, dropped, not raw, scale)
+
+
+def _save_model(folder: Path, **components: Any) -> None:
+    """Components and the index that names them, as a pipeline of them would be saved; no pipeline is needed to do so."""
+    index = {"_class_name": "FlashDiffusionPipeline", "_diffusers_version": diffusers.__version__, "defaults": {}}
+    for role, component in components.items():
+        component.save_pretrained(folder / role)
+        index[role] = ["diffusers", type(component).__name__]
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def _unet(params: ldm.Section, source: Source, raw: bool):

@@ -25,7 +25,9 @@ class Work(Protocol):
 def _failure(job: Job, error: Exception) -> Record | None:
     """The record of a picture that could not be done; None if the error is a fault of the program."""
     if isinstance(error, FlashdiffError):
-        return Record(str(job.source), status="failed", error=str(error))
+        text, source = str(error), str(job.source)
+        named = source in text or (job.target is not None and str(job.target) in text)
+        return Record(source, status="failed", error=text if named else f"{source}: {text}")
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error).lower()):
         return Record(str(job.source), status="failed", error=f"{job.source}: not enough memory; use a smaller --tile")
     return None

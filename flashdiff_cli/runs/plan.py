@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flashdiff_cli.errors import FlashdiffError, UsageError
-from flashdiff_cli.pictures.files import FORMATS, SUFFIXES, check_output
+from flashdiff_cli.pictures.files import check_output
+from flashdiff_cli.pictures.formats import FORMATS, SUFFIXES
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import os
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +14,7 @@ from PIL import Image
 from flashdiff_cli import __version__
 from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.pictures.files import read_picture
+from flashdiff_cli.pictures.whole import whole
 from flashdiff_cli.runs.record import Record
 
 SHOWN = 48
@@ -181,11 +181,5 @@ def write_text(text: str, path: str | Path) -> None:
     Raises:
         FlashdiffError: the disk or the folder refuses.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise FlashdiffError(f"{path}: cannot be written ({error.strerror})") from error
+    with whole(Path(path)) as file:
+        file.write(text.encode())

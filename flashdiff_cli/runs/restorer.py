@@ -23,6 +23,7 @@ from flashdiff_cli.pictures.files import Picture, from_pil, read_picture
 from flashdiff_cli.pictures.tiles import OVERLAP, Canvas
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
 from flashdiff_cli.runs.decide import model_state
+from flashdiff_cli.runs.masks import files_of, from_alpha, name_operator, takes_alpha, without_missing
 from flashdiff_cli.runs.pieces import combine, describe_tile, diagnose, figures, grain_of, tiles_of
 from flashdiff_cli.runs.record import Record
 
@@ -48,6 +49,9 @@ class Settings:
     Attributes:
         operator: registered name, `a+b` for a chain; None: what it was is estimated from the picture.
         operator_options: its parameters, by option name.
+        mask: short for operator "mask-inpainting" with this mask_file, white where pixels are kept; "alpha": what the picture's
+            own transparency hides is missing, and the result is opaque.
+        kernel: short for operator "motion-blur" with this kernel_file.
         noise_std: on intensities in [0, 1]; None: estimated.
         solver: registered name.
         solver_options: its settings, by option name.
@@ -77,6 +81,11 @@ class Settings:
     fidelity: bool | None = None
     seed: int = 0
     tile: int = TILE
+    mask: str | Path | None = None
+    kernel: str | Path | None = None
+
+    def __post_init__(self):
+        self.operator, self.operator_options = name_operator(self.operator, self.operator_options, self.mask, self.kernel)
 
     def check(self) -> None:
         """Raise a UsageError for what makes no sense, before any picture is read."""
@@ -84,6 +93,9 @@ class Settings:
             operator = OPERATORS[self.operator]
             for name, option in operator.known(self.operator_options).items():
                 option.parse(self.operator_options.get(name))
+            for name, path in files_of(self.operator_options).items():
+                if not path.is_file():
+                    raise UsageError(f"--{name.replace('_', '-')} {path}: no such file")
         elif given := [k for k, v in self.operator_options.items() if v is not None]:
             raise UsageError(f"--{given[0].replace('_', '-')} needs --operator: which degradation is it a parameter of?")
         if self.start not in START_MODES:
@@ -182,12 +194,16 @@ class Restorer:
             size = OPERATORS[settings.operator].image_size(size, options)
         operator = None
         if settings.operator is not None:
-            operator = OPERATORS[settings.operator].from_options(size, settings.seed, **options)
+            if takes_alpha(settings.operator, options):
+                operator = from_alpha(picture)
+            else:
+                operator = OPERATORS[settings.operator].from_options(size, settings.seed, **options)
         grain = grain_of(self.pipeline, operator)
         whole = tuple(-(-side // grain) * grain for side in size)
         if operator is not None:
             if operator.measured_size(size) != picture.size:
                 raise FlashdiffError(f"the operator {settings.operator} does not fit a picture of {picture.size[1]} x {picture.size[0]}")
+            measured = without_missing(measured, operator)
             operator = operator.extend(whole)
             target = operator.measured_size(whole)
         else:
@@ -277,7 +293,11 @@ class Restorer:
             results[-1]["operator"]["estimated"] = estimated
         combine(record, tiles, results)
         record.seconds["total"] = time.perf_counter() - begin
-        return picture.with_image(canvas.image()[None, :, : size[0], : size[1]]), record
+        restored = picture.with_image(canvas.image()[None, :, : size[0], : size[1]])
+        if takes_alpha(settings.operator, settings.operator_options):
+            restored.alpha = None
+            record.notes.append("the transparency was the mask; the result is opaque")
+        return restored, record
 
     def analyse(self, picture: Picture, settings: Settings | None = None, name: str = "") -> tuple[dict[str, Any], Record]:
         """What is known before any step: `latent` (1, C, h, w), `variance` (1,), `decoded` (1, 3, H, W), and the record."""

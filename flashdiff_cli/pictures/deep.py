@@ -1,0 +1,202 @@
+"""More than 8 bits a channel where Pillow's modes hold only 8: 16-bit colour, and the kinds of TIFF that it does not know.
+
+Pillow decodes 16-bit colour and keeps one byte of two. Which one follows from the byte order that its raw mode names, so that
+decoding twice, with either order, gives all 16 bits at the speed and with the care of its decoders. What it cannot open
+at all (float colour, 16-bit grey with transparency, planes one after the other) is read by tifffile.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import struct
+import sys
+import zlib
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, TiffImagePlugin
+from PIL.PngImagePlugin import putchunk
+
+OTHER_ORDER = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
+TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+PLAIN, DEFLATE, PACKBITS = (1,), (8, 32946), (32773,)
+"""TIFF compressions that tifffile reads without compiled helpers."""
+GREY, COLOUR = (0, 1), (2,)
+"""TIFF photometric interpretations; 0 is grey with white at 0."""
+
+
+class UnknownKind(Exception):
+    """A TIFF file that is whole, perhaps, but of a kind that is not read; the message names it and a way out."""
+
+
+def _raw_mode(tile) -> str:
+    """The raw mode of a Pillow tile, whose arguments are it or begin with it."""
+    return tile.args if isinstance(tile.args, str) else tile.args[0]
+
+
+def _decoded(data: bytes, raw_mode: str) -> np.ndarray:
+    """(H, W, bands) uint8: the first frame of a file, decoded as if its pixels were laid out as `raw_mode` says."""
+    with Image.open(io.BytesIO(data)) as file:
+        file.tile = [
+            tile._replace(args=raw_mode if isinstance(tile.args, str) else (raw_mode, *tile.args[1:])) for tile in file.tile
+        ]
+        return np.asarray(file)
+
+
+def samples(file: Image.Image, data: bytes) -> np.ndarray | None:
+    """The pixels of a 16-bit colour PNG or TIFF, or of a 16-bit grey PNG with transparency.
+
+    Args:
+        file: as Pillow has opened it, not loaded yet.
+        data: the same file's bytes.
+
+    Returns:
+        (H, W, C) uint16, C = 2 grey and alpha, 3 RGB, 4 RGBA; None if the file is of another kind.
+
+    Raises:
+        whatever Pillow's decoders raise.
+    """
+    if file.format not in ("PNG", "TIFF") or not file.tile or getattr(file, "_planar_configuration", 1) != 1:
+        return None
+    raw = _raw_mode(file.tile[0])
+    kind, _, depth = raw.partition(";")
+    if kind == "LA" and depth == "16B":
+        # Its four bytes a pixel are what 8-bit RGBA has.
+        return _decoded(data, "RGBA").view(">u2").astype(np.uint16)
+    if kind not in ("RGB", "RGBA", "RGBX", "RGBa") or depth not in ("16L", "16B", "16N"):
+        return None
+    plain = kind.replace("a", "A")
+    high = _decoded(data, f"{plain};{depth}").astype(np.uint16)
+    values = (high << 8) | _decoded(data, f"{plain};16{OTHER_ORDER[depth[-1]]}")
+    if kind == "RGBa":
+        alpha = np.maximum(values[..., 3:], 1)
+        colours = np.minimum(np.round(values[..., :3] * (65535.0 / alpha)), 65535).astype(np.uint16)
+        values = np.concatenate([colours, values[..., 3:]], -1)
+    return values
+
+
+def is_tiff(data: bytes) -> bool:
+    """Whether a file begins as TIFF or BigTIFF does."""
+    return data[:4] in TIFF_HEADS
+
+
+def is_planar(file: Image.Image) -> bool:
+    """Whether a TIFF file keeps 16-bit colours as planes one after the other, which Pillow reads wrongly or in 8 bits."""
+    return file.format == "TIFF" and getattr(file, "_planar_configuration", 1) == 2 and 16 in file.tag_v2.get(258, ())
+
+
+def read_tiff(data: bytes, limit: int) -> tuple[np.ndarray, int, bytes | None, list[str]]:
+    """Read the first page of a TIFF file that Pillow does not know.
+
+    Args:
+        data: the file.
+        limit: pixels that it may have.
+
+    Returns:
+        (H, W, C) of any number type, C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA; its orientation as EXIF counts;
+        its colour profile; notes for people.
+
+    Raises:
+        UnknownKind: of its colours or its compression.
+        DecompressionBombError: too many pixels.
+        ValueError: the file is damaged.
+    """
+    import tifffile
+
+    # What it has to say of damaged files is said by the caller.
+    logging.getLogger("tifffile").addHandler(logging.NullHandler())
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            page = file.pages.first
+            pages = len(file.pages)
+            grey, channels = page.photometric in GREY, page.samplesperpixel
+            if not (grey and channels in (1, 2)) and not (page.photometric in COLOUR and channels in (3, 4)):
+                raise UnknownKind(f"TIFF colours of this kind ({channels} channels) are not read; save it as RGB or grey")
+            if not page.imagewidth * page.imagelength:
+                raise ValueError("it has no pixels")
+            if page.imagewidth * page.imagelength > limit:
+                raise Image.DecompressionBombError(f"{page.imagewidth} x {page.imagelength}")
+            if page.compression not in PLAIN + DEFLATE + PACKBITS or page.predictor not in (1, 2):
+                raise UnknownKind("TIFF compression of this kind is not read for such colours; save it without compression")
+            if page.compression in DEFLATE:
+                _check_deflated(data, page)
+            values = page.asarray(maxworkers=1)
+            values = np.moveaxis(values, 0, -1) if page.planarconfig == 2 and values.ndim == 3 else values
+            values = values.reshape(page.imagelength, page.imagewidth, channels)
+            if page.photometric == 0:
+                values[..., 0] = (np.iinfo(values.dtype).max if values.dtype.kind == "u" else 1) - values[..., 0]
+            orientation = page.tags.valueof(274, 1)
+            return values, int(orientation), page.iccprofile, [f"first of {pages} frames"] if pages > 1 else []
+    except (UnknownKind, ValueError, MemoryError, Image.DecompressionBombError):
+        raise
+    except Exception as error:  # of damaged files it raises whatever the damage leads to
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
+def _check_deflated(data: bytes, page) -> None:
+    """Raise a ValueError if a part of a page inflates to more than its size: tifffile would hold all of it."""
+    whole = int(np.prod(page.chunks)) * page.dtype.itemsize
+    for begin, length in zip(page.dataoffsets, page.databytecounts, strict=True):
+        if len(zlib.decompressobj().decompress(data[begin : begin + length], whole + 1)) > whole:
+            raise ValueError("it holds more than its size says")
+
+
+def upright(values: np.ndarray, orientation: int) -> np.ndarray:
+    """(H, W, C) as it is to be seen, by the EXIF orientation 1 to 8 of what was stored."""
+    if orientation in (5, 6, 7, 8):
+        values = values.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        values = values[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        values = values[::-1]
+    return values
+
+
+def write_png(file: BinaryIO, values: np.ndarray, exif: bytes | None, profile: bytes | None) -> None:
+    """Write a 16-bit PNG.
+
+    Args:
+        file: open for writing.
+        values: (H, W, C) uint16, C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA.
+        exif, profile: kept in it.
+    """
+    height, width, channels = values.shape
+    file.write(b"\x89PNG\r\n\x1a\n")
+    putchunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0))
+    if profile:
+        putchunk(file, b"iCCP", b"ICC Profile\0\0", zlib.compress(profile))
+    if exif:
+        putchunk(file, b"eXIf", exif.removeprefix(b"Exif\0\0"))
+    rows = np.ascontiguousarray(values, ">u2").view(np.uint8).reshape(height, -1)
+    filtered = np.empty((height, 1 + rows.shape[1]), np.uint8)
+    # Filter 2, "up": what the row above predicts is left out.
+    filtered[:, 0], filtered[:1, 1:] = 2, rows[:1]
+    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+    putchunk(file, b"IDAT", zlib.compress(filtered, 6))
+    putchunk(file, b"IEND", b"")
+
+
+def write_tiff(file: BinaryIO, values: np.ndarray, exif: bytes | None, profile: bytes | None) -> None:
+    """Write a 16-bit TIFF without compression; arguments as for `write_png`."""
+    height, width, channels = values.shape
+    tags = TiffImagePlugin.ImageFileDirectory_v2(prefix=b"II")
+    if exif:
+        known = Image.Exif()
+        known.load(exif)
+        for tag in known:
+            tags[tag] = known.get_ifd(tag) if tag in (0x8769, 0x8825) else known[tag]
+    if profile:
+        tags[TiffImagePlugin.ICCPROFILE] = profile
+    pixels = np.ascontiguousarray(values, "<u2")
+    tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH] = width, height
+    tags[TiffImagePlugin.BITSPERSAMPLE], tags[TiffImagePlugin.SAMPLESPERPIXEL] = (16,) * channels, channels
+    tags[TiffImagePlugin.COMPRESSION], tags[TiffImagePlugin.PLANAR_CONFIGURATION] = 1, 1
+    tags[TiffImagePlugin.PHOTOMETRIC_INTERPRETATION] = 1 if channels < 3 else 2
+    if channels in (2, 4):
+        tags[TiffImagePlugin.EXTRASAMPLES] = 2
+    tags[TiffImagePlugin.ROWSPERSTRIP] = height
+    tags.tagtype[TiffImagePlugin.STRIPBYTECOUNTS] = 4
+    tags[TiffImagePlugin.STRIPBYTECOUNTS], tags[TiffImagePlugin.STRIPOFFSETS] = pixels.nbytes, (0,)
+    tags.save(file)
+    file.write(pixels)

@@ -1,0 +1,36 @@
+"""The formats of picture files: which are looked for, which can be written here, and what the others would need."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from PIL import Image, features
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".avif", ".heic", ".heif")
+"""Of the files that a folder is searched for."""
+
+FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
+"""Pillow's names of the formats that can be written, by ending."""
+
+if features.check("avif"):
+    FORMATS[".avif"] = "AVIF"
+if find_spec("pillow_heif") is not None:
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    if "HEIF" in Image.SAVE:
+        FORMATS |= {".heic": "HEIF", ".heif": "HEIF"}
+
+LOSSY = {"JPEG": {"subsampling": 0}, "WEBP": {}, "AVIF": {"subsampling": "4:4:4"}, "HEIF": {"chroma": 444}}
+"""Formats with a quality, and how each is told to keep colours as sharp as brightness."""
+
+
+def needed(data: bytes) -> str | None:
+    """What would have to be installed to read a file that begins with these bytes; None: nothing would help."""
+    if data[4:8] != b"ftyp":
+        return None
+    if data[8:12] in (b"avif", b"avis") and ".avif" not in FORMATS:
+        return "an AVIF picture, and this Pillow is built without AVIF; install its own wheel: pip install --force-reinstall pillow"
+    if data[8:12] in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1") and ".heic" not in FORMATS:
+        return 'a HEIC picture, which needs one more package: pip install "flashdiff[heic]"'
+    return None
