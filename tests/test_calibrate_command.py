@@ -126,7 +126,8 @@ def test_a_restorer_and_a_bench_use_what_is_tuned(model, pictures):
 def test_a_grid_of_text_is_checked():
     axes = calibrate.parse_axes("psld", {"steps": "4, 8,4", "ae_weight": "0,0.1", "guidance": "norm,bayes"})
     assert axes == {"steps": [4, 8], "ae_weight": [0.0, 0.1], "guidance": ["norm", "bayes"]}
-    for given, named in (({"gamma": "1"}, "--gamma"), ({"steps": "0"}, "--steps 0"), ({"steps": ","}, "at least one"), ({"dc_step": "x"}, "'x'")):
+    wrong = {"gamma": ("1", "--gamma"), "steps": ("0", "--steps 0"), "eta": (",", "at least one"), "dc_step": ("x", "'x'")}
+    for given, named in (({name: text}, named) for name, (text, named) in wrong.items()):
         with pytest.raises(UsageError, match=named):
             calibrate.parse_axes("psld", given)
 
@@ -140,7 +141,9 @@ def test_candidates_are_the_grid_on_the_settings_in_use_which_run_along():
         *((4, 0.5, True), (4, 1.0, True), (6, 0.5, True), (6, 1.0, True)),
         (8, 0.5, False),
     ]
-    assert len({c.name for c in found}) == 5 and all(c.value("noise_correction") == 0.9 for c in found)
+    assert [c.name for c in found][1] == "ldps steps=4 eta=0 noise_correction=0.9 variance_multiplier=1"
+    alone = calibrate.candidates("ldps", base, {"steps": [4]}, 24, 0)
+    assert alone[0].name == found[0].name and len({c.name for c in found}) == 5 and all(c.value("noise_correction") == 0.9 for c in found)
     around = calibrate.axes_around(base)
     assert around["steps"] == [3, 5, 8] and around["dc_step"] == [0.25, 0.5, 1.0] and "gamma" not in around
     few = calibrate.candidates("ldps", base, around, 5, 0)
@@ -153,9 +156,9 @@ def test_folders_take_turns(tmp_path):
     assert [str(job.source.relative_to(tmp_path)) for job in calibrate.take_turns(jobs)] == ["a/1", "b/1", "a/2", "a/3"]
 
 
-@pytest.mark.parametrize("pictures, count, sizes", [(16, 25, [4, 8, 16]), (16, 9, [8, 16]), (16, 3, [16]), (3, 25, [1, 2, 3]), (1, 25, [1])])
-def test_rounds(pictures, count, sizes):
-    assert calibrate.round_sizes(pictures, count) == sizes
+def test_rounds():
+    expected = {(16, 25): [4, 8, 16], (16, 9): [8, 16], (16, 3): [16], (3, 25): [1, 2, 3], (1, 25): [1]}
+    assert {key: calibrate.round_sizes(*key) for key in expected} == expected
 
 
 def test_the_balanced_objective_holds_smoothness_against_a_picture():
@@ -212,14 +215,16 @@ def search(tmp_path, pictures):
 def test_the_best_third_goes_on_with_the_best_of_each_length(search):
     one = search({"steps": [2, 4, 8], "dc_step": [0.5, 1.0, 2.0, 3.0]})
     rounds = made_up(one, lambda c, i: 20 + c.value("steps") + c.value("dc_step") + 0.1 * i)
-    assert [(len(arms), pictures) for arms, pictures in rounds] == [(2, 4), (12, 1), (6, 2), (4, 4)]
+    # Four of 12 and the best of 2 and of 4 steps; two of these six, the same two, and the settings in use.
+    assert [(len(arms), pictures) for arms, pictures in rounds] == [(2, 4), (12, 1), (6, 2), (5, 4)]
     assert {c.value("steps") for c in one.finalists} == {2, 4, 8}
     rows = one.table()
     assert (rows[0].candidate.value("steps"), rows[0].candidate.value("dc_step")) == (8, 3.0)
     assert calibrate.choose(rows) is rows[0] and not any(row.tied for row in rows[1:])
     assert rows[1].difference["mean"] == pytest.approx(rows[1].means["psnr"] - rows[0].means["psnr"])
-    # The settings in use came along, though they are among the last.
-    assert any(c.value("dc_step") == 0.5 and c.value("steps") == 8 for c in one.finalists) is False
+    # The settings in use came along.
+    assert [c.value("dc_step") for c in one.finalists if c.in_use] == [0.5]
+    # Where the grid does not hold them, they are only compared with.
     other = search({"steps": [2, 4], "dc_step": [1.0, 2.0]})
     made_up(other, lambda c, i: 20.0 if c.in_grid else 30.0)
     assert [row.candidate.in_grid for row in other.table()][0] is False and calibrate.choose(other.table()).candidate.in_grid
@@ -310,11 +315,25 @@ def test_a_run_stores_its_choice_says_it_and_goes_on_from_its_records(run, model
     assert stored["steps"] in (4, 8) and stored["settings"]["dc_step"] in (0.1, 0.5) and stored["settings"]["guidance"] == "norm"
     assert all(check.state == "ok" for check in check_folder(model))
     records = read(run.out)
-    assert {len({(r.operator["blur_std"], r.noise_std) for r in records if r.image == image}) for image in {r.image for r in records}} == {1}
+    blurs = {(r.image, r.operator["blur_std"]) for r in records}
+    assert len(blurs) == len({image for image, _ in blurs}) == 4
     size = (run.out / "records.jsonl").stat().st_size
     index = (model / "model_index.json").read_bytes()
-    assert run(*arguments)[1] == out and (run.out / "records.jsonl").stat().st_size == size
+    # The same, but for the mark at the settings in use, which are the chosen ones now.
+    assert run(*arguments)[1].splitlines()[-2:] == lines[-2:] and (run.out / "records.jsonl").stat().st_size == size
     assert (model / "model_index.json").read_bytes() == index
+
+
+def test_an_interrupted_run_stores_nothing(run, model, monkeypatch):
+    from flashdiff_cli.bench.runner import Bench
+
+    def interrupted(self, *_):
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(Bench, "run", interrupted)
+    index = (model / "model_index.json").read_bytes()
+    assert run("--steps", "4,8")[0] == 130 and (model / "model_index.json").read_bytes() == index
 
 
 def test_json_and_no_store_leave_the_model_alone(run, model):

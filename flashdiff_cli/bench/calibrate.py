@@ -84,7 +84,9 @@ class Candidate:
     choice: dict[str, Any]
     """`steps`, `eta`, `noise_correction`, `variance_multiplier`, and `settings` of the solver: all that it has."""
     in_grid: bool = True
-    """False: the settings in use, run along to compare with, where the grid does not hold them."""
+    """Whether it can be chosen."""
+    in_use: bool = False
+    """The settings that the model has now: they run along to the end, to compare with, also where the grid does not hold them."""
 
     def value(self, name: str) -> Any:
         return self.choice[name] if name in self.choice else self.choice["settings"][name]
@@ -164,14 +166,15 @@ def candidates(solver: str, base: dict[str, Any], axes: dict[str, list[Any]], mo
     in_grid = base in choices
     if len(choices) > most:
         choices = random.Random(seed).sample([c for c in choices if c != base], most - in_grid) + [base] * in_grid
-    found = [Candidate(_name(solver, choice, axes), choice) for choice in choices]
-    return found if in_grid else [*found, Candidate(_name(solver, base, axes), base, in_grid=False)]
+    found = [Candidate(_name(solver, choice), choice, in_use=choice == base) for choice in choices]
+    return found if in_grid else [*found, Candidate(_name(solver, base), base, in_grid=False, in_use=True)]
 
 
-def _name(solver: str, choice: dict[str, Any], axes: dict[str, list[Any]]) -> str:
-    flat = choice | choice["settings"]
-    names = dict.fromkeys((*SETTINGS, *axes))
-    return " ".join([solver, *(f"{name}={flat[name]:g}" if isinstance(flat[name], float) else f"{name}={flat[name]}" for name in names)])
+def _name(solver: str, choice: dict[str, Any]) -> str:
+    """Of an arm: the same for the same choice, whatever grid it comes from."""
+    usual = {option.name: option.default for option in SOLVERS[solver].options}
+    flat = {name: choice[name] for name in SETTINGS} | {k: v for k, v in choice["settings"].items() if v != usual[k]}
+    return " ".join([solver, *(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in flat.items())])
 
 
 def take_turns(jobs: Sequence[Job]) -> list[Job]:
@@ -228,8 +231,8 @@ class Search:
         self.objective, self.budget = OBJECTIVES[objective], budget
         arms = [Arm(name, baseline=name) for name in BASELINES]
         arms += [candidate.arm(solver) for candidate in tried]
-        title = f"{solver}, calibrated for {condition.operator}"
-        self.protocol = Protocol(f"calibrate-{solver}", (condition,), tuple(arms), title=title, seed=seed, baseline="input", fidelity=fidelity)
+        whole = {"title": f"{solver}, calibrated for {condition.operator}", "seed": seed, "baseline": "input", "fidelity": fidelity}
+        self.protocol = Protocol(f"calibrate-{solver}", (condition,), tuple(arms), **whole)
         self._made = (pipeline, model, folder, batch, dtype)
         self.records: dict[tuple[str, str], BenchRecord] = {}
         """By arm and picture."""
@@ -247,20 +250,25 @@ class Search:
         """
         yield (bench := self._bench(BASELINES, self.items))
         self._take(bench)
-        left = [c for c in self.tried if not c.in_grid or self.budget is None or self.expected(c) <= self.budget]
-        if not any(c.in_grid for c in left):
-            least = min(self.expected(c) for c in self.tried if c.in_grid)
-            raise FlashdiffError(f"--budget {self.budget:g}: the grid's cheapest candidate takes {least:.1f} evaluations; give more, or fewer --steps")
-        sizes = round_sizes(len(self.items), len(left))
-        for count in sizes:
+        steps = {c.name: self.expected(c) for c in self.tried if c.in_grid}
+        within = {name for name, n in steps.items() if self.budget is None or n <= self.budget}
+        if not within:
+            cheapest = min(steps.values())
+            raise FlashdiffError(f"--budget {self.budget:g}: the cheapest candidate takes {cheapest:.1f} evaluations; try fewer --steps")
+        left = [c for c in self.tried if c.in_use or c.name in within]
+        for count in round_sizes(len(self.items), len(left)):
             items = self.items[:count]
             yield (bench := self._bench([c.name for c in left], items))
             self._take(bench)
             self.finalists = [c for c in left if all((c.name, item.below) in self.records for item in items)]
-            if not any(c.in_grid for c in self.finalists):
+            ranked = sorted((c for c in self.finalists if c.name in within), key=lambda c: -sum(self.worth(c, items)))
+            if not ranked:
                 reason = next((r.error for r in bench.current() if r.status != "done" and r.error), "no record")
                 raise FlashdiffError(f"every candidate failed: {reason}")
-            left = self._best(items)
+            # The best third, and the best of each length of schedule.
+            kept = {c.name for c in ranked[: -(-len(ranked) // KEPT)]}
+            kept |= {next(c.name for c in ranked if c.choice["steps"] == n) for n in {c.choice["steps"] for c in ranked}}
+            left = [c for c in self.finalists if c.in_use or c.name in kept]
 
     def _take(self, bench: Bench) -> None:
         current = {(item.below, item.digest) for item in self.items}
@@ -285,16 +293,12 @@ class Search:
         """The objective, picture by picture."""
         return [self.objective.of(self.records[candidate.name, item.below]) for item in items]
 
-    def _best(self, items: Sequence[Item]) -> list[Candidate]:
-        """Those that go on: the best third, the best of each length of schedule, and the settings in use."""
-        mean = {c.name: sum(self.worth(c, items)) / len(items) for c in self.finalists}
-        ranked = sorted((c for c in self.finalists if c.in_grid), key=lambda c: -mean[c.name])
-        kept = {c.name for c in ranked[: -(-len(ranked) // KEPT)]}
-        kept |= {next(c.name for c in ranked if c.choice["steps"] == n) for n in {c.choice["steps"] for c in ranked}}
-        return [c for c in self.finalists if c.name in kept or not c.in_grid]
-
     def table(self) -> list[Row]:
-        """The candidates of the last round, best first, those that cannot be chosen among them."""
+        """The candidates of the last round, best first; the settings in use are among them even where they cannot be chosen.
+
+        Raises:
+            FlashdiffError: what was measured does not keep the budget.
+        """
         worth = {c.name: self.worth(c, self.items) for c in self.finalists}
         evaluations = {c.name: self._mean(c, "network_evaluations") for c in self.finalists}
         can = [c for c in self.finalists if c.in_grid and (self.budget is None or evaluations[c.name] <= self.budget)]

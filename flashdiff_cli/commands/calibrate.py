@@ -26,7 +26,9 @@ OF_ARM = (
 @with_flags(RANGES, "Degradation")
 @with_flags((*OF_ARM, *LISTS), "Grid (default: around the settings in use)")
 def calibrate(
-    images: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Clean pictures on which no result is reported.", show_default=False)],
+    images: Annotated[
+        list[Path], typer.Argument(metavar="FOLDER...", help="Clean pictures on which no result is reported.", show_default=False)
+    ],
     operator: Annotated[str, typer.Option("--operator", help=f"What degrades: {OPERATOR_NAMES}.", show_default=False)],
     model: Annotated[str, typer.Option("--model", "-m", help="Folder of the model; the choice is stored there.", show_default=False)],
     output: Annotated[
@@ -36,7 +38,9 @@ def calibrate(
     noise_std: Annotated[float, typer.Option("--noise-std", help="Noise on intensities from 0 to 1.")] = 0.05,
     recursive: options.Recursive = False,
     limit: options.Limit = None,
-    size: Annotated[Optional[int], typer.Option("--size", min=8, help="Cut to a centred square of at most this side.", show_default=False)] = None,
+    size: Annotated[
+        Optional[int], typer.Option("--size", min=8, help="Cut to a centred square of at most this side.", show_default=False)
+    ] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures of equal size at once.")] = 1,
     objective: Annotated[str, typer.Option("--objective", help="What is best: balanced, psnr, ssim or haarpsi.")] = "balanced",
     budget: Annotated[
