@@ -22,6 +22,10 @@ OPERATOR_OF = {
 """The operator that stands for each kind: a downsampled picture that is restored at its size was enlarged again."""
 
 
+SHORTER = 0.85
+"""Of the length of a motion that is seen: one taken too long harms more than one taken too short."""
+
+
 @dataclass
 class Diagnosis:
     """What degraded one picture, as far as it shows."""
@@ -38,6 +42,14 @@ class Diagnosis:
     def start_step(self) -> int | None:
         """0 where nothing is to be restored, else left to the severity."""
         return 0 if self.kind == "none" else None
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the operator is known well enough to correct by it what nothing else vouches for.
+
+        A camera's path is seen least well: a kernel that is too long or turned leaves ripples.
+        """
+        return self.kind != "motion-blur"
 
     def describe(self) -> dict:
         """For records."""
@@ -60,7 +72,7 @@ def pool(seen: Sequence[Degradation], weights: Sequence[float]) -> Degradation:
 def operator_of(kind: str, seen: Degradation) -> Operator:
     """The operator of a kind other than Gaussian blur, with the parameters (1, 7) that were seen."""
     if kind == "motion-blur":
-        length, angle = seen.value("blur_length").clamp(1, 40), seen.angle
+        length, angle = (SHORTER * seen.value("blur_length")).clamp(1, 40), seen.angle
         return MotionBlur(straight_kernel(length.item(), angle.item())[None], {"blur_length": length, "blur_angle": angle.rad2deg()})
     if kind == "jpeg":
         return Jpeg(seen.value("jpeg_quality").round().cpu())

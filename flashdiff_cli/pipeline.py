@@ -266,6 +266,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         encoder: str | None = None,
         fidelity: bool | None = None,
         noise: torch.Tensor | None = None,
+        diagnosis: Diagnosis | None = None,
         callback: Callable[[int, int], None] | None = None,
     ) -> Restoration:
         """Restore measurements, each from the start step that its severity matches.
@@ -285,6 +286,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             encoder: name of the severity encoder component.
             fidelity: whether the restored image is corrected by its measurement at the end (`fidelity.correct`).
             noise: (B, C, h, w) standard normal for the start instead of a draw.
+            diagnosis: where `operator` is an estimate made outside, of a whole picture of which this is a window: what it came from.
             callback: called with (steps done, steps in all) as the run proceeds.
 
         Raises:
@@ -309,7 +311,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         generators = generators or [torch.Generator().manual_seed(0) for _ in range(batch)]
         if len(generators) != batch:
             raise UsageError(f"{batch} measurements need {batch} generators, not {len(generators)}")
-        clock, diagnosis = Clock(measurement.device), None
+        clock = Clock(measurement.device)
         with clock.phase("estimate"):
             if operator is None:
                 diagnosis = self.diagnose(measurement)
@@ -340,6 +342,8 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         if fidelity:
             with clock.phase("fidelity"):
                 images, mean = (correct(x, measurement.float(), operator, noise_std) for x in (images, analysis.decoded))
+                if diagnosis is not None and not diagnosis.trusted:
+                    mean = analysis.decoded
                 images, kept = restrain(images, mean, lifted.float())
         return Restoration(
             images=images,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from flashdiff_cli.classifier import FEATURES, KINDS, PARAMETERS, Degradation, DegradationClassifier, grid_marks, spectrum, statistics
-from flashdiff_cli.diagnosis import OPERATOR_OF, noise_of, operator_of, pool, verdict
+from flashdiff_cli.diagnosis import OPERATOR_OF, SHORTER, noise_of, operator_of, pool, verdict
 from flashdiff_cli.operators import OPERATORS, GaussianBlur, Jpeg
 from flashdiff_cli.operators.motion_blur import kernel_axis, straight_kernel
 
@@ -94,8 +94,8 @@ def test_operators_get_the_parameters_that_were_seen():
     angle = math.radians(30)
     shake = operator_of("motion-blur", seen(blur_length=math.log(9), cosine=math.cos(2 * angle), sine=math.sin(2 * angle)))
     length, direction = kernel_axis(shake.kernel[0])
-    assert abs(length - 9) < 0.3 and abs(direction - angle) < 0.02
-    assert shake.describe() == {"blur_length": 9.0, "blur_angle": 30.0}
+    assert abs(length - SHORTER * 9) < 0.3 and abs(direction - angle) < 0.02
+    assert shake.describe() == {"blur_length": round(SHORTER * 9, 4), "blur_angle": 30.0}
     assert operator_of("jpeg", seen(jpeg_quality=0.37)).describe()["jpeg_quality"] == 37
     assert operator_of("downsampling", seen(enlarged=math.log(2.5))).describe() == {"enlarged": 2.5}
     assert abs(noise_of("noise", seen(noise_std=math.log(0.05))) - 0.05) < 1e-6 and noise_of("jpeg", seen()) == 0

@@ -254,7 +254,7 @@ class Restorer:
         tiles = tiles_of(self.pipeline, operator, whole, settings.tile)
         check_memory(self.pipeline, tiles[0])
         record = self._record(name, size, settings, picture)
-        noise_std, start_step, estimated = settings.noise_std, settings.start_step, operator is None
+        noise_std, start_step, estimated, diagnosis = settings.noise_std, settings.start_step, operator is None, None
         if estimated:
             diagnosis = diagnose(self.pipeline, measured, tiles)
             operator, record.degradation = diagnosis.operator, diagnosis.describe()
@@ -288,6 +288,7 @@ class Restorer:
                 encoder=settings.encoder,
                 fidelity=settings.fidelity,
                 noise=tile.of(noise, stage.grain)[None],
+                diagnosis=diagnosis,
                 callback=None if callback is None else _part(callback, index, len(tiles)),
             )
             canvas.add(tile, result.images[0])
