@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from flashdiff_cli.runs.record import Record
-from flashdiff_cli.runs.report import SHOWN, make_report, saved
+from flashdiff_cli.runs.report import SHOWN, _ticks, make_report, saved
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -55,6 +55,25 @@ def test_pictures_that_are_gone_or_were_restored_in_place(tmp_path):
     page = make_report([gone, same])
     assert page.count("<figure>") == 1 and 'type="range"' not in page
     assert make_report([]).count("<tr class=") == 0
+
+
+def test_captions_say_what_was_found_and_noted(tmp_path):
+    page = make_report([record(tmp_path, "a.png", noise_std=0.0512, notes=["first of 3 frames"])])
+    assert "found: gaussian-blur, blur_std 1.5, noise 0.0512<br>first of 3 frames" in page
+
+
+@pytest.mark.parametrize(
+    ("largest", "expected"),
+    [(42, [0, 10, 20, 30, 40, 50]), (0.316, [0, 0.1, 0.2, 0.3, 0.4]), (1, [0, 0.2, 0.4, 0.6, 0.8, 1]), (250, [0, 50, 100, 150, 200, 250])],
+)
+def test_axes_have_round_numbers(largest, expected):
+    assert _ticks(largest) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("largest", [1e-4, 0.03, 0.999, 7, 99, 1000, 12345])
+def test_axes_reach_the_largest_value_and_no_further_than_needed(largest):
+    ticks = _ticks(largest)
+    assert ticks[-2] < largest <= ticks[-1] * (1 + 1e-9) and 3 <= len(ticks) <= 6
 
 
 PROBE = """

@@ -11,12 +11,20 @@ ANCHORS = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (
 STRIP = 34
 
 
+def _table() -> np.ndarray:
+    """(256, 3) uint8: the colours between the anchors."""
+    place = np.linspace(0, len(ANCHORS) - 1, 256)
+    low = np.minimum(place.astype(int), len(ANCHORS) - 2)
+    share = (place - low)[:, None]
+    return ((1 - share) * ANCHORS[low] + share * ANCHORS[low + 1]).round().astype(np.uint8)
+
+
+TABLE = _table()
+
+
 def colours(values: np.ndarray) -> np.ndarray:
     """Shares from 0 to 1, any shape, as RGB uint8 with one more axis."""
-    place = np.clip(np.nan_to_num(values), 0, 1) * (len(ANCHORS) - 1)
-    low = np.minimum(place.astype(int), len(ANCHORS) - 2)
-    share = (place - low)[..., None]
-    return ((1 - share) * ANCHORS[low] + share * ANCHORS[low + 1]).round().astype(np.uint8)
+    return TABLE[(np.clip(np.nan_to_num(values), 0, 1) * 255).round().astype(np.uint8)]
 
 
 def draw_map(values: torch.Tensor, low: float, high: float, label: str) -> Image.Image:

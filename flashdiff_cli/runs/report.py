@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import math
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -76,11 +77,29 @@ def _card(record: Record) -> str:
         images += f'<input type="range" min="0" max="100" value="50" step="0.5" aria-label="before and after of {_name(record)}">'
         images += '<span class="tag left">before</span><span class="tag right">restored</span>'
     facts = f"severity {record.severity:.3f}, {record.steps} of {record.schedule_steps} steps"
-    if record.operator:
-        values = ", ".join(f"{k} {v}" for k, v in record.operator.items() if k not in ("name", "estimated"))
-        facts += f"<br>{html.escape(record.operator['name'])} {html.escape(values)}"
-        facts += " (estimated)" if record.operator.get("estimated") else ""
+    facts += "".join(f"<br>{html.escape(line)}" for line in (_degradation(record), *record.notes) if line)
     return f'<figure><div class="pair">{images}</div><figcaption><b>{_name(record)}</b><br><span class="soft">{facts}</span></figcaption></figure>'
+
+
+def _degradation(record: Record) -> str:
+    """What the picture was restored from, in a line: "found" in it, or "given"."""
+    if not record.operator:
+        return ""
+    values = {k: v for k, v in record.operator.items() if k not in ("name", "estimated")}
+    parts = [record.operator["name"], *(f"{k} {_number(v)}" for k, v in values.items())]
+    parts += [] if record.noise_std is None else [f"noise {_number(record.noise_std)}"]
+    return ("found: " if record.operator.get("estimated") else "given: ") + ", ".join(parts)
+
+
+def _number(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _ticks(largest: float) -> list[float]:
+    """Round numbers from 0 to the first that is no less than the largest, at most six of them."""
+    power = 10.0 ** math.floor(math.log10(largest))
+    step = next(s for s in (0.2 * power, 0.25 * power, 0.5 * power, power, 2 * power) if largest <= 5 * s)
+    return [step * i for i in range(math.ceil(largest / step) + 1)]
 
 
 def _plot(records: Sequence[Record]) -> str:
@@ -88,17 +107,18 @@ def _plot(records: Sequence[Record]) -> str:
     points = [(r.severity, r.steps) for r in records if r.severity is not None and r.steps is not None]
     if not points:
         return ""
-    right, top = max(x for x, _ in points) * 1.05 or 1.0, max(y for _, y in points) * 1.1 or 1.0
+    across, up = (_ticks(max(values) or 1.0) for values in zip(*points, strict=True))
+    right, top = across[-1], up[-1]
     dots = "".join(
         f'<circle cx="{60 + 540 * x / right:.1f}" cy="{250 - 220 * y / top:.1f}" r="4"><title>{x:.3f}: {y} steps</title></circle>'
         for x, y in points
     )
     marks = "".join(
-        f'<line class="axis" x1="60" x2="600" y1="{250 - 220 * i / 4}" y2="{250 - 220 * i / 4}"/>'
-        f'<text x="52" y="{254 - 220 * i / 4}" text-anchor="end">{top * i / 4:.0f}</text>'
-        f'<text x="{60 + 540 * i / 4}" y="268" text-anchor="middle">{right * i / 4:.2f}</text>'
-        for i in range(5)
+        f'<line class="axis" x1="60" x2="600" y1="{250 - 220 * y / top:.1f}" y2="{250 - 220 * y / top:.1f}"/>'
+        f'<text x="52" y="{254 - 220 * y / top:.1f}" text-anchor="end">{y:g}</text>'
+        for y in up
     )
+    marks += "".join(f'<text x="{60 + 540 * x / right:.1f}" y="268" text-anchor="middle">{x:.3g}</text>' for x in across)
     return (
         '<h2>Severity and steps</h2><svg viewBox="0 0 620 300" role="img" aria-label="steps against severity">'
         f'{marks}{dots}<text x="330" y="292" text-anchor="middle">severity</text>'

@@ -23,6 +23,7 @@ from flashdiff_cli.pictures.tiles import OVERLAP, Canvas
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
 from flashdiff_cli.runs.decide import model_state
 from flashdiff_cli.runs.masks import files_of, from_alpha, name_operator, takes_alpha, without_missing
+from flashdiff_cli.runs.memory import check_memory
 from flashdiff_cli.runs.pieces import combine, describe_tile, estimate, figures, grain_of, tiles_of
 from flashdiff_cli.runs.record import Record
 
@@ -250,6 +251,7 @@ class Restorer:
         measured, operator, size = self.prepare(picture, settings)
         whole = measured.shape[2:] if operator is None else tuple(n * operator.stride for n in measured.shape[2:])
         tiles = tiles_of(self.pipeline, operator, whole, settings.tile)
+        check_memory(self.pipeline, tiles[0])
         record = self._record(name, size, settings, picture)
         noise_std, estimated = settings.noise_std, operator is None
         if estimated and len(tiles) > 1:

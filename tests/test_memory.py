@@ -1,0 +1,56 @@
+"""A piece that cannot fit is refused before the work; what is estimated grows as the pixels do."""
+
+import pytest
+import torch
+from tiny import save_tiny_model, tiny_pipeline
+
+from flashdiff_cli.errors import FlashdiffError
+from flashdiff_cli.pictures.files import Picture
+from flashdiff_cli.pictures.tiles import Tile
+from flashdiff_cli.runs import memory
+from flashdiff_cli.runs.memory import bytes_per_pixel, check_memory, free_bytes
+from flashdiff_cli.runs.restorer import Restorer, Settings
+
+LARGE = Tile(0, 0, 4000, 4000)
+
+
+@pytest.mark.parametrize("kind", ["dc", "kl", "vq"])
+def test_the_estimate_counts_what_a_gradient_keeps(kind, monkeypatch):
+    pipeline = tiny_pipeline(kind)
+    small = bytes_per_pixel(pipeline)
+    monkeypatch.setattr(memory, "PROBE", 128)
+    large = bytes_per_pixel(pipeline)
+    # The decoder keeps at least its last layer's input, of 8 channels; nothing else than pixels makes it grow.
+    assert large > 8 * 4 and large == pytest.approx(small, rel=0.25)
+    assert all(p.grad is None for p in pipeline.unet.parameters())
+
+
+def test_only_what_cannot_fit_is_refused(monkeypatch):
+    pipeline = tiny_pipeline()
+    needed = memory.OVERHEAD * bytes_per_pixel(pipeline) * 16e6
+    for free, refused in ((0.9 * needed, True), (1.1 * needed, False), (None, False)):
+        monkeypatch.setattr(memory, "free_bytes", lambda device, free=free: free)
+        if refused:
+            with pytest.raises(FlashdiffError, match="4000 x 4000 .*--tile"):
+                check_memory(pipeline, LARGE)
+        else:
+            check_memory(pipeline, LARGE)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 0)
+    check_memory(pipeline, Tile(0, 0, 384, 384))
+
+
+def test_this_machine_says_what_is_free():
+    free = free_bytes(torch.device("cpu"))
+    assert free is None or 0 < free < 1e15
+    assert free_bytes(torch.device("meta")) is None
+
+
+def test_a_large_picture_in_one_piece_is_a_failure_and_in_tiles_is_not(tmp_path, monkeypatch):
+    restorer = Restorer(save_tiny_model(tmp_path / "tiny", defaults={"solver": "ldps", "steps": 10, "eta": 0.0}))
+    monkeypatch.setattr(memory, "WITHOUT_ASKING", 100 * 100)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 1000)
+    picture = Picture(torch.zeros(1, 3, 128, 128), digest=b"1" * 32)
+    with pytest.raises(FlashdiffError, match="128 x 128"):
+        restorer.restore(picture, Settings(tile=0, start_step=1))
+    restored, _ = restorer.restore(picture, Settings(tile=64, start_step=0))
+    assert restored.size == (128, 128)
