@@ -82,7 +82,7 @@ def measure_picture(pipe, index, truth, settings, arms):
             "seconds": time.perf_counter() - begin,
             "start_step": result.start_step.item(),
             "network_evaluations": result.network_evaluations.item(),
-            "blur_std": result.operators[0]["blur_std"],
+            "operator": result.operators[0],
             "noise_std": result.noise_std.item(),
         }
         images[arm] = result.images
