@@ -27,7 +27,7 @@ from flashdiff_cli.severity import SeverityEncoder, SeverityEstimate
 from flashdiff_cli.solvers import SOLVERS, Problem, Solver, load_entry_points, sample
 
 FALLBACK = {"solver": "ldps", "steps": None, "eta": None, "noise_correction": 1.0, "variance_multiplier": 1.0}
-FALLBACK |= {"calibration": {}, "fidelity": False}
+FALLBACK |= {"calibration": {}, "fidelity": False, "noise_rule": "variance"}
 """Settings of a model folder that names none of its own: the paper's."""
 
 
@@ -43,7 +43,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             for camera shake, compression, enlargement and noise.
         classifier: tells these kinds apart; None: a picture of which nothing is said is taken for blurred.
         defaults: settings to use where a call gives none: `solver`, `steps`, `eta`, `noise_correction`,
-            `variance_multiplier`, `fidelity`, `solver_settings` (by solver name), `tuned` (by solver and operator; see the method of
+            `variance_multiplier`, `fidelity`, `noise_rule` (see `flash.start`), `solver_settings` (by solver name), `tuned` (by solver and operator; see the method of
             that name) and `calibration` (by severity encoder; see the module of that name).
     """
 
@@ -381,6 +381,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             predict_noise=lambda z, timesteps: self.unet(z, timesteps).sample,
             level=level,
             noise=noise,
+            noise_rule=self.defaults["noise_rule"],
         )
 
 

@@ -210,6 +210,8 @@ class Identities:
             parts["schedule"] = fingerprint(timesteps=schedule.timesteps.tolist(), levels=schedule.levels.tolist())
             parts["choices"] = {k: getattr(plan, k) for k in CHOICES}
             parts["start"] = [arm.start, arm.start_step, arm.blind]
+            if arm.kind == "flash" and pipe.defaults["noise_rule"] != "variance":
+                parts["noise_rule"] = pipe.defaults["noise_rule"]
         return fingerprint(**given_only(parts))
 
     def of_encoder(self, operator: str | None, name: str | None) -> dict[str, Any]:
