@@ -148,7 +148,7 @@ def test_bad_settings_are_refused():
 
 def test_the_noise_of_the_level_is_what_the_network_expects_there():
     schedule = Schedule.from_table(TABLE)
-    variance = torch.tensor([0.01, 0.4])
+    variance = torch.tensor([0.1, 0.4])
     draws = generators(2)
     noise = torch.randn(2, 4, 64, 64, generator=torch.Generator().manual_seed(5))
     said = SeverityEstimate(torch.zeros(2, 4, 64, 64), variance)
