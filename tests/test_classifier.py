@@ -5,7 +5,16 @@ import math
 import pytest
 import torch
 
-from flashdiff_cli.classifier import FEATURES, KINDS, PARAMETERS, Degradation, DegradationClassifier, grid_marks, spectrum, statistics
+from flashdiff_cli.classifier import (
+    FEATURES,
+    KINDS,
+    PARAMETERS,
+    Degradation,
+    DegradationClassifier,
+    grid_marks,
+    spectrum,
+    statistics,
+)
 from flashdiff_cli.diagnosis import OPERATOR_OF, SHORTER, noise_of, operator_of, pool, verdict
 from flashdiff_cli.operators import OPERATORS, GaussianBlur, Jpeg
 from flashdiff_cli.operators.motion_blur import kernel_axis, straight_kernel

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from flashdiff_cli.fidelity import MARGIN, correct, restrain, gain
+from flashdiff_cli.fidelity import MARGIN, correct, gain, restrain
 from flashdiff_cli.operators import OPERATORS, BoxInpainting, GaussianBlur
 from flashdiff_cli.operators.base import Operator
 
