@@ -26,7 +26,7 @@ def pixels(path):
 
 
 def psnr(a, b):
-    return -10 * math.log10(np.square(pixels(a) - pixels(b)).mean())
+    return -10 * math.log10(max(np.square(pixels(a) - pixels(b)).mean(), 1e-12))
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_the_degradation_is_found_and_no_picture_gets_worse(kind, cli, tmp_path)
         record = json.loads(out)
         assert record["degradation"]["kind"] == kind, record["degradation"]
         if kind == "none":
-            # Hardly touched: at most half a step of 1 / 255 off on average.
+            # Hardly touched: at most half a step of 1 / 255 off on average, and often not at all.
             assert psnr(record["output"], before) > 50 and record["steps"] == 0
         else:
             assert psnr(record["output"], clean) > psnr(before, clean)
