@@ -139,6 +139,8 @@ def test_numbers():
 
 def test_what_got_worse_and_what_was_found_are_counted():
     made = [record("input", i, psnr=20.0) for i in range(8)]
+    # A measurement that is the clean picture itself, and one that was restored to it.
+    made += [record("input", 8), record("flash", 8, psnr=50.0)]
     for i in range(8):
         found = {"kind": "noise" if i < 6 else "jpeg", "estimated": True}
         made.append(record("flash", i, psnr=19.9 if i == 3 else 20.1, assumed=found))

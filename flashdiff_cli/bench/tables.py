@@ -107,11 +107,14 @@ def summarise(
 
 
 def _share_worse(mine: dict[str, BenchRecord], inputs: dict[str, BenchRecord]) -> float | None:
-    """Share of the pictures whose PSNR is below that of their measurement; None without any."""
-    common = [image for image in mine if image in inputs and mine[image] is not inputs[image]]
+    """Share of the pictures whose PSNR is below that of their measurement; None without any.
+
+    A measurement that is the clean picture itself, whose PSNR is no number, has nothing that could get better: it does not count.
+    """
+    common = [k for k in mine if k in inputs and mine[k] is not inputs[k] and inputs[k].psnr is not None]
     if not common:
         return None
-    return sum(mine[image].psnr < inputs[image].psnr for image in common) / len(common)
+    return sum(mine[k].psnr is not None and mine[k].psnr < inputs[k].psnr for k in common) / len(common)
 
 
 def _difference(mine: dict[str, BenchRecord], others: dict[str, BenchRecord], name: str, measures: Sequence[str]) -> dict[str, Any]:
