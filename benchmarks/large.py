@@ -25,7 +25,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from skimage import data
 
 from flashdiff_cli.operators import GaussianBlur

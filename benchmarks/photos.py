@@ -64,8 +64,9 @@ def measure_picture(pipe, index, truth, settings, arms):
     measured = GaussianBlur(rising).measure(truth.expand(LEVELS, -1, -1, -1), NOISE_STD, generators)
     variances = torch.cat([pipe.analyse(m[None], operator.name).variance for m in measured])
     record["level_variances"] = variances.tolist()
-    schedule = pipe.schedule(settings.get("steps") or pipe.defaults["steps"])
-    record["level_starts"] = schedule.start_level(variances * pipe.defaults["variance_multiplier"]).tolist()
+    tuned = pipe.tuned(operator=operator.name)
+    schedule = pipe.schedule(settings.get("steps") or tuned["steps"])
+    record["level_starts"] = schedule.start_level(variances * tuned["variance_multiplier"]).tolist()
     images = {}
     for arm in arms:
         begin = time.perf_counter()
@@ -81,7 +82,7 @@ def measure_picture(pipe, index, truth, settings, arms):
             "seconds": time.perf_counter() - begin,
             "start_step": result.start_step.item(),
             "network_evaluations": result.network_evaluations.item(),
-            "blur_std": result.operators[0]["blur_std"],
+            "operator": result.operators[0],
             "noise_std": result.noise_std.item(),
         }
         images[arm] = result.images
@@ -134,7 +135,7 @@ def main() -> None:
     own = {k: settings.pop(k) for k in list(settings) if k not in FlashDiffusionPipeline.__call__.__wrapped__.__annotations__}
     pipe = FlashDiffusionPipeline.from_pretrained(options.model)
     if own:
-        settings["solver"] = pipe.make_solver(settings.get("solver"), **own)
+        settings["solver"] = pipe.make_solver(settings.get("solver"), "gaussian-blur", **own)
     everything, rows = {}, []
     for group in options.groups:
         name, folder = group.split("=", 1)

@@ -9,9 +9,11 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Analysis": "pipeline",
+    "Analysis": "restoration",
     "FlashDiffusionPipeline": "pipeline",
-    "Restoration": "pipeline",
+    "Restoration": "restoration",
+    "Diagnosis": "diagnosis",
+    "DegradationClassifier": "classifier",
     "FlashdiffError": "errors",
     "UsageError": "errors",
     "OPERATORS": "operators",

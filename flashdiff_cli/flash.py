@@ -12,6 +12,7 @@ from flashdiff_cli.schedule import Schedule
 from flashdiff_cli.severity import SeverityEstimate
 
 START_MODES = ("stochastic", "inversion")
+NOISE_RULES = ("variance", "level")
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def start(
     predict_noise: Callable | None = None,
     level: torch.Tensor | None = None,
     noise: torch.Tensor | None = None,
+    noise_rule: str = "variance",
 ) -> Start:
     """Choose the start step by SNR matching and make the start latent.
 
@@ -102,10 +104,15 @@ def start(
         level: (B,) start steps to use instead of the matched ones (a fixed start); at the schedule's last level the
             stochastic start is pure noise.
         noise: (B, C, h, w) standard normal to use for the start instead of drawing it, so that tiles can share theirs.
+        noise_rule: share of the start latent's variance that is noise: "variance", c times the estimated variance (paper eq. 9); or
+            "level", c times 1 - abar of the start step, which is what the network expects there. SNR matching makes abar =
+            1 / (1 + variance), so the two agree for small variances, and the first injects (1 + variance) times too much for large ones.
 
     Raises:
         UsageError: an unknown mode, or a correction or multiplier that is negative or not finite.
     """
+    if noise_rule not in NOISE_RULES:
+        raise UsageError(f"unknown noise rule {noise_rule!r}; choose from {', '.join(NOISE_RULES)}")
     if mode not in START_MODES:
         raise UsageError(f"unknown start mode {mode!r}; choose from {', '.join(START_MODES)}")
     for flag, value in (("--noise-correction", correction), ("--variance-multiplier", variance_multiplier)):
@@ -119,7 +126,7 @@ def start(
             latent = invert(estimate.latent, matched, schedule, predict_noise)
         calls = matched.clone()
     else:
-        if level is not None:
+        if level is not None or noise_rule == "level":
             # A fixed start has no estimate of its own: it gets the noise of the step it starts from.
             variance = 1 - schedule.levels[matched]
         fresh = draw(estimate.latent.shape, generators, estimate.latent) if noise is None else noise

@@ -8,13 +8,14 @@ from pathlib import Path
 import diffusers
 import torch
 
+from flashdiff_cli.classifier import DegradationClassifier
 from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.severity import SeverityEncoder
 
 LDM_NAMES = {"first_stage": ("first_stage", "vqvae", "vae")}
 """Folder names by role, ours first, then those of other latent diffusion models."""
 
-OWN_CLASSES = {"SeverityEncoder": SeverityEncoder}
+OWN_CLASSES = {"SeverityEncoder": SeverityEncoder, "DegradationClassifier": DegradationClassifier}
 
 
 def component_folder(model: str | Path, role: str) -> Path | None:

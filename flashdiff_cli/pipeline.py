@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +10,10 @@ import torch
 from diffusers import DiffusionPipeline
 
 from flashdiff_cli.calibration import Evidence, calibrated_variance, calibrated_width, mean_gradient
+from flashdiff_cli.classifier import Degradation
+from flashdiff_cli.diagnosis import Diagnosis, noise_of, operator_of, verdict
 from flashdiff_cli.errors import FlashdiffError, UsageError
-from flashdiff_cli.fidelity import correct
+from flashdiff_cli.fidelity import correct, restrain
 from flashdiff_cli.first_stage import FirstStage
 from flashdiff_cli.flash import start as flash_start
 from flashdiff_cli.hub.resolve import resolve_model
@@ -22,74 +21,14 @@ from flashdiff_cli.loading import component_folder, load_component, read_config
 from flashdiff_cli.operators import OPERATORS, GaussianBlur, Operator
 from flashdiff_cli.operators.base import per_sample
 from flashdiff_cli.operators.estimate import fit_blur, noise_level
+from flashdiff_cli.restoration import Analysis, Clock, Restoration
 from flashdiff_cli.schedule import Schedule
 from flashdiff_cli.severity import SeverityEncoder, SeverityEstimate
 from flashdiff_cli.solvers import SOLVERS, Problem, Solver, load_entry_points, sample
 
 FALLBACK = {"solver": "ldps", "steps": None, "eta": None, "noise_correction": 1.0, "variance_multiplier": 1.0}
-FALLBACK |= {"calibration": {}, "fidelity": False}
+FALLBACK |= {"calibration": {}, "fidelity": False, "noise_rule": "variance"}
 """Settings of a model folder that names none of its own: the paper's."""
-
-
-@dataclass
-class Analysis:
-    """What the severity encoder says of B measurements."""
-
-    estimate: SeverityEstimate
-    decoded: torch.Tensor
-    """(B, 3, H, W) in [-1, 1]: the decoded latent estimate, before any diffusion step."""
-    encoder: str
-    """Name of the severity encoder that was used."""
-    evidence: Evidence | None = None
-    """What the calibration of this encoder was read from; None where it has none."""
-
-    @property
-    def latent(self) -> torch.Tensor:
-        return self.estimate.latent
-
-    @property
-    def variance(self) -> torch.Tensor:
-        return self.estimate.variance
-
-
-@dataclass
-class Restoration:
-    """B restored images and what was done for each."""
-
-    images: torch.Tensor
-    """(B, 3, H, W), clipped to [-1, 1]."""
-    decoded: torch.Tensor
-    """(B, 3, H, W): the severity encoder's own estimate, decoded."""
-    latent: torch.Tensor
-    variance: torch.Tensor
-    start_step: torch.Tensor
-    schedule_steps: int
-    steps: torch.Tensor
-    network_evaluations: torch.Tensor
-    operators: list[dict[str, Any]]
-    operator_estimated: bool
-    noise_std: torch.Tensor
-    solver: dict[str, Any]
-    encoder: str
-    fidelity: bool
-    seconds: dict[str, float] = field(default_factory=dict)
-
-
-class _Clock:
-    """Seconds by phase, with the device brought to rest at each boundary."""
-
-    def __init__(self, device: torch.device):
-        self.device, self.seconds = device, {}
-
-    @contextmanager
-    def phase(self, name: str):
-        begin = time.perf_counter()
-        yield
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        elif self.device.type == "mps":
-            torch.mps.synchronize()
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
 
 
 class FlashDiffusionPipeline(DiffusionPipeline):
@@ -100,14 +39,17 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         unet: noise predictor on its latents.
         scheduler: carries the training table `alphas_cumprod`.
         severity: the default severity encoder; None: only start steps that are given can be used.
-        severity_inpainting, severity_nonlinear_blur: severity encoders for missing pixels and for nonlinear blur.
+        severity_inpainting, severity_nonlinear_blur, severity_mixed: severity encoders for missing pixels, for nonlinear blur, and
+            for camera shake, compression, enlargement and noise.
+        classifier: tells these kinds apart; None: a picture of which nothing is said is taken for blurred.
         defaults: settings to use where a call gives none: `solver`, `steps`, `eta`, `noise_correction`,
-            `variance_multiplier`, `fidelity`, `solver_settings` (by solver name) and `calibration` (by severity encoder;
-            see the module of that name).
+            `variance_multiplier`, `fidelity`, `noise_rule` (see `flash.start`), `solver_settings` (by solver name), `tuned` (by solver and operator; see the method of
+            that name) and `calibration` (by severity encoder; see the module of that name).
     """
 
     model_cpu_offload_seq = "severity->unet->first_stage"
-    _optional_components = ["severity", "severity_inpainting", "severity_nonlinear_blur"]
+    _encoders = ["severity", "severity_mixed", "severity_inpainting", "severity_nonlinear_blur"]
+    _optional_components = [*_encoders, "classifier"]
 
     def __init__(
         self,
@@ -117,6 +59,8 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         severity=None,
         severity_inpainting=None,
         severity_nonlinear_blur=None,
+        severity_mixed=None,
+        classifier=None,
         defaults: dict | None = None,
     ):
         super().__init__()
@@ -127,6 +71,8 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             severity=severity,
             severity_inpainting=severity_inpainting,
             severity_nonlinear_blur=severity_nonlinear_blur,
+            severity_mixed=severity_mixed,
+            classifier=classifier,
         )
         self.register_to_config(defaults=defaults or {})
         self.defaults = FALLBACK | (defaults or {})
@@ -184,7 +130,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         Raises:
             FlashdiffError: there is none, or none of that name.
         """
-        found = {role: getattr(self, role) for role in self._optional_components if getattr(self, role) is not None}
+        found = {role: getattr(self, role) for role in self._encoders if getattr(self, role) is not None}
         if name is not None:
             if name not in found:
                 raise UsageError(f"--encoder {name!r}: this model has {', '.join(found) or 'no severity encoder'}")
@@ -253,8 +199,45 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         width = evidence.width if calibration is None else calibrated_width(evidence, calibration)
         return GaussianBlur(width.cpu()), evidence.noise_std.cpu()
 
-    def make_solver(self, solver: str | Solver | None, **settings: Any) -> Solver:
-        """A solver by name, with this model's default settings under the given ones.
+    @torch.no_grad()
+    def classify(self, measurement: torch.Tensor) -> Degradation | None:
+        """What the classifier says of measurements (B, 3, H, W); None if the model has none."""
+        return None if self.classifier is None else self.classifier(measurement.to(self.classifier.device))
+
+    def diagnose(self, measurement: torch.Tensor, seen: Degradation | None = None) -> Diagnosis:
+        """What degraded one picture.
+
+        Args:
+            measurement: (1, 3, H, W) in [-1, 1] units, sides multiples of `grain`.
+            seen: what the classifier said of it, if it was asked already.
+        """
+        seen = self.classify(measurement) if seen is None else seen
+        kind, probabilities = ("gaussian-blur", None) if seen is None else verdict(seen)
+        if kind != "gaussian-blur":
+            return Diagnosis(kind, operator_of(kind, seen), noise_of(kind, seen), probabilities)
+        analysis = self.analyse(measurement, kind)
+        operator, noise_std = self.estimate_operator(measurement.to(analysis.decoded), analysis)
+        return Diagnosis(kind, operator, noise_std[0].item(), probabilities)
+
+    def tuned(self, solver: str | None = None, operator: str | None = None) -> dict[str, Any]:
+        """This model's choices for a solver: those found for an operator, for its kin, for any ("*"), or the general ones.
+
+        Args:
+            solver: registered name; None: the model's default.
+            operator: registered name of the degradation, or None.
+
+        Returns:
+            `steps`, `eta`, `noise_correction`, `variance_multiplier`, and the solver's own `settings`.
+        """
+        solver = solver or self.defaults["solver"]
+        general = {name: self.defaults[name] for name in ("steps", "eta", "noise_correction", "variance_multiplier")}
+        general["settings"] = self.defaults.get("solver_settings", {}).get(solver, {})
+        found = self.defaults.get("tuned", {}).get(solver, {})
+        kin = OPERATORS[operator].kin if operator is not None and operator in OPERATORS else None
+        return general | next((found[name] for name in (operator, kin, "*") if name in found), {})
+
+    def make_solver(self, solver: str | Solver | None, operator: str | None = None, **settings: Any) -> Solver:
+        """A solver by name, with this model's settings for it and an operator under the given ones.
 
         Raises:
             UsageError: unknown name or setting.
@@ -263,7 +246,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             return solver
         load_entry_points()
         name = solver or self.defaults["solver"]
-        stored = self.defaults.get("solver_settings", {}).get(name, {})
+        stored = self.tuned(name, operator)["settings"]
         return SOLVERS[name](**(stored | {k: v for k, v in settings.items() if v is not None}))
 
     @torch.no_grad()
@@ -283,31 +266,44 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         encoder: str | None = None,
         fidelity: bool | None = None,
         noise: torch.Tensor | None = None,
+        diagnosis: Diagnosis | None = None,
         callback: Callable[[int, int], None] | None = None,
     ) -> Restoration:
         """Restore measurements, each from the start step that its severity matches.
 
         Args:
             measurement: (B, 3, H, W) in [-1, 1] units, sides multiples of `grain`.
-            operator: what degraded them; None estimates a Gaussian blur from each picture.
+            operator: what degraded them; None: `diagnose` says, for each picture by itself.
             noise_std: of the measurement noise on intensities in [0, 1]; None estimates it.
             solver: name or instance; None takes the model's default.
-            steps: length of the whole reverse process (all of the training steps if the model names no default).
-            eta: 0 deterministic DDIM to 1 ancestral; None takes the model's or the solver's default.
-            noise_correction: c of paper eq. 9.
-            variance_multiplier: applied to the estimated variance before the start is chosen.
+            steps: length of the whole reverse process; None: `tuned` says, or all of the training steps.
+            eta: 0 deterministic DDIM to 1 ancestral; None: `tuned` says, or the solver's default.
+            noise_correction: c of paper eq. 9; None: `tuned` says.
+            variance_multiplier: applied to the estimated variance before the start is chosen; None: `tuned` says.
             start: "stochastic" or "inversion".
             start_step: start there instead of at the matched step; len(schedule) starts from pure noise.
             generators: one CPU generator a sample; None seeds them with 0.
             encoder: name of the severity encoder component.
             fidelity: whether the restored image is corrected by its measurement at the end (`fidelity.correct`).
             noise: (B, C, h, w) standard normal for the start instead of a draw.
+            diagnosis: where `operator` is an estimate made outside, of a whole picture of which this is a window: what it came from.
             callback: called with (steps done, steps in all) as the run proceeds.
 
         Raises:
             UsageError: shapes or settings that make no sense.
             FlashdiffError: the model lacks what the call needs.
         """
+        if operator is None and len(measurement) > 1:
+            # Each may need an operator of another class.
+            settings = dict(solver=solver, steps=steps, eta=eta, noise_correction=noise_correction)
+            settings |= dict(variance_multiplier=variance_multiplier, start=start, encoder=encoder, fidelity=fidelity, callback=callback)
+            parts = []
+            for i in range(len(measurement)):
+                own = {"noise_std": noise_std, "start_step": start_step}
+                own = {k: v[i : i + 1] if torch.is_tensor(v) and v.numel() > 1 else v for k, v in own.items()}
+                own |= {"generators": generators and generators[i : i + 1], "noise": None if noise is None else noise[i : i + 1]}
+                parts.append(self(measurement[i : i + 1], **settings, **own))
+            return Restoration.joined(parts)
         # A severity encoder sees a measurement at the size of the image that it is of.
         lifted = self._check(measurement if operator is None else operator.lift(measurement))
         measurement = measurement.to(lifted)
@@ -315,33 +311,40 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         generators = generators or [torch.Generator().manual_seed(0) for _ in range(batch)]
         if len(generators) != batch:
             raise UsageError(f"{batch} measurements need {batch} generators, not {len(generators)}")
-        clock = _Clock(measurement.device)
-        with clock.phase("severity"):
-            analysis = self.analyse(lifted, operator.name if operator else None, encoder)
-        estimated = operator is None
+        clock = Clock(measurement.device)
         with clock.phase("estimate"):
-            if estimated:
-                operator, found = self.estimate_operator(measurement, analysis)
-                noise_std = found if noise_std is None else noise_std
+            if operator is None:
+                diagnosis = self.diagnose(measurement)
+                operator = diagnosis.operator
+                noise_std = diagnosis.noise_std if noise_std is None else noise_std
+                start_step = diagnosis.start_step if start_step is None else start_step
             elif noise_std is None:
                 noise_std = noise_level(measurement.float()).cpu()
+        with clock.phase("severity"):
+            analysis = self.analyse(lifted, operator.name, encoder)
         noise_std = per_sample(noise_std).expand(batch) if per_sample(noise_std).numel() == 1 else per_sample(noise_std)
-        solver = self.make_solver(solver)
-        eta = next(v for v in (eta, self.defaults["eta"], solver.default_eta) if v is not None)
-        schedule = self.schedule(steps or self.defaults["steps"], eta)
+        solver = self.make_solver(solver, operator.name)
+        tuned = self.tuned(solver.name, operator.name)
+        eta = next(v for v in (eta, tuned["eta"], solver.default_eta) if v is not None)
+        schedule = self.schedule(steps or tuned["steps"], eta)
+        correction = tuned["noise_correction"] if noise_correction is None else noise_correction
+        multiplier = tuned["variance_multiplier"] if variance_multiplier is None else variance_multiplier
         problem = Problem(measurement, operator, self.stage, self.unet, schedule, noise_std)
         with clock.phase("start"):
-            begin = self._start(analysis, schedule, problem, generators, noise_correction, variance_multiplier, start, start_step, noise)
+            begin = self._start(analysis, schedule, problem, generators, correction, multiplier, start, start_step, noise)
         with clock.phase("solve"):
             total = int(begin.level.max())
             report = (lambda done, levels: callback(done, total)) if callback else None
             latent = sample(solver, problem, begin, generators, report)
         with clock.phase("decode"):
             images = self.stage.decode(latent).float().clamp(-1, 1)
-        fidelity = self.defaults["fidelity"] if fidelity is None else fidelity
+        fidelity, kept = self.defaults["fidelity"] if fidelity is None else fidelity, torch.ones(batch)
         if fidelity:
             with clock.phase("fidelity"):
-                images = correct(images, measurement.float(), operator, noise_std)
+                images, mean = (correct(x, measurement.float(), operator, noise_std) for x in (images, analysis.decoded))
+                if diagnosis is not None and not diagnosis.trusted:
+                    mean = analysis.decoded
+                images, kept = restrain(images, mean, lifted.float())
         return Restoration(
             images=images,
             decoded=analysis.decoded,
@@ -352,11 +355,12 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             steps=begin.level.clone(),
             network_evaluations=problem.network_evaluations,
             operators=[{"name": operator.name, **operator.describe(i)} for i in range(batch)],
-            operator_estimated=estimated,
+            diagnosis=[diagnosis] * batch,
             noise_std=noise_std,
             solver={"name": solver.name, "eta": eta, **solver.describe()},
             encoder=analysis.encoder,
             fidelity=bool(fidelity),
+            kept_detail=kept,
             seconds=clock.seconds,
         )
 
@@ -371,12 +375,13 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             analysis.estimate,
             schedule,
             generators,
-            correction=self.defaults["noise_correction"] if correction is None else correction,
-            variance_multiplier=self.defaults["variance_multiplier"] if multiplier is None else multiplier,
+            correction=correction,
+            variance_multiplier=multiplier,
             mode=mode,
             predict_noise=lambda z, timesteps: self.unet(z, timesteps).sample,
             level=level,
             noise=noise,
+            noise_rule=self.defaults["noise_rule"],
         )
 
 

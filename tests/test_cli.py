@@ -305,7 +305,7 @@ def test_flags_are_those_of_operators_and_solvers():
     assert {inspect.signature(c).parameters["tile"].default for c in (restore, severity, encode)} == {TILE}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"]] + [[c, "--help"] for c in ("restore", "severity", "encode", "compare", "convert", "models", "train")])
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"]] + [[c, "--help"] for c in ("restore", "severity", "encode", "compare", "bench", "convert", "models", "train")])
 def test_help_needs_no_torch(arguments):
     code = f"import sys\nfrom flashdiff_cli.commands.app import main\ntry:\n main({arguments!r})\nexcept SystemExit as e:\n assert not e.code\nassert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"COLUMNS": "80"})

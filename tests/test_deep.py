@@ -12,7 +12,7 @@ from PIL import Image
 from tiny import save_tiny_model
 
 from flashdiff_cli.errors import FlashdiffError
-from flashdiff_cli.pictures.deep import read_tiff, upright, write_png, write_tiff
+from flashdiff_cli.pictures.deep import read_tiff, upright, write_png
 from flashdiff_cli.pictures.files import read_picture, write_picture
 from flashdiff_cli.pictures.picture import Picture
 

@@ -1,9 +1,11 @@
 """The last step of data consistency: against its closed form, and where it must do nothing or everything."""
 
+import math
+
 import pytest
 import torch
 
-from flashdiff_cli.fidelity import correct, gain
+from flashdiff_cli.fidelity import MARGIN, correct, gain, restrain
 from flashdiff_cli.operators import OPERATORS, BoxInpainting, GaussianBlur
 from flashdiff_cli.operators.base import Operator
 
@@ -83,3 +85,30 @@ def test_nonlinear_operators_leave_the_image():
     x = pictures(1)
     assert correct(x, x + 1, Square(), torch.zeros(1)) is x
     assert "gaussian-blur" in OPERATORS
+
+
+def test_what_lies_nearer_to_the_estimate_than_the_measurement_is_left_alone():
+    y, mean = torch.zeros(2, 3, 8, 8), torch.full((2, 3, 8, 8), 0.2)
+    near = mean + 0.1
+    found, share = restrain(near, mean, y)
+    assert torch.equal(found, near) and torch.equal(share, torch.ones(2))
+
+
+def test_what_lies_further_is_drawn_to_a_share_of_the_measurement_s_distance():
+    y, mean = torch.zeros(2, 3, 8, 8), torch.stack([torch.full((3, 8, 8), 0.2), torch.full((3, 8, 8), 0.4)])
+    found, share = restrain(mean + 0.5, mean, y)
+    distance = (found - mean).square().flatten(1).mean(1)
+    torch.testing.assert_close(distance, MARGIN * torch.tensor([0.04, 0.16]))
+    torch.testing.assert_close(share, (MARGIN * torch.tensor([0.04, 0.16]) / 0.25).sqrt())
+
+
+def test_with_the_posterior_mean_the_restored_image_beats_its_measurement_on_average():
+    # x ~ N(0, 1), y = x + n, n ~ N(0, s^2): the posterior is N(y / (1 + s^2), s^2 / (1 + s^2)), and a wild sampler doubles its spread.
+    generator = torch.Generator().manual_seed(0)
+    for s in (0.3, 0.6):
+        x = 0.2 * torch.randn(64, 3, 16, 16, generator=generator)
+        y = x + 0.2 * s * torch.randn(x.shape, generator=generator)
+        mean = y / (1 + s * s)
+        wild = mean + 2 * 0.2 * math.sqrt(s * s / (1 + s * s)) * torch.randn(x.shape, generator=generator)
+        found, _ = restrain(wild, mean, y)
+        assert (wild - x).square().mean() > (y - x).square().mean() > (found - x).square().mean()

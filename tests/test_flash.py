@@ -144,3 +144,20 @@ def test_bad_settings_are_refused():
         flash.start(found, SCHEDULE, generators(1), variance_multiplier=float("nan"))
     with pytest.raises(FlashdiffError, match="variance"):
         flash.start(estimate([float("nan")]), SCHEDULE, generators(1))
+
+
+def test_the_noise_of_the_level_is_what_the_network_expects_there():
+    schedule = Schedule.from_table(TABLE)
+    variance = torch.tensor([0.1, 0.4])
+    draws = generators(2)
+    noise = torch.randn(2, 4, 64, 64, generator=torch.Generator().manual_seed(5))
+    said = SeverityEstimate(torch.zeros(2, 4, 64, 64), variance)
+    shares = {}
+    for rule in ("variance", "level"):
+        found = flash.start(said, schedule, draws, noise=noise, noise_rule=rule)
+        shares[rule] = found.latent.square().mean((1, 2, 3)) / noise.square().mean((1, 2, 3))
+    torch.testing.assert_close(shares["variance"], variance, rtol=1e-4, atol=1e-6)
+    # SNR matching: 1 - abar = variance / (1 + variance), up to the spacing of the table.
+    torch.testing.assert_close(shares["level"], variance / (1 + variance), rtol=0.03, atol=0)
+    with pytest.raises(UsageError, match="noise rule"):
+        flash.start(said, schedule, draws, noise_rule="much")

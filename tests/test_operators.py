@@ -29,6 +29,8 @@ VALUES = {
     "mask-inpainting": {"mask_file": "mask.png"},
     "motion-blur": {"blur_length": (4.0, 25.0, 9.0), "blur_shake": (0.0, 1.0, 0.4)},
     "downsampling": {"factor": (3, 3, 3)},
+    "enlargement": {"enlarged": (1.0, 2.0, 3.4)},
+    "jpeg": {"jpeg_quality": (20.0, 50.0, 90.0)},
     "nonlinear-blur": {"weights": "network", "kernel_scale": (1.2, 0.4, 2.0)},
     "random-inpainting+gaussian-blur": {"kept_fraction": (0.3, 0.9, 0.5), "blur_std": (0.6, 2.5, 1.3)},
     "motion-blur+downsampling+box-inpainting": {"factor": (2, 2, 2), "box_fraction": (0.2, 0.5, 0.7)},

@@ -125,7 +125,7 @@ def test_the_start_step_matches_the_estimated_variance(pipe):
 def test_every_kind_of_first_stage_restores(kind):
     result = tiny_pipeline(kind)(images(1), None, start_step=2)
     assert torch.isfinite(result.images).all() and result.images.abs().max() <= 1
-    assert result.operator_estimated and result.operators[0]["name"] == "gaussian-blur"
+    assert result.diagnosis[0].kind == "gaussian-blur" and result.operators[0]["name"] == "gaussian-blur"
 
 
 def test_progress_is_reported_per_step(pipe):

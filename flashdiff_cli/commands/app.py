@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 
 from flashdiff_cli import __version__
+from flashdiff_cli.commands.bench import bench
+from flashdiff_cli.commands.calibrate import calibrate
 from flashdiff_cli.commands.compare import compare
 from flashdiff_cli.commands.convert import convert
 from flashdiff_cli.commands.encode import encode
@@ -27,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (restore, severity, encode, compare, train, convert):
+for command in (restore, severity, encode, compare, bench, calibrate, train, convert):
     app.command()(command)
 app.add_typer(models, name="models")
 
@@ -51,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     try:
-        app(args=arguments)
+        app(args=arguments, obj=sys.argv[1:] if arguments is None else arguments)
     except UsageError as error:
         say_error(str(error))
         sys.exit(2)

@@ -40,6 +40,9 @@ OPERATOR_FLAGS = (
     Flag("kernel_scale", float, "nonlinear-blur: strength of the random blur"),
     Flag("factor", int, "downsampling: how many times fewer pixels along each side"),
     Flag("filter", str, "downsampling: bicubic or box"),
+    Flag("enlarged", float, "enlargement: how many times along each side"),
+    Flag("jpeg_quality", float, "jpeg: quality of the encoder, 1 to 100"),
+    Flag("chroma", str, "jpeg: 420 or 444"),
 )
 
 SOLVER_FLAGS = (
@@ -59,7 +62,7 @@ SOLVER_FLAGS = (
 )
 
 OPERATOR_NAMES = (
-    "gaussian-blur, motion-blur, nonlinear-blur, downsampling, random-inpainting, box-inpainting, random-box-inpainting, "
+    "gaussian-blur, motion-blur, nonlinear-blur, jpeg, downsampling, enlargement, random-inpainting, box-inpainting, random-box-inpainting, "
     "gaussian-inpainting, mask-inpainting, identity; a+b for a chain"
 )
 SOLVER_NAMES = ("gml-dps", "ldps", "psld", "resample", "unguided")

@@ -26,7 +26,7 @@ Operator = Annotated[
     Optional[str],
     typer.Option(
         "--operator",
-        help=f"What degraded the picture (default: a Gaussian blur, estimated from it): {OPERATOR_NAMES}.",
+        help=f"What degraded the picture (default: estimated from it): {OPERATOR_NAMES}.",
         rich_help_panel="Degradation",
     ),
 ]

@@ -125,13 +125,17 @@ def say_plan(decisions: Sequence[Decision], as_json: bool) -> None:
 
 
 def describe_operator(record: Record) -> str:
-    """Operator and its main parameters on one line, the noise on the next; "~" marks an estimate."""
+    """The degradation and its main parameters on one line, the noise on the next; "~" marks an estimate, with how sure it is."""
     operator = dict(record.operator or {})
     name, estimated = operator.pop("name", ""), operator.pop("estimated", False)
-    short = {"gaussian-blur": "blur", "random-inpainting": "kept", "identity": ""}.get(name, name)
+    short = {"gaussian-blur": "blur", "motion-blur": "motion", "random-inpainting": "kept", "identity": ""}.get(name, name)
     values = " ".join(f"{v:.2f}" if isinstance(v, float) else Path(v).name if isinstance(v, str) else str(v) for v in operator.values())
+    found = record.degradation or {}
+    if found.get("kind") in ("none", "noise"):
+        short = found["kind"]
+    sure = f" ({found['confidence']:.0%})" if estimated and "confidence" in found else ""
     noise = "" if record.noise_std is None else f"noise {record.noise_std:.3f}"
-    lines = [line for line in (f"{short} {values}".strip(), noise) if line]
+    lines = [line for line in (f"{short} {values}".strip() + sure, noise) if line]
     return "\n".join(("~" if estimated else "") + line for line in lines)
 
 

@@ -17,6 +17,7 @@ class Stage(str, Enum):
     autoencoder = "autoencoder"
     diffusion = "diffusion"
     severity = "severity"
+    classifier = "classifier"
 
 
 Groups = Annotated[

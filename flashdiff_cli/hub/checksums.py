@@ -31,6 +31,19 @@ def write_sums(folder: Path) -> None:
     (folder / SUMS).write_text("".join(lines), encoding="utf-8")
 
 
+def renewed_sums(folder: Path, name: str) -> str | None:
+    """The content of a folder's SHA256SUMS with the checksum of one file taken anew; None if it has none.
+
+    All other lines stay, so that a file that is damaged still shows.
+    """
+    sums = folder / SUMS
+    if not sums.exists():
+        return None
+    lines = [line for line in sums.read_text(encoding="utf-8").splitlines() if line.partition("  ")[2] != name]
+    lines.append(f"{sha256_of(folder / name)}  {name}")
+    return "".join(line + "\n" for line in sorted(lines, key=lambda line: line.partition("  ")[2]))
+
+
 def _git_sha1(path: Path) -> str:
     data = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()

@@ -3,6 +3,7 @@
 from flashdiff_cli.operators.base import OPERATORS, Operator, Option
 from flashdiff_cli.operators.composition import Composition
 from flashdiff_cli.operators.downsampling import Downsampling
+from flashdiff_cli.operators.enlargement import Enlargement
 from flashdiff_cli.operators.gaussian_blur import GaussianBlur
 from flashdiff_cli.operators.identity import Identity
 from flashdiff_cli.operators.inpainting import (
@@ -12,6 +13,7 @@ from flashdiff_cli.operators.inpainting import (
     RandomBoxInpainting,
     RandomInpainting,
 )
+from flashdiff_cli.operators.jpeg import Jpeg
 from flashdiff_cli.operators.motion_blur import MotionBlur
 from flashdiff_cli.operators.nonlinear_blur import NonlinearBlur
 
@@ -20,9 +22,11 @@ __all__ = [
     "BoxInpainting",
     "Composition",
     "Downsampling",
+    "Enlargement",
     "GaussianBlur",
     "GaussianInpainting",
     "Identity",
+    "Jpeg",
     "MaskInpainting",
     "MotionBlur",
     "NonlinearBlur",

@@ -108,6 +108,27 @@ class Operator(ABC):
     def subset(self, active: torch.Tensor) -> Operator:
         """The operator of the samples where `active` (B,), bool, is true."""
 
+    @classmethod
+    def stack(cls, operators: Sequence[Operator]) -> Operator:
+        """One operator whose sample i is what operators[i], each of one sample, does; the reverse of `subset`.
+
+        Raises:
+            UsageError: they cannot share a batch.
+        """
+        kinds = {type(operator) for operator in operators}
+        if len(kinds) != 1:
+            raise UsageError("operators of different kinds cannot share a batch; run them one by one")
+        return operators[0] if len(operators) == 1 else kinds.pop()._stack(operators)
+
+    @classmethod
+    def _stack(cls, operators: Sequence[Operator]) -> Operator:
+        """`stack` of two or more operators of just this class; a kind that does not define it cannot be stacked."""
+        raise cls._unstackable("operators of this kind")
+
+    @classmethod
+    def _unstackable(cls, what: str) -> UsageError:
+        return UsageError(f"{cls.name}: {what} cannot share a batch; run them one by one")
+
     def measured_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(H', W') of the measurement of images of (H, W)."""
         return size

@@ -100,6 +100,12 @@ class Composition(Operator):
     def subset(self, active: torch.Tensor) -> Composition:
         return Composition(*(operator.subset(active) for operator in self.operators))
 
+    @classmethod
+    def _stack(cls, operators: Sequence[Composition]) -> Composition:
+        if len({len(operator.operators) for operator in operators}) > 1:
+            raise cls._unstackable("chains of different lengths")
+        return Composition(*(Operator.stack(parts) for parts in zip(*(o.operators for o in operators), strict=True)))
+
 
 def chain(parts: Sequence[type[Operator]]) -> type[Composition]:
     """A class that builds the composition of `parts` from the union of their options; equal names are shared."""

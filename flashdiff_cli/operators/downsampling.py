@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -120,6 +121,12 @@ class Downsampling(Operator):
 
     def subset(self, active: torch.Tensor) -> Downsampling:
         return self
+
+    @classmethod
+    def _stack(cls, operators: Sequence[Downsampling]) -> Downsampling:
+        if len({(operator.factor, operator.size, operator.filter) for operator in operators}) > 1:
+            raise cls._unstackable("different factors, sizes or filters")
+        return operators[0]
 
 
 def _keys(distance: torch.Tensor) -> torch.Tensor:

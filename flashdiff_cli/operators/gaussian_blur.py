@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -83,3 +84,9 @@ class GaussianBlur(Operator):
 
     def subset(self, active: torch.Tensor) -> GaussianBlur:
         return GaussianBlur(choose(self.blur_std, active), self.adjoint_rule)
+
+    @classmethod
+    def _stack(cls, operators: Sequence[GaussianBlur]) -> GaussianBlur:
+        if len({operator.adjoint_rule for operator in operators}) > 1:
+            raise cls._unstackable("different adjoint rules")
+        return cls(torch.cat([operator.blur_std for operator in operators]), operators[0].adjoint_rule)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,3 +28,7 @@ class Identity(Operator):
 
     def subset(self, active: torch.Tensor) -> Identity:
         return self
+
+    @classmethod
+    def _stack(cls, operators: Sequence[Identity]) -> Identity:
+        return operators[0]

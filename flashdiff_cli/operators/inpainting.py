@@ -6,6 +6,7 @@ All masks are drawn when the operator is built, one for each sample, so that no 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -50,6 +51,14 @@ class Inpainting(Operator):
 
     def subset(self, active: torch.Tensor) -> Inpainting:
         return self._with(choose(self.mask, active), {k: choose(v, active) for k, v in self.parameters.items()})
+
+    @classmethod
+    def _stack(cls, operators: Sequence[Inpainting]) -> Inpainting:
+        if len({operator.mask.shape for operator in operators}) > 1:
+            raise cls._unstackable("masks of different sizes")
+        names = operators[0].parameters
+        parameters = {name: torch.cat([operator.parameters[name] for operator in operators]) for name in names}
+        return operators[0]._with(torch.cat([operator.mask for operator in operators]), parameters)
 
     def extend(self, size: tuple[int, int]) -> Inpainting:
         after = [new - old for new, old in zip(size, self.mask.shape[-2:], strict=True)]
@@ -222,6 +231,12 @@ class MaskInpainting(Inpainting):
 
     def describe(self, index: int = 0) -> dict[str, Any]:
         return {"mask_file": self.mask_file}
+
+    @classmethod
+    def _stack(cls, operators: Sequence[MaskInpainting]) -> MaskInpainting:
+        if len({operator.mask_file for operator in operators}) > 1:
+            raise cls._unstackable("masks of different files")
+        return super()._stack(operators)
 
 
 def _without_box(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -108,6 +109,15 @@ class MotionBlur(Operator):
         parameters = {name: choose(value, active) for name, value in self.parameters.items()}
         return MotionBlur(choose(self.kernel, active), parameters, self.kernel_file)
 
+    @classmethod
+    def _stack(cls, operators: Sequence[MotionBlur]) -> MotionBlur:
+        if len({operator.kernel_file for operator in operators}) > 1:
+            raise cls._unstackable("kernels of different files")
+        radius = max(operator.kernel.shape[-1] // 2 for operator in operators)
+        kernels = [F.pad(o.kernel, (radius - o.kernel.shape[-1] // 2,) * 4) for o in operators]
+        parameters = {name: torch.cat([o.parameters[name] for o in operators]) for name in operators[0].parameters}
+        return cls(torch.cat(kernels), parameters, operators[0].kernel_file)
+
 
 def path_kernels(lengths: torch.Tensor, shakes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Kernels of a camera that moves along a smooth random path while the shutter is open.
@@ -135,7 +145,12 @@ def path_kernels(lengths: torch.Tensor, shakes: torch.Tensor, generator: torch.G
     speed = torch.exp(0.5 * shakes * speed)
     steps = torch.stack([torch.sin(heading), torch.cos(heading)]) * speed * lengths / speed.sum(1, keepdim=True)
     path = steps.cumsum(-1)
-    path = path - path.mean(-1, keepdim=True)
+    return _time_spent(path - path.mean(-1, keepdim=True))
+
+
+def _time_spent(path: torch.Tensor) -> torch.Tensor:
+    """(2, B, PATH_POINTS) places down and across -> (B, k, k): the share of the time spent at each pixel."""
+    batch = path.shape[1]
     radius = int(path.abs().max()) + 1
     width = 2 * radius + 1
     base = path.floor()
@@ -146,6 +161,28 @@ def path_kernels(lengths: torch.Tensor, shakes: torch.Tensor, generator: torch.G
         index = (corner + radius).long()
         kernel.scatter_add_(1, index[0] * width + index[1], weight)
     return kernel.view(batch, width, width)
+
+
+def kernel_axis(kernel: torch.Tensor) -> tuple[float, float]:
+    """The straight motion that spreads light as a kernel (k, k) does: its length in pixels, and its direction in radians.
+
+    The length is that of an even straight path of the same variance along the kernel's main axis; the direction is measured from the
+    horizontal downwards, -pi/2 to pi/2.
+    """
+    kernel = kernel.double() / kernel.sum()
+    offsets = torch.arange(len(kernel), dtype=torch.float64) - len(kernel) // 2
+    down, across = (kernel.sum(1) * offsets).sum(), (kernel.sum(0) * offsets).sum()
+    y, x = offsets[:, None] - down, offsets[None] - across
+    xx, yy, xy = ((kernel * product).sum().item() for product in (x * x + 0 * y, y * y + 0 * x, x * y))
+    main = (xx + yy) / 2 + math.hypot((xx - yy) / 2, xy)
+    return math.sqrt(12 * main), 0.5 * math.atan2(2 * xy, xx - yy)
+
+
+def straight_kernel(length: float, angle: float) -> torch.Tensor:
+    """The kernel of a steady straight motion: (k, k) float64, sum 1. Directions as in `kernel_axis`."""
+    time = (torch.arange(PATH_POINTS, dtype=torch.float64) + 0.5) / PATH_POINTS - 0.5
+    path = torch.stack([time * length * math.sin(angle), time * length * math.cos(angle)])[:, None]
+    return _time_spent(path)[0]
 
 
 def _real(x: torch.Tensor) -> torch.dtype:

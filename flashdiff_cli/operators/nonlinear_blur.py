@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,14 @@ class NonlinearBlur(Operator):
 
     def subset(self, active: torch.Tensor) -> NonlinearBlur:
         return NonlinearBlur(self.network, choose(self.code, active), choose(self.kernel_scale, active), self.weights)
+
+    @classmethod
+    def _stack(cls, operators: Sequence[NonlinearBlur]) -> NonlinearBlur:
+        first = operators[0]
+        if any(operator.network is not first.network for operator in operators):
+            raise cls._unstackable("different networks")
+        codes, scales = torch.cat([o.code for o in operators]), torch.cat([o.kernel_scale for o in operators])
+        return cls(first.network, codes, scales, first.weights)
 
 
 @lru_cache(maxsize=1)

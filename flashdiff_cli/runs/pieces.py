@@ -9,9 +9,12 @@ from typing import Any
 
 import torch
 
+from flashdiff_cli.calibration import mean_gradient
+from flashdiff_cli.diagnosis import Diagnosis, pool, verdict
 from flashdiff_cli.operators import GaussianBlur, Operator
 from flashdiff_cli.pictures.tiles import Tile, cut
-from flashdiff_cli.pipeline import FlashDiffusionPipeline, Restoration
+from flashdiff_cli.pipeline import FlashDiffusionPipeline
+from flashdiff_cli.restoration import Restoration
 from flashdiff_cli.runs.record import Record
 
 LOOKED_AT = 32
@@ -42,26 +45,36 @@ def weighted_median(values: torch.Tensor, weights: torch.Tensor) -> float:
     return values[order][min(index, len(values) - 1)].item()
 
 
-def estimate(pipeline: FlashDiffusionPipeline, measured: torch.Tensor, tiles: Sequence[Tile]) -> tuple[Operator, float]:
-    """One blur and one noise level for a picture that is restored in pieces.
+def diagnose(pipeline: FlashDiffusionPipeline, measured: torch.Tensor, tiles: Sequence[Tile]) -> Diagnosis:
+    """One diagnosis for a picture that is restored in pieces.
 
-    The median over tiles, each weighed by the gradient that its reconstruction has: a piece of sky says nothing of a blur.
+    Each tile's voice weighs by the gradient that it has: a piece of sky says nothing of a blur.
 
     Args:
+        pipeline: with the model.
         measured: (1, 3, H, W).
         tiles: of it.
     """
-    chosen = tiles[:: -(-len(tiles) // LOOKED_AT)]
+    if len(tiles) == 1:
+        return pipeline.diagnose(tiles[0].of(measured))
+    parts = [tile.of(measured) for tile in tiles[:: -(-len(tiles) // LOOKED_AT)]]
+    seen = [pipeline.classify(part) for part in parts]
+    pooled = None
+    if seen[0] is not None:
+        pooled = pool(seen, [mean_gradient(part)[0].item() + 1e-6 for part in parts])
+        kind, probabilities = verdict(pooled)
+        if kind != "gaussian-blur":
+            return pipeline.diagnose(parts[0], pooled)
     widths, noises, weights = [], [], []
-    for tile in chosen:
-        part = tile.of(measured)
-        analysis = pipeline.analyse(part)
+    for part in parts:
+        analysis = pipeline.analyse(part, "gaussian-blur")
         operator, noise = pipeline.estimate_operator(part.to(analysis.decoded), analysis)
         widths.append(operator.describe()["blur_std"])
         noises.append(noise[0].item())
         weights.append(pipeline.evidence(part, analysis).gradient[0].item() + 1e-6)
     weight = torch.tensor(weights)
-    return GaussianBlur(weighted_median(torch.tensor(widths), weight)), weighted_median(torch.tensor(noises), weight)
+    blur, noise_std = (weighted_median(torch.tensor(values), weight) for values in (widths, noises))
+    return Diagnosis("gaussian-blur", GaussianBlur(blur), noise_std, None if pooled is None else probabilities)
 
 
 def combine(record: Record, tiles: Sequence[Tile], results: Sequence[dict[str, Any]]) -> None:
@@ -79,6 +92,7 @@ def combine(record: Record, tiles: Sequence[Tile], results: Sequence[dict[str, A
     record.steps = max(r["steps"] for r in results)
     record.network_evaluations = sum(r["network_evaluations"] for r in results)
     record.solver, record.encoder, record.fidelity = first["solver"], first["encoder"], first["fidelity"]
+    record.kept_detail = sum(r["kept_detail"] for r in results) / len(results)
     for result in results:
         for phase, seconds in result["seconds"].items():
             record.seconds[phase] = record.seconds.get(phase, 0.0) + seconds
@@ -98,7 +112,7 @@ def describe_tile(tile: Tile, variance: float, **more: int) -> dict[str, Any]:
 def figures(result: Restoration) -> dict[str, Any]:
     """What is kept of a tile's restoration: everything but the images."""
     return {
-        "operator": result.operators[0] | {"estimated": result.operator_estimated},
+        "operator": result.operators[0],
         "noise_std": result.noise_std[0].item(),
         "variance": result.variance[0].item(),
         "start_step": int(result.start_step[0]),
@@ -108,5 +122,6 @@ def figures(result: Restoration) -> dict[str, Any]:
         "solver": result.solver,
         "encoder": result.encoder,
         "fidelity": result.fidelity,
+        "kept_detail": result.kept_detail[0].item(),
         "seconds": result.seconds,
     }

@@ -25,6 +25,8 @@ class Record:
     height: int | None = None
     operator: dict[str, Any] | None = None
     """`name`, its parameters, and `estimated`: whether they were found in the picture."""
+    degradation: dict[str, Any] | None = None
+    """What the picture itself shows, where no operator was given: `kind`, `confidence` and the `probabilities` of all kinds."""
     noise_std: float | None = None
     """On intensities in [0, 1]."""
     severity: float | None = None
@@ -49,6 +51,8 @@ class Record:
     """The severity encoder used."""
     fidelity: bool | None = None
     """Whether the result was corrected by its measurement at the end."""
+    kept_detail: float | None = None
+    """Share of the solver's detail that was kept, so that the result is nearer to the truth than the input; mean over the tiles."""
     model: str | None = None
     seed: int | None = None
     device: str | None = None
@@ -60,15 +64,15 @@ class Record:
 
     def to_json(self) -> str:
         """One line of strict JSON."""
-        return json.dumps(_finite(asdict(self)), ensure_ascii=False)
+        return json.dumps(finite(asdict(self)), ensure_ascii=False)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """JSON has no infinities: they become null."""
     if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
+        return {k: finite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     if isinstance(value, float):
         return round(value, 6) if math.isfinite(value) else None
     return value

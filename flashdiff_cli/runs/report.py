@@ -88,7 +88,11 @@ def _degradation(record: Record) -> str:
     values = {k: v for k, v in record.operator.items() if k not in ("name", "estimated")}
     parts = [record.operator["name"], *(f"{k} {_number(v)}" for k, v in values.items())]
     parts += [] if record.noise_std is None else [f"noise {_number(record.noise_std)}"]
-    return ("found: " if record.operator.get("estimated") else "given: ") + ", ".join(parts)
+    if not record.operator.get("estimated"):
+        return "given: " + ", ".join(parts)
+    seen = record.degradation or {}
+    sure = f" ({seen['kind']}, {seen['confidence']:.0%} sure)" if "confidence" in seen else ""
+    return "found: " + ", ".join(parts) + sure
 
 
 def _number(value: object) -> str:

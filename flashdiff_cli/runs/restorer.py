@@ -17,6 +17,7 @@ from flashdiff_cli import __version__
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.hub.resolve import resolve_model
 from flashdiff_cli.operators import OPERATORS, Operator
+from flashdiff_cli.operators.estimate import noise_level
 from flashdiff_cli.operators.mirror import Margins, pad
 from flashdiff_cli.pictures.files import Picture, from_pil, read_picture
 from flashdiff_cli.pictures.tiles import OVERLAP, Canvas
@@ -24,7 +25,7 @@ from flashdiff_cli.pipeline import FlashDiffusionPipeline
 from flashdiff_cli.runs.decide import model_state
 from flashdiff_cli.runs.masks import files_of, from_alpha, name_operator, takes_alpha, without_missing
 from flashdiff_cli.runs.memory import check_memory
-from flashdiff_cli.runs.pieces import combine, describe_tile, estimate, figures, grain_of, tiles_of
+from flashdiff_cli.runs.pieces import combine, describe_tile, diagnose, figures, grain_of, tiles_of
 from flashdiff_cli.runs.record import Record
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -47,7 +48,7 @@ class Settings:
     """What a run is asked to do; None leaves a choice to the model's defaults.
 
     Attributes:
-        operator: registered name, `a+b` for a chain; None: a Gaussian blur is estimated from the picture.
+        operator: registered name, `a+b` for a chain; None: what it was is estimated from the picture.
         operator_options: its parameters, by option name.
         mask: short for operator "mask-inpainting" with this mask_file, white where pixels are kept; "alpha": what the picture's
             own transparency hides is missing, and the result is opaque.
@@ -179,8 +180,8 @@ class Restorer:
     def check(self, settings: Settings) -> None:
         """Raise a UsageError for settings that make no sense with this model, before any picture is read."""
         settings.check()
-        self.pipeline.make_solver(settings.solver, **settings.solver_options)
-        length = len(self.pipeline.schedule(settings.steps or self.pipeline.defaults["steps"]))
+        solver = self.pipeline.make_solver(settings.solver, settings.operator, **settings.solver_options)
+        length = len(self.pipeline.schedule(settings.steps or self.pipeline.tuned(solver.name, settings.operator)["steps"]))
         if settings.start_step is not None and settings.start_step > length:
             raise UsageError(f"--start-step {settings.start_step} is out of range; this schedule has {length} steps")
         if settings.encoder is not None:
@@ -253,10 +254,12 @@ class Restorer:
         tiles = tiles_of(self.pipeline, operator, whole, settings.tile)
         check_memory(self.pipeline, tiles[0])
         record = self._record(name, size, settings, picture)
-        noise_std, estimated = settings.noise_std, operator is None
-        if estimated and len(tiles) > 1:
-            operator, found = estimate(self.pipeline, measured, tiles)
-            noise_std = found if noise_std is None else noise_std
+        noise_std, start_step, estimated, diagnosis = settings.noise_std, settings.start_step, operator is None, None
+        if estimated:
+            diagnosis = diagnose(self.pipeline, measured, tiles)
+            operator, record.degradation = diagnosis.operator, diagnosis.describe()
+            noise_std = diagnosis.noise_std if noise_std is None else noise_std
+            start_step = diagnosis.start_step if start_step is None else start_step
             record.seconds["estimate"] = time.perf_counter() - begin
         seed = picture_seed(settings.seed, picture.digest)
         if sample:
@@ -266,13 +269,13 @@ class Restorer:
         # Tiles share the noise of the whole picture, so that they agree where they overlap.
         noise = torch.randn(stage.channels, *(side // stage.grain for side in whole), generator=generator)
         canvas, results = Canvas(3, whole), []
-        solver = self.pipeline.make_solver(settings.solver, **settings.solver_options)
+        solver = self.pipeline.make_solver(settings.solver, operator.name, **settings.solver_options)
         for index, tile in enumerate(tiles):
             if index:
                 generator = torch.Generator().manual_seed(picture_seed(seed, index.to_bytes(8, "big")))
             result = self.pipeline(
-                tile.of(measured, 1 if operator is None else operator.stride),
-                operator if operator is None else operator.window(tile.top, tile.left, tile.height, tile.width),
+                tile.of(measured, operator.stride),
+                operator.window(tile.top, tile.left, tile.height, tile.width),
                 noise_std,
                 solver=solver,
                 steps=settings.steps,
@@ -280,11 +283,12 @@ class Restorer:
                 noise_correction=settings.noise_correction,
                 variance_multiplier=settings.variance_multiplier,
                 start=settings.start,
-                start_step=settings.start_step,
+                start_step=start_step,
                 generators=[generator],
                 encoder=settings.encoder,
                 fidelity=settings.fidelity,
                 noise=tile.of(noise, stage.grain)[None],
+                diagnosis=diagnosis,
                 callback=None if callback is None else _part(callback, index, len(tiles)),
             )
             canvas.add(tile, result.images[0])
@@ -307,28 +311,31 @@ class Restorer:
         lifted = measured if operator is None else operator.lift(measured)
         tiles = tiles_of(self.pipeline, operator, tuple(lifted.shape[2:]), settings.tile)
         record = self._record(name, size, settings, picture)
-        if operator is None and len(tiles) > 1:
-            known, noise = estimate(self.pipeline, lifted, tiles)
+        used, noise, name = operator, settings.noise_std, settings.operator
+        if operator is None:
+            diagnosis = diagnose(self.pipeline, lifted, tiles)
+            used, record.degradation, name = diagnosis.operator, diagnosis.describe(), diagnosis.operator.name
+            noise = diagnosis.noise_std if noise is None else noise
+        elif noise is None:
+            noise = noise_level(lifted).item()
         grain, variances = self.pipeline.stage.grain, []
         decoded, latent = Canvas(3, tuple(lifted.shape[2:])), None
         for tile in tiles:
             part = tile.of(lifted)
-            analysis = self.pipeline.analyse(part, settings.operator, settings.encoder)
-            if len(tiles) == 1 or operator is not None:
-                known, found = self.pipeline.estimate_operator(part.to(analysis.decoded), analysis)
-                noise = found[0].item()
+            analysis = self.pipeline.analyse(part, name, settings.encoder)
             decoded.add(tile, analysis.decoded[0])
             if latent is None:
                 latent = Canvas(len(analysis.latent[0]), tuple(n // grain for n in lifted.shape[2:]), OVERLAP // grain)
             latent.add(tile.shrunk(grain), analysis.latent[0])
             variances.append(analysis.variance[0].item())
-        used = known if operator is None else operator
         record.operator = {"name": used.name, **used.describe(), "estimated": operator is None}
-        record.noise_std = noise if settings.noise_std is None else settings.noise_std
-        schedule = self.pipeline.schedule(settings.steps or self.pipeline.defaults["steps"])
-        multiplier = settings.variance_multiplier
-        multiplier = self.pipeline.defaults["variance_multiplier"] if multiplier is None else multiplier
+        record.noise_std = noise
+        tuned = self.pipeline.tuned(settings.solver, used.name)
+        schedule = self.pipeline.schedule(settings.steps or tuned["steps"])
+        multiplier = tuned["variance_multiplier"] if settings.variance_multiplier is None else settings.variance_multiplier
         levels = schedule.start_level(torch.tensor(variances) * multiplier).tolist()
+        if operator is None and diagnosis.start_step is not None:
+            levels = [diagnosis.start_step] * len(levels)
         variance = torch.tensor([sum(variances) / len(variances)])
         record.variance, record.severity = variance[0].item(), variance[0].sqrt().item()
         record.start_step, record.schedule_steps, record.encoder = max(levels), len(schedule), analysis.encoder

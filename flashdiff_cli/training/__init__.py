@@ -58,6 +58,10 @@ def train(
         from flashdiff_cli.training.autoencoder import AutoencoderTask
 
         task = AutoencoderTask(recipe, sources, held_out)
+    elif recipe.stage == "classifier":
+        from flashdiff_cli.training.classifier import ClassifierTask
+
+        task = ClassifierTask(recipe, held_out)
     else:
         if model is None:
             raise UsageError(f"train {recipe.stage} needs --model: the folder whose first stage it works with")

@@ -1,11 +1,25 @@
 """Random degradations for training a severity encoder, each sample with its own operator and parameters."""
 
 import math
+from typing import NamedTuple
 
 import torch
 
 from flashdiff_cli.errors import UsageError
-from flashdiff_cli.operators.base import OPERATORS
+from flashdiff_cli.operators.base import OPERATORS, Operator
+
+
+class Draw(NamedTuple):
+    """B degraded images and what was drawn for each."""
+
+    measured: torch.Tensor
+    """(B, 3, H, W)."""
+    kinds: torch.Tensor
+    """(B,): numbers of the tables."""
+    operators: list[Operator]
+    """One a sample."""
+    noise_std: torch.Tensor
+    """(B,) on intensities in [0, 1]."""
 
 
 class Degradations:
@@ -37,8 +51,19 @@ class Degradations:
             generator: of every draw.
             level: 0 to 1 puts all parameters at that share of their range instead of drawing them.
         """
+        return self.draw(images, generator, level).measured
+
+    def draw(self, images: torch.Tensor, generator: torch.Generator, level: float | None = None) -> Draw:
+        """As a call, with what was drawn."""
+        # Half precision would add an error of its own, as large as a faint degradation.
+        with torch.autocast(images.device.type, enabled=False):
+            return self._draw(images.float(), generator, level)
+
+    def _draw(self, images: torch.Tensor, generator: torch.Generator, level: float | None) -> Draw:
         kinds = torch.multinomial(self.weights, len(images), replacement=True, generator=generator)
         measured = torch.empty_like(images)
+        operators: list = [None] * len(images)
+        noises = torch.zeros(len(images))
         for k, table in enumerate(self.tables):
             chosen = (kinds == k).nonzero()[:, 0]
             if len(chosen) == 0:
@@ -57,9 +82,12 @@ class Degradations:
             draw = torch.randn(len(chosen), generator=generator)
             noise_std = table.get("noise_std", 0.05) * torch.exp(spread * draw)
             # One generator for all: training needs no independence from the batch, only repeatability.
+            noises[chosen] = noise_std
+            for place, sample in enumerate(chosen.tolist()):
+                operators[sample] = operator.subset(torch.arange(len(chosen)) == place)
             noise = torch.randn(some.shape, generator=generator).to(some)
             measured[chosen.to(images.device)] = operator.on_signed(some) + 2 * noise_std.view(-1, 1, 1, 1).to(some) * noise
-        return measured
+        return Draw(measured, kinds, operators, noises)
 
     def describe(self) -> list[dict]:
         """What the encoder was trained on, for its config."""

@@ -23,7 +23,7 @@ SCHEDULER = {
 }
 """The process of the original latent diffusion models."""
 
-VALIDATION_LEVELS = (20, 60, 150, 400)
+VALIDATION_LEVELS = (20, 60, 150, 400, 700, 900)
 
 
 class DiffusionTask:
@@ -31,19 +31,29 @@ class DiffusionTask:
 
     Timesteps are drawn as T * u^p with u uniform and p = `recipe.loss["timestep_power"]`: a matched start seldom lies
     in the noisier half of the process, so p > 1 spends the training where runs take place.
+
+    `recipe.loss["clean_weight"]` adds so many times the squared error of the clean latent that the predicted noise stands for, which
+    is larger by (1 - abar) / abar, at most `clean_cap`: where nearly all is noise, an error of the noise that hardly shows in the first
+    term ruins a run from pure noise. `recipe.model["begin"]` names a component of the model folder to go on from.
     """
 
     component = "unet"
 
     def __init__(self, recipe: Recipe, validation: dict[str, list[torch.Tensor]], model: Path):
         self.power = float(recipe.loss.get("timestep_power", 1.0))
+        self.clean = (float(recipe.loss.get("clean_weight", 0.0)), float(recipe.loss.get("clean_cap", 50.0)))
         self.stage = FirstStage(load_component(model, "first_stage").requires_grad_(False).eval())
         self.scheduler = DDIMScheduler(**SCHEDULER)
         self.schedule = Schedule.from_table(self.scheduler.alphas_cumprod)
         torch.manual_seed(recipe.seed)
         latent = recipe.crop // self.stage.grain
         channels = self.stage.channels
-        self.module = UNet2DModel(sample_size=latent, in_channels=channels, out_channels=channels, **recipe.model)
+        settings = dict(recipe.model)
+        begin = settings.pop("begin", None)
+        if begin is None:
+            self.module = UNet2DModel(sample_size=latent, in_channels=channels, out_channels=channels, **settings)
+        else:
+            self.module = load_component(model, begin)
         self.validation = validation
 
     def prepare(self, device: torch.device) -> None:
@@ -57,7 +67,11 @@ class DiffusionTask:
         noise = torch.randn(z0.shape, generator=generator).to(z0)
         z = self.schedule.add_noise(z0, noise, level)
         eps = module(z, self.schedule.timestep(level).to(z.device)).sample.float()
-        return {"loss": F.mse_loss(eps, noise)}
+        error = (eps - noise).square().mean((1, 2, 3))
+        abar = self.schedule.alpha(level, error)
+        weight, cap = self.clean
+        clean = error * ((1 - abar) / abar).clamp(max=cap)
+        return {"loss": (error + weight * clean).mean(), "noise": error.mean(), "clean": clean.mean()}
 
     def _denoise(self, module, image: torch.Tensor, level: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, float]:
         """The noisy latent, the predicted clean latent and the error of the predicted noise."""

@@ -1,0 +1,1 @@
+"""Experiments: protocols, arms, measures, tables, figures and the page of a bench."""

@@ -1,0 +1,342 @@
+"""What an arm does with a batch of measurements; each sample gets what it would get alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from flashdiff_cli.bench import classical
+from flashdiff_cli.bench.classical import Unfit
+from flashdiff_cli.bench.dataset import Case
+from flashdiff_cli.bench.protocol import Arm, Condition, Protocol
+from flashdiff_cli.errors import FlashdiffError, UsageError
+from flashdiff_cli.fidelity import correct
+from flashdiff_cli.flash import Start, draw, from_noise
+from flashdiff_cli.operators import Operator
+from flashdiff_cli.pipeline import FlashDiffusionPipeline
+from flashdiff_cli.restoration import Analysis, Clock
+from flashdiff_cli.runs.journal import fingerprint
+from flashdiff_cli.solvers import Problem, Solver, sample
+
+CHOICES = ("steps", "eta", "noise_correction", "variance_multiplier", "fidelity")
+RESAMPLE_STEPS = 500
+"""Length of ReSample's schedule in the paper; the others run all steps of the training table."""
+
+
+@dataclass
+class Batch:
+    """Measurements of equal size of one condition."""
+
+    cases: Sequence[Case]
+    operator: Operator
+    """What the solver is told, all samples together."""
+    noise_std: torch.Tensor
+    measurement: torch.Tensor
+    """(B, 3, H', W')."""
+    clean: torch.Tensor
+    """(B, 3, H, W)."""
+    lifted: torch.Tensor
+    """(B, 3, H, W): the measurement at the size of the image."""
+    analyses: dict[str, tuple[Analysis, dict[str, float], torch.Tensor]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, cases: Sequence[Case]) -> Batch:
+        """Join cases.
+
+        Raises:
+            UsageError: their operators cannot share a batch.
+        """
+        operator = Operator.stack([case.told for case in cases])
+        measurement = torch.cat([case.measurement for case in cases])
+        noise_std = torch.tensor([case.told_noise for case in cases])
+        clean = torch.cat([case.clean for case in cases])
+        # What a condition's measurement looks like is the truth's matter, whatever the solver is told.
+        lifted = torch.cat([case.operator.lift(case.measurement) for case in cases])
+        return cls(cases, operator, noise_std, measurement, clean, lifted)
+
+    def generators(self) -> list[torch.Generator]:
+        """Fresh ones, the same for every arm."""
+        return [torch.Generator().manual_seed(case.seed) for case in self.cases]
+
+    def analyse(self, pipeline: FlashDiffusionPipeline, encoder: str | None) -> tuple[Analysis, dict[str, float], list[float]]:
+        """What the severity encoder says, the seconds it took, and the true variance of its latent's error."""
+        name, _ = encoder_of(pipeline, self.operator.name, encoder)
+        if name not in self.analyses:
+            clock = Clock(pipeline.unet.device)
+            with clock.phase("severity"):
+                analysis = pipeline.analyse(self.lifted, None, name)
+            clean = pipeline.stage.encode(self.clean.to(analysis.latent))
+            error = (analysis.latent - clean).float().square().mean((1, 2, 3))
+            self.analyses[name] = (analysis, clock.seconds, error)
+        analysis, seconds, error = self.analyses[name]
+        return analysis, seconds, error.tolist()
+
+
+@dataclass
+class Outcome:
+    """What came out of an arm for B measurements; lists are per sample, `seconds` of the whole batch."""
+
+    images: torch.Tensor
+    assumed: list[dict[str, Any]]
+    seconds: dict[str, float]
+    start_step: list[int] | None = None
+    steps: list[int] | None = None
+    network_evaluations: list[int] | None = None
+    schedule_steps: int | None = None
+    variance: list[float] | None = None
+    error_variance: list[float] | None = None
+    encoder: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An arm with every choice made for a model: what it needs to run, and what its results depend on."""
+
+    arm: Arm
+    solver: Solver | None = None
+    steps: int | None = None
+    eta: float | None = None
+    noise_correction: float | None = None
+    variance_multiplier: float | None = None
+    fidelity: bool | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """For protocol.json: the choices under the arm's own names."""
+        own = given_only(asdict(self.arm))
+        if self.solver is None:
+            return own
+        return own | {k: getattr(self, k) for k in CHOICES} | {"settings": self.solver.describe()}
+
+    @property
+    def described_solver(self) -> dict[str, Any] | None:
+        return None if self.solver is None else {"name": self.solver.name, "eta": self.eta, **self.solver.describe()}
+
+    @property
+    def expected_steps(self) -> float:
+        """Reverse steps to expect, for the time that is left."""
+        if self.solver is None:
+            return 5.0 if self.arm.baseline in classical.CLASSICAL else 0.5
+        if self.arm.kind == "full":
+            return float(self.steps)
+        if self.arm.kind == "flash":
+            return 0.2 * self.steps
+        return float(self.arm.start_step or self.arm.start)
+
+
+def encoder_of(pipeline: FlashDiffusionPipeline, operator: str | None, name: str | None):
+    """(name, network) of the severity encoder for an operator; Unfit where the model has none at all."""
+    try:
+        return pipeline.encoder_for(operator, name)
+    except UsageError:
+        raise
+    except FlashdiffError as error:
+        raise Unfit(str(error)) from error
+
+
+def plan(arm: Arm, protocol: Protocol, pipeline: FlashDiffusionPipeline, model: str, operator: str | None = None) -> Plan:
+    """Make an arm's choices: its own settings, then the protocol's for the model, then the model's own for the operator.
+
+    Raises:
+        UsageError: a setting that the solver or the schedule does not have.
+    """
+    if arm.baseline is not None:
+        return Plan(arm)
+    of_arm, of_solver = protocol.given(arm, model)
+    try:
+        solver = pipeline.make_solver(arm.solver, operator, **of_solver)
+        steps, eta = of_arm.get("steps"), of_arm.get("eta")
+        tuned = pipeline.tuned(arm.solver, operator)
+        if arm.kind == "full":
+            total = len(pipeline.scheduler.alphas_cumprod)
+            steps = steps or (min(RESAMPLE_STEPS, total) if arm.solver == "resample" else total)
+            eta = 1.0 if eta is None else eta
+        eta = next(v for v in (eta, tuned["eta"], solver.default_eta) if v is not None)
+        schedule = pipeline.schedule(steps or tuned["steps"], eta)
+        fixed = arm.start_step if arm.kind == "come-closer" else arm.start if arm.kind == "fixed" else 0
+        if fixed > len(schedule):
+            raise UsageError(f"start step {fixed} is out of range; this schedule has {len(schedule)} steps")
+    except UsageError as error:
+        raise UsageError(f"arm {arm.name}: {error}") from None
+    fidelity = next(v for v in (arm.fidelity, protocol.fidelity, pipeline.defaults["fidelity"]) if v is not None)
+    # What an arm has no use for is left out, so that its records outlast a new default of the model.
+    used = {"flash": ("noise_correction", "variance_multiplier"), "fixed": ("noise_correction",)}.get(arm.kind, ())
+    of_start = {name: of_arm.get(name, tuned[name]) for name in used}
+    return Plan(arm, solver, len(schedule), eta, **of_start, fidelity=bool(fidelity))
+
+
+def given_only(value: Any) -> Any:
+    """Without entries that are None, false or empty, at any depth: a field added later changes no fingerprint."""
+    if not isinstance(value, dict):
+        return value
+    kept = {k: given_only(v) for k, v in value.items()}
+    return {k: v for k, v in kept.items() if not (v is None or v is False or (isinstance(v, (dict, list, tuple)) and not v))}
+
+
+class Identities:
+    """Fingerprints of a model's components, so that a record stays valid while what it depends on is the same."""
+
+    def __init__(self, pipeline: FlashDiffusionPipeline):
+        self.pipeline = pipeline
+        self._found: dict[str, str] = {}
+
+    def weights(self, role: str) -> str:
+        """Of one component's tensors."""
+        if role not in self._found:
+            digest = hashlib.sha256()
+            for name, tensor in sorted(getattr(self.pipeline, role).state_dict().items()):
+                digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+                digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+            self._found[role] = digest.hexdigest()[:16]
+        return self._found[role]
+
+    def settings(self, plan: Plan, condition: Condition, protocol: Protocol) -> str:
+        """Everything that a record depends on besides the picture and its size."""
+        arm, pipe = plan.arm, self.pipeline
+        parts: dict[str, Any] = {"condition": asdict(condition), "seed": protocol.seed, "baseline": arm.baseline}
+        if arm.baseline in classical.CLASSICAL:
+            parts["settings"] = classical.complete(arm.baseline, arm.settings)
+        if arm.blind:
+            roles = [role for role in pipe._optional_components if getattr(pipe, role) is not None]
+            parts |= {"blind": {role: self.weights(role) for role in roles}, "calibration": pipe.defaults["calibration"]}
+        elif arm.baseline == "decoded" or arm.kind in ("flash", "fixed"):
+            parts |= self.of_encoder(condition.told[0], arm.encoder)
+        if plan.solver is not None:
+            schedule = pipe.schedule(plan.steps, plan.eta)
+            parts |= {"unet": self.weights("unet"), "first_stage": self.weights("first_stage"), "solver": plan.described_solver}
+            parts["schedule"] = fingerprint(timesteps=schedule.timesteps.tolist(), levels=schedule.levels.tolist())
+            parts["choices"] = {k: getattr(plan, k) for k in CHOICES}
+            parts["start"] = [arm.start, arm.start_step, arm.blind]
+            if arm.kind == "flash" and pipe.defaults["noise_rule"] != "variance":
+                parts["noise_rule"] = pipe.defaults["noise_rule"]
+        return fingerprint(**given_only(parts))
+
+    def of_encoder(self, operator: str | None, name: str | None) -> dict[str, Any]:
+        """What the severity encoder's estimate depends on."""
+        try:
+            role, _ = self.pipeline.encoder_for(operator, name)
+        except FlashdiffError:
+            return {"encoder": None}
+        calibration = self.pipeline.defaults["calibration"].get(role)
+        return {"encoder": role, "weights": self.weights(role), "calibration": calibration, "first_stage": self.weights("first_stage")}
+
+
+@torch.no_grad()
+def run(plan: Plan, batch: Batch, pipeline: FlashDiffusionPipeline, callback: Callable[[int, int], None] | None = None) -> Outcome:
+    """Run an arm on a batch.
+
+    Args:
+        plan: of the arm.
+        batch: the measurements.
+        pipeline: the model.
+        callback: called with (steps done, steps in all).
+
+    Raises:
+        Unfit: the arm does not go with this condition or model.
+        FlashdiffError: it failed.
+    """
+    kind = plan.arm.kind
+    if plan.solver is None:
+        return _baseline(plan, batch, pipeline)
+    if plan.solver.needs_adjoint and not batch.operator.linear:
+        raise Unfit(f"{plan.solver.name} needs a linear operator, and {batch.operator.name} is not")
+    if kind in ("full", "come-closer"):
+        return _without_encoder(plan, batch, pipeline, callback)
+    arm = plan.arm
+    # Outside the pipeline's clock: the arm's seconds hold its own look at the measurement.
+    encoder, error = arm.encoder, None
+    if arm.blind:
+        encoder_of(pipeline, None, arm.encoder)
+    else:
+        analysis, _, error = batch.analyse(pipeline, arm.encoder)
+        encoder = analysis.encoder
+    result = pipeline(
+        # Who knows nothing of the operator has a picture of the image's size in hand.
+        batch.lifted if arm.blind else batch.measurement,
+        None if arm.blind else batch.operator,
+        None if arm.blind else batch.noise_std,
+        plan.solver,
+        plan.steps,
+        plan.eta,
+        plan.noise_correction,
+        plan.variance_multiplier,
+        start_step=arm.start if kind == "fixed" else None,
+        generators=batch.generators(),
+        encoder=encoder,
+        fidelity=plan.fidelity,
+        callback=callback,
+    )
+    found = zip(result.operators, result.noise_std.tolist(), result.diagnosis, strict=True)
+    return Outcome(
+        images=result.images,
+        assumed=[o | {"noise_std": n, "estimated": arm.blind} | (d.describe() if d else {}) for o, n, d in found],
+        seconds=result.seconds,
+        start_step=result.start_step.tolist(),
+        steps=result.steps.tolist(),
+        network_evaluations=result.network_evaluations.tolist(),
+        schedule_steps=result.schedule_steps,
+        variance=result.variance.tolist(),
+        error_variance=error,
+        encoder=result.encoder,
+    )
+
+
+def told(batch: Batch) -> list[dict[str, Any]]:
+    """What the solver is told, sample by sample, for records."""
+    each = enumerate(batch.noise_std.tolist())
+    return [{"name": batch.operator.name, **batch.operator.describe(i), "noise_std": n, "estimated": False} for i, n in each]
+
+
+def _baseline(plan: Plan, batch: Batch, pipeline: FlashDiffusionPipeline) -> Outcome:
+    arm = plan.arm
+    if arm.baseline == "input":
+        return Outcome(batch.lifted.clamp(-1, 1), told(batch), {})
+    if arm.baseline == "decoded":
+        analysis, seconds, error = batch.analyse(pipeline, arm.encoder)
+        variance = analysis.variance.float().tolist()
+        return Outcome(analysis.decoded, told(batch), dict(seconds), variance=variance, error_variance=error, encoder=analysis.encoder)
+    clock, images = Clock(torch.device("cpu")), []
+    with clock.phase("solve"):
+        for i, case in enumerate(batch.cases):
+            images.append(classical.restore(arm.baseline, batch.measurement[i : i + 1], case.told, case.told_noise, arm.settings))
+    return Outcome(torch.cat(images), told(batch), clock.seconds)
+
+
+def _without_encoder(plan: Plan, batch: Batch, pipeline: FlashDiffusionPipeline, callback) -> Outcome:
+    """From pure noise, or from the encoded and noised measurement: what works for a model without a severity encoder."""
+    arm, stage = plan.arm, pipeline.stage
+    device, dtype = pipeline.unet.device, pipeline.unet.dtype
+    schedule = pipeline.schedule(plan.steps, plan.eta)
+    generators = batch.generators()
+    measurement = batch.measurement.to(device, dtype)
+    problem = Problem(measurement, batch.operator, stage, pipeline.unet, schedule, batch.noise_std)
+    clock = Clock(device)
+    with clock.phase("start"):
+        if arm.kind == "full":
+            sides = [n // stage.grain for n in batch.clean.shape[-2:]]
+            begin = from_noise(torch.Size([len(measurement), stage.channels, *sides]), schedule, generators, measurement)
+        else:
+            code = stage.encode(batch.lifted.clamp(-1, 1).to(measurement))
+            level = torch.full((len(code),), arm.start_step)
+            begin = Start(schedule.add_noise(code, draw(code.shape, generators, code), level), level, torch.zeros_like(level))
+    with clock.phase("solve"):
+        total = int(begin.level.max())
+        report = (lambda done, levels: callback(done, total)) if callback else None
+        latent = sample(plan.solver, problem, begin, generators, report)
+    with clock.phase("decode"):
+        images = stage.decode(latent).float().clamp(-1, 1)
+    if plan.fidelity:
+        with clock.phase("fidelity"):
+            images = correct(images, measurement.float(), batch.operator, batch.noise_std)
+    return Outcome(
+        images=images,
+        assumed=told(batch),
+        seconds=clock.seconds,
+        start_step=begin.level.tolist(),
+        steps=begin.level.tolist(),
+        network_evaluations=problem.network_evaluations.tolist(),
+        schedule_steps=len(schedule),
+    )

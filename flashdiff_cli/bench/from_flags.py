@@ -1,0 +1,92 @@
+"""A protocol of what a person types, without a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from flashdiff_cli.bench.protocol import BASELINES, Arm, Condition, Protocol
+from flashdiff_cli.errors import UsageError
+from flashdiff_cli.operators import OPERATORS
+from flashdiff_cli.solvers import SOLVERS, load_entry_points
+
+
+def parse(options: dict[str, str]) -> dict[str, Any]:
+    """Operators' options as typed: of one that is a number, `low:high` is a range.
+
+    Raises:
+        UsageError: a range that is none.
+    """
+    numbers = {option.name for name in OPERATORS for option in OPERATORS[name].options if option.type is float}
+    found: dict[str, Any] = {}
+    for name, text in options.items():
+        found[name] = text
+        if name in numbers and ":" in text:
+            try:
+                low, high = map(float, text.split(":"))
+            except ValueError:
+                raise UsageError(f"--{name.replace('_', '-')} {text!r} is not a range; give LOW:HIGH, e.g. 0.3:3") from None
+            found[name] = [low, high]
+    return found
+
+
+def make(
+    operator: str | None,
+    operator_options: dict[str, Any],
+    noise_std: float | None = None,
+    levels: int | None = None,
+    solvers: Sequence[str] | None = None,
+    solver_options: dict[str, Any] | None = None,
+    starts: Sequence[str] = (),
+    steps: int | None = None,
+    eta: float | None = None,
+) -> Protocol:
+    """One condition, and an arm for each solver and start.
+
+    Args:
+        operator, operator_options, noise_std: of the condition; options as `parse` gives them.
+        levels: of a severity sweep.
+        solvers: None: ldps.
+        solver_options: given to each solver that has them.
+        starts: baselines, "flash", "blind", "full", start steps, or "come-closer:STEP".
+        steps, eta: of all arms but "full".
+
+    Raises:
+        UsageError: no operator, or a name or value that makes no sense.
+    """
+    if operator is None:
+        raise UsageError("give --protocol, or --operator: what degrades the pictures")
+    condition = Condition(operator, operator, operator_options, 0.05 if noise_std is None else noise_std)
+    load_entry_points()
+    solvers, solver_options = solvers or ["ldps"], solver_options or {}
+    own = {name: {o.name for o in SOLVERS[name].options} for name in solvers}
+    for name in solver_options:
+        if not any(name in has for has in own.values()):
+            raise UsageError(f"--{name.replace('_', '-')} does not go with --solver {','.join(solvers)}")
+    grid = {"steps": steps, "eta": eta}
+    arms = []
+    for start in starts:
+        if start in BASELINES:
+            arms.append(Arm(start, baseline=start))
+            continue
+        for solver in solvers:
+            settings = {k: v for k, v in solver_options.items() if k in own[solver]}
+            kind, _, step = start.partition(":")
+            name = f"{start.replace(':', '-')}-{solver}"
+            against = f"full-{solver}" if "full" in starts and start != "full" else None
+            common = {"solver": solver, "settings": settings, "against": against}
+            if start == "full":
+                arms.append(Arm(name, start="full", **common))
+            elif start in ("flash", "blind"):
+                arms.append(Arm(name, start="flash", blind=start == "blind", **common, **grid))
+            elif kind == "come-closer" and step.isdigit():
+                arms.append(Arm(name, start=kind, start_step=int(step), **common, **grid))
+            elif start.isdigit():
+                fixed = f"fixed-{start}" if len(solvers) == 1 else f"fixed-{start}-{solver}"
+                arms.append(Arm(fixed, start=int(start), **common, **grid))
+            else:
+                raise UsageError(
+                    f"--start {start!r} is unknown; give flash, blind, full, a step, come-closer:STEP, or {', '.join(BASELINES)}"
+                )
+    baseline = "input" if "input" in starts else None
+    return Protocol(operator, (condition,), tuple(arms), levels=levels or 0, baseline=baseline)

@@ -1,0 +1,127 @@
+"""Which degradation a picture shows: a small network over statistics that degradations leave in it.
+
+Each kind has a mark of its own. Blur bends the power spectrum down, camera shake does so along one direction and leaves zeros, noise
+lies under it as a floor, enlargement cuts it off, and JPEG empties the cosine coefficients of its own grid of 8 x 8 blocks but not
+those of a shifted one. The statistics are fixed formulas; what they mean is learned. The module path is part of saved models; it must not move.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import nn
+
+from flashdiff_cli.deviation import cosine_basis
+
+KINDS = ("none", "gaussian-blur", "motion-blur", "noise", "jpeg", "downsampling")
+PARAMETERS = ("noise_std", "blur_std", "blur_length", "cosine", "sine", "jpeg_quality", "enlarged")
+"""What is estimated besides: logarithms, but cosine and sine of twice the angle of a motion, and quality / 100."""
+
+LARGE, SMALL, COLOUR, GRID = 64, 32, 16, 8
+FLOOR = 1e-7
+"""Added to powers on the scale of -1 to 1: a tenth of what rounding to 8 bits leaves."""
+HALF = GRID // 2
+
+
+class Degradation(NamedTuple):
+    """What the classifier says of B measurements."""
+
+    probabilities: torch.Tensor
+    """(B, 6), in the order of KINDS."""
+    parameters: torch.Tensor
+    """(B, 7), in the order of PARAMETERS."""
+
+    def value(self, name: str) -> torch.Tensor:
+        """(B,): noise_std on intensities in [0, 1]; blur_std and blur_length in pixels; jpeg_quality 1 to 100; enlarged, a factor."""
+        raw = self.parameters[:, PARAMETERS.index(name)].float()
+        return (100 * raw).clamp(1, 100) if name == "jpeg_quality" else raw.clamp(-9, 6).exp()
+
+    @property
+    def angle(self) -> torch.Tensor:
+        """(B,): direction of a motion in radians, from the horizontal downwards, -pi/2 to pi/2."""
+        cosine, sine = (self.parameters[:, PARAMETERS.index(name)].float() for name in ("cosine", "sine"))
+        return 0.5 * torch.atan2(sine, cosine)
+
+
+def spectrum(plane: torch.Tensor, side: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Welch's estimate of the power spectrum of (B, H, W) >= side: mean of the powers, and mean of their logarithms.
+
+    Returns:
+        two of (B, side * (side // 2 + 1)), logarithms both; windows of `side` pixels with a Hann taper, half of which overlap.
+    """
+    taper = torch.hann_window(side, periodic=False, dtype=plane.dtype, device=plane.device)
+    taper = taper[:, None] * taper
+    taper = taper / taper.square().sum().sqrt()
+    windows = plane.unfold(1, side, side // 2).unfold(2, side, side // 2).flatten(1, 2)
+    windows = windows - windows.mean((2, 3), keepdim=True)
+    power = torch.fft.rfft2(windows * taper).abs().square() + FLOOR
+    return power.mean(1).log().flatten(1), power.log().mean(1).flatten(1)
+
+
+def grid_marks(luma: torch.Tensor) -> torch.Tensor:
+    """(B, 64 + 8): how the cosine coefficients of the grid of 8 x 8 blocks differ from those of one shifted by half a block, and how
+    strongly steps between neighbours recur every 8 pixels, wherever that grid begins."""
+    basis = cosine_basis(GRID).to(luma)
+    here, there = (F.conv2d(part[:, None], basis, stride=GRID).abs() for part in (luma, luma[:, HALF:-HALF, HALF:-HALF]))
+    marks = [(here + 1e-3).log().mean((2, 3)) - (there + 1e-3).log().mean((2, 3))]
+    for axis in (1, 2):
+        steps = (luma.narrow(axis, 1, luma.shape[axis] - 1) - luma.narrow(axis, 0, luma.shape[axis] - 1)).abs()
+        steps = steps.clamp(max=0.1).mean(3 - axis)
+        steps = steps[:, : steps.shape[1] // GRID * GRID].unflatten(1, (-1, GRID)).mean(1) + 1e-4
+        turns = torch.fft.rfft((steps / steps.mean(1, keepdim=True)).log()).abs()
+        marks.append(turns[:, 1:])
+    return torch.cat(marks, 1)
+
+
+def statistics(measurement: torch.Tensor) -> torch.Tensor:
+    """What the classifier looks at, of pictures (B, 3, H, W) in [-1, 1] of any size: (B, FEATURES)."""
+    short = [max(0, LARGE + GRID - side) for side in measurement.shape[-2:]]
+    # Cosine coefficients of mirrored borders mean nothing, but a picture this small has little to say anyway.
+    x = F.pad(measurement.float(), (0, short[1], 0, short[0]), mode="replicate") if any(short) else measurement.float()
+    luma = torch.einsum("c,bchw->bhw", x.new_tensor([0.299, 0.587, 0.114]), x)
+    colours = (x[:, 0] - x[:, 1], x[:, 2] - x[:, 1])
+    second = (luma[:, 1:-1, 2:] - 2 * luma[:, 1:-1, 1:-1] + luma[:, 1:-1, :-2]).abs().flatten(1)
+    levels = torch.quantile(second[:, :: max(1, second.shape[1] // 20000)], second.new_tensor([0.1, 0.25, 0.5, 0.75, 0.9]), dim=1).T
+    extremes = torch.stack([(luma < -0.99).float().mean((1, 2)), (luma > 0.99).float().mean((1, 2)), luma.std((1, 2)).log().clamp(min=-7)], 1)
+    parts = [spectrum(luma, LARGE)[0], spectrum(luma, SMALL)[1], *(spectrum(colour, COLOUR)[0] for colour in colours)]
+    return torch.cat([*parts, grid_marks(luma), (levels + 1e-3).log(), extremes], 1)
+
+
+FEATURES = LARGE * (LARGE // 2 + 1) + SMALL * (SMALL // 2 + 1) + 2 * COLOUR * (COLOUR // 2 + 1) + GRID * GRID + GRID + 8
+
+
+class DegradationClassifier(ModelMixin, ConfigMixin):
+    """Kind and parameters of what degraded a picture, from `statistics`.
+
+    Args:
+        width: of the hidden layers.
+        dropout: share of hidden units that are left out in training.
+        degradations: what it was trained on, for people.
+    """
+
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(self, width: int = 192, dropout: float = 0.2, degradations: list[dict] | None = None):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(FEATURES, momentum=0.02, affine=False)
+        self.hidden = nn.Sequential(
+            nn.Linear(FEATURES, width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, width), nn.SiLU(), nn.Dropout(dropout)
+        )
+        self.kind = nn.Linear(width, len(KINDS))
+        self.value = nn.Linear(width, len(PARAMETERS))
+        nn.init.zeros_(self.value.weight)
+
+    def forward(self, measurement: torch.Tensor) -> Degradation:
+        """Say what degraded each measurement (B, 3, H, W), nominally in [-1, 1]."""
+        # Differences of logarithms tell one kind from another: never in half precision.
+        with torch.no_grad(), torch.autocast(measurement.device.type, enabled=False):
+            seen = statistics(measurement)
+        hidden = self.hidden(self.norm(seen.to(self.kind.weight.dtype)).clamp(-6, 6))
+        return Degradation(self.kind(hidden).float().softmax(1), self.value(hidden).float())
+
+

@@ -1,0 +1,157 @@
+"""flashdiff bench"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from flashdiff_cli.commands import options
+from flashdiff_cli.commands.flags import OPERATOR_FLAGS, OPERATOR_NAMES, SOLVER_FLAGS, closed, split, with_flags
+
+PROTOCOL, HERE = "Protocol", "Without a protocol"
+RANGES = tuple(
+    replace(flag, type=str, metavar=f"{flag.metavar or 'VALUE'}[:HIGH]" if flag.type is float else flag.metavar) for flag in OPERATOR_FLAGS
+)
+"""The operators' options as text: a number may be a range."""
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+@closed
+@with_flags(SOLVER_FLAGS, "Solver settings (without a protocol)")
+@with_flags(RANGES, "Degradation (with a protocol: in its conditions)")
+def bench(
+    context: typer.Context,
+    images: Annotated[
+        Optional[list[Path]], typer.Argument(metavar="IMAGES...", help="Clean pictures: files, folders and patterns.", show_default=False)
+    ] = None,
+    output: Annotated[
+        Optional[Path], typer.Option("--output", "-o", help="Folder of records, tables and images.", show_default=False)
+    ] = None,
+    protocol: Annotated[
+        Optional[str], typer.Option("--protocol", "-p", help="A protocol of the package by name, or a TOML file.", rich_help_panel=PROTOCOL)
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List the protocols of the package.", rich_help_panel=PROTOCOL)] = False,
+    arms: Annotated[Optional[str], typer.Option("--arms", help="Only these, by name: a,b", rich_help_panel=PROTOCOL)] = None,
+    conditions: Annotated[Optional[str], typer.Option("--conditions", help="Only these, by name: a,b", rich_help_panel=PROTOCOL)] = None,
+    recursive: options.Recursive = False,
+    limit: options.Limit = None,
+    ids: Annotated[
+        Optional[Path], typer.Option("--ids", help="Only the pictures that this file names, one a line (default: the protocol's).")
+    ] = None,
+    size: Annotated[
+        Optional[int], typer.Option("--size", min=8, help="Cut to a centred square of at most this side (default: the protocol's).")
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures of equal size at once.")] = 1,
+    metrics: Annotated[
+        Optional[str],
+        typer.Option("--metrics", help="Of the tables: psnr, ssim, ms_ssim, gmsd, haarpsi, gradient, lpips_vgg, lpips_alex, fid, kid; a,b"),
+    ] = None,
+    save_images: Annotated[int, typer.Option("--save-images", min=0, help="Write the images of the first so many pictures.")] = 0,
+    figures: Annotated[bool, typer.Option("--figures/--no-figures", help="Draw figures and a page at the end.")] = True,
+    fidelity: Annotated[
+        Optional[bool], typer.Option("--fidelity/--no-fidelity", help="Of all arms that do not say (default: the protocol's, the model's).")
+    ] = None,
+    seed: Annotated[Optional[int], typer.Option("--seed", help="Instead of the protocol's.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; do nothing.")] = False,
+    operator: Annotated[Optional[str], typer.Option("--operator", help=f"What degrades: {OPERATOR_NAMES}.", rich_help_panel=HERE)] = None,
+    noise_std: Annotated[
+        Optional[float], typer.Option("--noise-std", help="Noise on intensities from 0 to 1 (default: 0.05).", rich_help_panel=HERE)
+    ] = None,
+    levels: Annotated[
+        Optional[int], typer.Option("--levels", help="Severity of each picture at so many levels (default: none).", rich_help_panel=HERE)
+    ] = None,
+    solver: Annotated[Optional[str], typer.Option("--solver", help="Solvers: a,b,c (default: ldps).", rich_help_panel=HERE)] = None,
+    start: Annotated[
+        str,
+        typer.Option(
+            "--start",
+            help="Arms: flash, blind, full, a start step, come-closer:STEP; decoded, input, wiener, richardson-lucy, tv, biharmonic.",
+            rich_help_panel=HERE,
+        ),
+    ] = "input,decoded,flash",
+    steps: Annotated[Optional[int], typer.Option("--steps", help="Length of the schedule of all but full.", rich_help_panel=HERE)] = None,
+    eta: Annotated[Optional[float], typer.Option("--eta", help="0 (DDIM) to 1 (ancestral), of all but full.", rich_help_panel=HERE)] = None,
+    model: Annotated[
+        Optional[str], typer.Option("--model", "-m", help="Model: a name, a folder, or owner/name@revision (default: the protocol's).")
+    ] = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    offline: options.Offline = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON record a line, and nothing else, on stdout.")] = False,
+    quiet: options.Quiet = False,
+    **values,
+) -> None:
+    """Measure arms against each other on clean pictures: each is degraded once, and every arm gets the same measurement.
+
+    A killed bench goes on where it was: run it again.
+
+    Examples:
+
+    flashdiff bench faces/ --protocol gblur-varying -o out/
+
+    flashdiff bench faces/ --operator gaussian-blur --blur-std 0.3:3 --solver ldps,psld --start flash,full -o out/
+    """
+    from flashdiff_cli.commands import bench_show as show
+    from flashdiff_cli.errors import FlashdiffError, UsageError
+
+    if list_:
+        show.say_protocols()
+        return
+    if not images:
+        raise UsageError("give the folder of clean pictures, or --list for the protocols")
+    from flashdiff_cli.bench import protocol as protocols
+    from flashdiff_cli.bench.dataset import choose_ids, scan
+    from flashdiff_cli.bench.from_flags import make, parse
+
+    of_operator, of_solver = split(values)
+    of_operator = parse(of_operator)
+    given = {"--operator": operator, "--noise-std": noise_std, "--levels": levels, "--solver": solver, "--steps": steps, "--eta": eta}
+    if protocol is not None:
+        flags = [flag for flag, value in given.items() if value is not None] 
+        flags += ["--" + k.replace("_", "-") for k in of_solver]
+        if flags:
+            raise UsageError(f"{flags[0]} does not go with --protocol, which says it itself")
+        plan = protocols.load(protocol).with_options(of_operator)
+    else:
+        plan = make(operator, of_operator, noise_std, levels, _names(solver), of_solver, _names(start), steps, eta)
+    changes = {"size": size, "seed": seed, "fidelity": fidelity, "metrics": None if metrics is None else tuple(_names(metrics))}
+    plan = replace(plan, **{k: v for k, v in changes.items() if v is not None})
+    selected = plan.select(_names(arms), _names(conditions))
+    if output is None and not dry_run:
+        raise UsageError("give --output: the folder of records, tables and images")
+
+    from flashdiff_cli.runs.plan import find
+
+    jobs = find(images, recursive, None, sys.stdin)
+    ids = ids or plan.dataset.get("ids")
+    jobs = (choose_ids(jobs, ids) if ids else jobs)[:limit]
+    if dry_run:
+        show.say_plan(selected, len(jobs))
+        return
+    from flashdiff_cli.bench.report import write_pictures, write_protocol, write_summary
+    from flashdiff_cli.bench.runner import Bench
+    from flashdiff_cli.runs.restorer import Restorer
+
+    restorer = Restorer(model or plan.model, device, dtype, offline=offline)
+    items, errors = scan(jobs, plan.size, restorer.pipeline.grain)
+    if not items:
+        raise FlashdiffError(f"no picture can be used: {errors[0]}")
+    runner = Bench(plan, selected, restorer.pipeline, restorer.model, items, output, batch, save_images, restorer.dtype)
+    for line in (*errors, *runner.measures.missing):
+        show.say_error(line)
+    write_protocol(runner, context.obj)
+    interrupted = show.follow(runner, json, quiet)
+    summary = write_summary(runner)
+    if figures:
+        write_pictures(runner, summary)
+    if not json:
+        show.say_summary(summary)
+    failed = bool(errors) or any(r.status == "failed" for r in runner.current())
+    raise typer.Exit(130 if interrupted else int(failed))

@@ -1,0 +1,92 @@
+"""What degraded a picture of which nothing is known: from the classifier's words to an operator that a solver can use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from flashdiff_cli.classifier import KINDS, Degradation
+from flashdiff_cli.operators import Enlargement, Identity, Jpeg, MotionBlur, Operator
+from flashdiff_cli.operators.motion_blur import straight_kernel
+
+OPERATOR_OF = {
+    "none": "identity",
+    "gaussian-blur": "gaussian-blur",
+    "motion-blur": "motion-blur",
+    "noise": "identity",
+    "jpeg": "jpeg",
+    "downsampling": "enlargement",
+}
+"""The operator that stands for each kind: a downsampled picture that is restored at its size was enlarged again."""
+
+
+SHORTER = 0.85
+"""Of the length of a motion that is seen: one taken too long harms more than one taken too short."""
+
+
+@dataclass
+class Diagnosis:
+    """What degraded one picture, as far as it shows."""
+
+    kind: str
+    """One of `classifier.KINDS`."""
+    operator: Operator
+    noise_std: float
+    """On intensities in [0, 1]."""
+    probabilities: dict[str, float] | None = None
+    """Of all kinds; None where the model has no classifier and a Gaussian blur is taken for granted."""
+
+    @property
+    def start_step(self) -> int | None:
+        """0 where nothing is to be restored, else left to the severity."""
+        return 0 if self.kind == "none" else None
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the operator is known well enough to correct by it what nothing else vouches for.
+
+        A camera's path is seen least well: a kernel that is too long or turned leaves ripples.
+        """
+        return self.kind != "motion-blur"
+
+    def describe(self) -> dict:
+        """For records."""
+        said = {"kind": self.kind}
+        if self.probabilities is not None:
+            said |= {"confidence": round(self.probabilities[self.kind], 4)}
+            said |= {"probabilities": {k: round(v, 4) for k, v in self.probabilities.items()}}
+        return said
+
+
+def pool(seen: Sequence[Degradation], weights: Sequence[float]) -> Degradation:
+    """One verdict on the pieces of a picture: weighted means of the logarithms of the probabilities, and of the parameters."""
+    weight = torch.tensor(weights, dtype=torch.float64)
+    weight = (weight / weight.sum())[:, None]
+    logs = torch.cat([one.probabilities for one in seen]).double().cpu().clamp(min=1e-6).log()
+    parameters = torch.cat([one.parameters for one in seen]).double().cpu()
+    return Degradation((weight * logs).sum(0, keepdim=True).softmax(1).float(), (weight * parameters).sum(0, keepdim=True).float())
+
+
+def operator_of(kind: str, seen: Degradation) -> Operator:
+    """The operator of a kind other than Gaussian blur, with the parameters (1, 7) that were seen."""
+    if kind == "motion-blur":
+        length, angle = (SHORTER * seen.value("blur_length")).clamp(1, 40), seen.angle
+        return MotionBlur(straight_kernel(length.item(), angle.item())[None], {"blur_length": length, "blur_angle": angle.rad2deg()})
+    if kind == "jpeg":
+        return Jpeg(seen.value("jpeg_quality").round().cpu())
+    if kind == "downsampling":
+        return Enlargement(seen.value("enlarged").clamp(1, 16).cpu())
+    return Identity()
+
+
+def verdict(seen: Degradation) -> tuple[str, dict[str, float]]:
+    """The likeliest kind of one picture, and the probabilities of all."""
+    probabilities = dict(zip(KINDS, seen.probabilities[0].tolist(), strict=True))
+    return max(probabilities, key=probabilities.get), probabilities
+
+
+def noise_of(kind: str, seen: Degradation) -> float:
+    """Noise of one picture of this kind, on intensities in [0, 1]; what JPEG adds is in its operator."""
+    return 0.0 if kind == "jpeg" else min(seen.value("noise_std")[0].item(), 0.5)

@@ -1,0 +1,119 @@
+"""The statistics that tell degradations apart, straight motions, and the verdict on a picture in pieces."""
+
+import math
+
+import pytest
+import torch
+
+from flashdiff_cli.classifier import (
+    FEATURES,
+    KINDS,
+    PARAMETERS,
+    Degradation,
+    DegradationClassifier,
+    grid_marks,
+    spectrum,
+    statistics,
+)
+from flashdiff_cli.diagnosis import OPERATOR_OF, SHORTER, noise_of, operator_of, pool, verdict
+from flashdiff_cli.operators import OPERATORS, GaussianBlur, Jpeg
+from flashdiff_cli.operators.motion_blur import kernel_axis, straight_kernel
+
+
+def noise(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def seen(kind="none", **values):
+    parameters = torch.zeros(1, len(PARAMETERS))
+    for name, value in values.items():
+        parameters[0, PARAMETERS.index(name)] = value
+    probabilities = torch.full((1, len(KINDS)), 0.1 / (len(KINDS) - 1))
+    probabilities[0, KINDS.index(kind)] = 0.9
+    return Degradation(probabilities, parameters)
+
+
+def test_the_spectrum_of_white_noise_is_flat_at_its_variance():
+    power, logs = spectrum(0.1 * noise(4, 256, 256), 32)
+    inner = power.view(4, 32, 17)[:, 4:12, 4:12]
+    assert (inner.mean() - math.log(0.01)).abs() < 0.05
+    # The mean of the logarithm of an exponential variable lies Euler's constant below the logarithm of its mean.
+    assert (logs.view(4, 32, 17)[:, 4:12, 4:12].mean() - (math.log(0.01) - 0.5772)).abs() < 0.05
+
+
+def test_a_spectrum_falls_by_the_square_of_the_blur_s_transfer():
+    x = noise(1, 3, 256, 256)
+    sharp, soft = (spectrum(part[:, 0], 64)[0].view(64, 33) for part in (x, GaussianBlur(1.0).forward(x)))
+    frequency = 2 * math.pi * 8 / 64
+    wanted = -(frequency**2)
+    assert abs((soft - sharp)[0, 7:10].mean().item() - wanted) < 0.15 * abs(wanted) + 0.1
+
+
+def test_compression_marks_its_own_grid_only():
+    x = 0.5 + 0.1 * GaussianBlur(1.0).forward(noise(1, 3, 128, 128))
+    marked = grid_marks(Jpeg(30.0).forward(x)[:, 0])[0]
+    plain = grid_marks(x[:, 0])[0]
+    assert marked[:64].mean() < -0.8 and plain[:64].mean().abs() < 0.1
+    assert marked[64:].max() > 2 * plain[64:].max()
+
+
+@pytest.mark.parametrize("size", [(16, 16), (1, 1), (64, 64), (112, 160), (300, 90)], ids=str)
+def test_statistics_of_any_size_have_one_length_and_are_finite(size):
+    assert statistics(noise(2, 3, *size)).shape == (2, FEATURES)
+    for flat in (torch.zeros(1, 3, *size), torch.ones(1, 3, *size), noise(1, 3, *size)):
+        assert torch.isfinite(statistics(flat)).all()
+
+
+def test_a_batch_is_told_what_its_pictures_are_told_alone():
+    model = DegradationClassifier(width=8).eval()
+    model.norm.running_mean.normal_(generator=torch.Generator().manual_seed(0))
+    x = noise(3, 3, 80, 96)
+    together, alone = model(x), [model(x[i : i + 1]) for i in range(3)]
+    torch.testing.assert_close(together.probabilities, torch.cat([a.probabilities for a in alone]))
+    torch.testing.assert_close(together.probabilities.sum(1), torch.ones(3))
+    assert model.dtype == torch.float32
+
+
+def test_it_is_saved_and_loaded(tmp_path):
+    model = DegradationClassifier(width=8, degradations=[{"operator": "identity", "kind": "noise"}]).eval()
+    model.save_pretrained(tmp_path, safe_serialization=True)
+    again = DegradationClassifier.from_pretrained(tmp_path, use_safetensors=True).eval()
+    x = noise(1, 3, 64, 64)
+    torch.testing.assert_close(again(x).parameters, model(x).parameters)
+
+
+@pytest.mark.parametrize("length, angle", [(5, 0.3), (12, -1.0), (20, 1.5), (30, 0.0)])
+def test_a_straight_kernel_has_its_length_and_direction(length, angle):
+    kernel = straight_kernel(length, angle)
+    assert abs(kernel.sum().item() - 1) < 1e-12 and kernel.shape[0] % 2 == 1
+    found, direction = kernel_axis(kernel)
+    # Sharing a place between its four pixels widens the kernel by a sixth of a pixel squared at most, twelve times that in square length.
+    assert length <= found + 0.01 and found**2 < length**2 + 4
+    assert abs(direction - angle) < 0.02
+
+
+def test_every_kind_has_an_operator_of_its_name():
+    for kind in KINDS:
+        assert OPERATOR_OF[kind] in OPERATORS
+        if kind != "gaussian-blur":
+            assert operator_of(kind, seen(kind)).name == OPERATOR_OF[kind]
+
+
+def test_operators_get_the_parameters_that_were_seen():
+    angle = math.radians(30)
+    shake = operator_of("motion-blur", seen(blur_length=math.log(9), cosine=math.cos(2 * angle), sine=math.sin(2 * angle)))
+    length, direction = kernel_axis(shake.kernel[0])
+    assert abs(length - SHORTER * 9) < 0.3 and abs(direction - angle) < 0.02
+    assert shake.describe() == {"blur_length": round(SHORTER * 9, 4), "blur_angle": 30.0}
+    assert operator_of("jpeg", seen(jpeg_quality=0.37)).describe()["jpeg_quality"] == 37
+    assert operator_of("downsampling", seen(enlarged=math.log(2.5))).describe() == {"enlarged": 2.5}
+    assert abs(noise_of("noise", seen(noise_std=math.log(0.05))) - 0.05) < 1e-6 and noise_of("jpeg", seen()) == 0
+
+
+def test_pieces_are_heard_by_their_weight():
+    sky, wall = seen("none", noise_std=-6.0), seen("motion-blur", noise_std=-4.0)
+    assert verdict(pool([sky, wall], [0.01, 1.0]))[0] == "motion-blur"
+    assert verdict(pool([sky, wall], [1.0, 0.01]))[0] == "none"
+    middle = pool([sky, wall], [1.0, 1.0])
+    assert abs(middle.parameters[0, 0].item() + 5) < 1e-6
+    assert abs(sum(verdict(middle)[1].values()) - 1) < 1e-6
