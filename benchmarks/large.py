@@ -8,10 +8,10 @@ resolution, blurred with a standard deviation that grows from 0.6 pixels on the 
 severity, and with noise of 0.02. Every restoration is a process of its own,
 whose peak memory and processor time the system tells. What is finished in the work folder is not done again.
 
-Seams: the mean absolute difference between neighbouring pixels across the borders of tiles, as a share of the same elsewhere,
-and the same for the bands in which tiles are blended. 1 means that nothing is to be seen. What the picture itself has there
-is seen in the same figures of the clean picture, and of the untiled restoration of the smallest one. Intervals are 95 %
-bootstrap intervals over the borders' segments.
+Seams: the mean absolute difference between neighbouring pixels across the borders of tiles, and in the bands in which tiles
+are blended, each as a share of the same elsewhere, and that as a share of the same in the clean picture, so that what it shows
+there itself does not count: 1 means that nothing is to be seen. The smallest picture is also restored without tiles and
+compared with that. Intervals are 95 % bootstrap intervals over the borders' segments.
 """
 
 import argparse
@@ -35,7 +35,7 @@ BLUR_STDS, NOISE_STD = (0.6, 1.3, 2.0), 0.02
 PATCH, JOINT = 288, 48
 """Side of a piece of the mosaic and the width of its joints, in pixels; no multiple of what restoring uses."""
 AWAY = 16
-"""Pixels that lie further than this from all borders and bands are "elsewhere"."""
+"""Pixels that lie further than this from all borders and their bands are "elsewhere"."""
 
 
 def scene(height, width, seed=0):
@@ -98,62 +98,44 @@ def gradients(image, axis):
     return np.pad(step, ((1, 0), (0, 0)) if axis == 0 else ((0, 0), (1, 0)))
 
 
-def segments(image, tiles, size):
-    """Per segment of a tile's border: mean gradient across it, in the band beside it, and elsewhere in the same tile."""
+def segments(path, tiles):
+    """(N, 3): for each segment of a tile's border in a picture file, the mean gradient across it, in the band inside it over
+    which the tile is blended with its neighbour, and elsewhere within half a tile."""
+    picture = read_picture(path)
     found = []
-    for axis in (0, 1):
-        # Rows and columns are looked at alike: `along` runs across the borders.
-        slope = gradients(image, axis)
+    for axis, (first, side), (other, across) in ((0, ("top", "height"), ("left", "width")), (1, ("left", "width"), ("top", "height"))):
+        # Borders run along the second axis of `slope`.
+        slope = gradients(picture.image[0].numpy(), axis)
         slope = slope if axis == 0 else slope.T
-        starts = sorted({t["top" if axis == 0 else "left"] for t in tiles})
-        side = tiles[0]["height" if axis == 0 else "width"]
-        length = size[axis]
-        borders = [s for s in starts if s] + [s + side for s in starts if s + side < length]
+        side, length = tiles[0][side], len(slope)
+        begins = sorted({t[first] for t in tiles} - {0})
+        ends = sorted({t[first] + side for t in tiles if t[first] + side < length})
         near = np.zeros(length, bool)
-        bands = np.zeros(length, bool)
-        for s in starts[1:]:
-            bands[s + 1 : min(s + OVERLAP, length)] = True
-        for border in borders:
-            bands[border] = False
-        for border in np.flatnonzero(bands).tolist() + borders:
-            near[max(0, border - AWAY) : border + AWAY] = True
-        others = sorted({t["left" if axis == 0 else "top"] for t in tiles})
-        across = tiles[0]["width" if axis == 0 else "height"]
-        for other in others:
-            part = slope[:, other : other + across]
-            for border in borders:
+        for border in begins + ends:
+            near[max(0, border - OVERLAP - AWAY) : border + OVERLAP + AWAY] = True
+        bands = [(b, slice(b + 1, b + OVERLAP)) for b in begins] + [(e, slice(e - OVERLAP + 1, e)) for e in ends]
+        for begin in sorted({t[other] for t in tiles}):
+            part = slope[:, begin : begin + tiles[0][across]]
+            for border, band in bands:
                 window = slice(max(0, border - side // 2), border + side // 2)
-                away = part[window][~near[window]]
-                # A band begins or ends at its border: of the first kind are starts of tiles.
-                band = slice(border + 1, border + OVERLAP) if border in starts else slice(border - OVERLAP + 1, border)
-                found.append((part[border].mean(), part[band].mean(), away.mean()))
+                found.append((part[border].mean(), part[band].mean(), part[window][~near[window]].mean()))
     return np.array(found)
 
 
-def ratio(parts, column, repeats=2000):
-    """Sum of a column over that of "elsewhere", and its bootstrap interval."""
-    rng = np.random.default_rng(0)
-    picks = rng.integers(len(parts), size=(repeats, len(parts)))
-    drawn = parts[picks].sum(1)
-    low, high = np.quantile(drawn[:, column] / drawn[:, 2], [0.025, 0.975])
-    return [float(x) for x in (parts[:, column].sum() / parts[:, 2].sum(), low, high)]
-
-
-def seams(path, tiles):
-    """What `segments` says of a picture file: ratios at borders and in bands."""
-    picture = read_picture(path)
-    parts = segments(picture.image[0].numpy(), tiles, picture.size)
-    return {"border": ratio(parts, 0), "band": ratio(parts, 1)}
+def compare(parts, reference, repeats=2000):
+    """Borders and bands against elsewhere, as a share of the same in a reference picture, each with a 95 % bootstrap interval."""
+    picks = np.random.default_rng(0).integers(len(parts), size=(repeats, len(parts)))
+    found = {}
+    for name, column in (("border", 0), ("band", 1)):
+        sums = [(x[:, column].sum() / x[:, 2].sum(), x[picks, column].sum(1) / x[picks, 2].sum(1)) for x in (parts, reference)]
+        low, high = np.quantile(sums[0][1] / sums[1][1], [0.025, 0.975])
+        found[name] = [float(sums[0][0] / sums[1][0]), float(low), float(high)]
+    return found
 
 
 def psnr(path, clean):
     error = (read_picture(path).image - read_picture(clean).image) / 2
     return -10 * math.log10(error.square().mean().item())
-
-
-def show(name, found):
-    cells = "  ".join(f"{kind} {v[0]:.3f} [{v[1]:.3f}, {v[2]:.3f}]" for kind, v in found.items())
-    print(f"    {name:18} {cells}")
 
 
 def main():
@@ -175,21 +157,21 @@ def main():
         severities = sorted(t["severity"] for t in tiles)
         found |= {"megapixels": record["width"] * record["height"] / 1e6, "tiles": len(tiles), "severity": severities[:: len(severities) - 1]}
         found |= {"steps": sum(t["steps"] for t in tiles) / len(tiles), "psnr": [psnr(p, clean) for p in (degraded, target)]}
-        found["seams"] = {"restored": seams(target, tiles), "clean": seams(clean, tiles), "degraded": seams(degraded, tiles)}
+        parts = {name: segments(path, tiles) for name, path in (("clean", clean), ("degraded", degraded), ("restored", target))}
+        found["seams"] = {f"{name} / clean": compare(parts[name], parts["clean"]) for name in ("degraded", "restored")}
         print(
             f"{found['megapixels']:5.2f} MP, {found['tiles']} tiles of severity {severities[0]:.2f} to {severities[-1]:.2f}, {found['steps']:.1f} "
             f"steps each: {found['wall']:.0f} s ({found['cpu']:.0f} s of processor), peak {found['peak'] / 1e9:.2f} GB, "
             f"{found['psnr'][0]:.2f} -> {found['psnr'][1]:.2f} dB"
         )
-        for name, values in found["seams"].items():
-            show(name, values)
         if megapixels == arguments.untiled:
             whole = arguments.work / f"untiled-{megapixels:g}.png"
             alone = restore(degraded, whole, ["--tile", "0", *options])
             found["untiled"] = {"wall": alone["wall"], "cpu": alone["cpu"], "peak": alone["peak"], "psnr": psnr(whole, clean)}
-            found["seams"]["untiled"] = seams(whole, tiles)
-            show("untiled", found["seams"]["untiled"])
+            found["seams"]["restored / untiled"] = compare(parts["restored"], segments(whole, tiles))
             print(f"    untiled: {alone['wall']:.0f} s, peak {alone['peak'] / 1e9:.2f} GB, {found['untiled']['psnr']:.2f} dB")
+        for name, values in found["seams"].items():
+            print(f"    seams, {name:18}" + "  ".join(f"{kind} {v[0]:.3f} [{v[1]:.3f}, {v[2]:.3f}]" for kind, v in values.items()), flush=True)
         results["sizes"].append(found)
     sizes = np.array([[f["megapixels"], f["cpu"], f["tiles"]] for f in results["sizes"]])
     if len(sizes) > 2:
