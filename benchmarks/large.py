@@ -17,7 +17,6 @@ compared with that. Intervals are 95 % bootstrap intervals over the borders' seg
 import argparse
 import json
 import math
-import os
 import subprocess
 import sys
 import time
@@ -36,6 +35,18 @@ PATCH, JOINT = 288, 48
 """Side of a piece of the mosaic and the width of its joints, in pixels; no multiple of what restoring uses."""
 AWAY = 16
 """Pixels that lie further than this from all borders and their bands are "elsewhere"."""
+
+
+WATCHER = """
+import json, resource, subprocess, sys
+with open(sys.argv[1], "w") as out:
+    code = subprocess.call(sys.argv[2:], stdout=out)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+peak = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+print(json.dumps({"code": code, "cpu": used.ru_utime + used.ru_stime, "peak": peak}))
+"""
+"""A small process between: what the system calls the peak of a process is no less than that of the one that started it,
+and this one has held whole pictures."""
 
 
 def scene(height, width, seed=0):
@@ -77,17 +88,14 @@ def restore(source, target, options):
         return json.loads(log.read_text())
     command = [sys.executable, "-m", "flashdiff_cli.commands.app", "restore", str(source), "-o", str(target), "--json", "--quiet"]
     begin = time.perf_counter()
-    with open(target.with_suffix(".out"), "w+") as out:
-        child = subprocess.Popen([*command, "--overwrite", *options], stdout=out)
-        _, status, usage = os.wait4(child.pid, 0)
-        out.seek(0)
-        text = out.read()
-    child.returncode = os.waitstatus_to_exitcode(status)
-    found = {"wall": time.perf_counter() - begin, "cpu": usage.ru_utime + usage.ru_stime}
-    found["peak"] = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    out = target.with_suffix(".out")
+    watcher = [sys.executable, "-c", WATCHER, str(out), *command, "--overwrite", *options]
+    found = json.loads(subprocess.run(watcher, stdout=subprocess.PIPE, check=True).stdout)
+    found["wall"] = time.perf_counter() - begin
+    text = out.read_text()
     found["record"] = json.loads(text.splitlines()[-1]) if text.strip() else None
-    if child.returncode:
-        raise SystemExit(f"{source}: restore left with {child.returncode}: {found['record'] and found['record']['error']}")
+    if code := found.pop("code"):
+        raise SystemExit(f"{source}: restore left with {code}: {found['record'] and found['record']['error']}")
     log.write_text(json.dumps(found))
     return found
 
@@ -171,7 +179,7 @@ def main():
             found["seams"]["restored / untiled"] = compare(parts["restored"], segments(whole, tiles))
             print(f"    untiled: {alone['wall']:.0f} s, peak {alone['peak'] / 1e9:.2f} GB, {found['untiled']['psnr']:.2f} dB")
         for name, values in found["seams"].items():
-            print(f"    seams, {name:18}" + "  ".join(f"{kind} {v[0]:.3f} [{v[1]:.3f}, {v[2]:.3f}]" for kind, v in values.items()), flush=True)
+            print(f"    seams, {name:20}" + "  ".join(f"{kind} {v[0]:.3f} [{v[1]:.3f}, {v[2]:.3f}]" for kind, v in values.items()), flush=True)
         results["sizes"].append(found)
     sizes = np.array([[f["megapixels"], f["cpu"], f["tiles"]] for f in results["sizes"]])
     if len(sizes) > 2:
