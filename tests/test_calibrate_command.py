@@ -275,6 +275,19 @@ def test_an_unknown_objective(search):
         search({"steps": [2]}, objective="beauty")
 
 
+def test_settings_in_use_that_are_better_are_told(search, capsys):
+    from flashdiff_cli.commands.calibrate_show import say_choice
+
+    for better, told in ((0.5, True), (0.05, False), (-1.0, False)):
+        one = search({"steps": [2]})
+        made_up(one, lambda c, i, better=better: 20.0 if c.in_grid else 20.0 + better)
+        rows = one.table()
+        say_choice(rows, calibrate.choose(rows), ["steps"], "psnr", 4, False)
+        out = capsys.readouterr().out
+        assert ("better by 0.50" in out) is told and "chosen: steps 2" in out and max(map(len, out.splitlines())) <= 80
+        assert [line[0] for line in out.splitlines() if line[0] in "*<"] == (["<", "*"] if better > 0 else ["*", "<"])
+
+
 # Where the choice is kept
 
 

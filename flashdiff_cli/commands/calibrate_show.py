@@ -59,6 +59,9 @@ def say_choice(rows: Sequence[Row], chosen: Row, axes: Sequence[str], objective:
         table.add_row(mark, *settings, *figures, escape(number(row.difference, digits, signed=True)))
     console.print(table)
     console.print(f"{pictures} pictures; {objective} minus the best's. * chosen, = as good, < in use")
+    used = next((row for row in rows if row.candidate.in_use), chosen)
+    if (gain := used.means["objective"] - chosen.means["objective"]) > OBJECTIVES[objective].tolerance:
+        console.print(f"note: the settings in use are better by {gain:.{digits}f}, outside grid or budget")
     choice = chosen.candidate.choice
     flat = {k: v for k, v in choice.items() if k != "settings"} | choice["settings"]
     console.print(escape("chosen: " + ", ".join(f"{k} {_text(v)}" for k, v in flat.items())))
