@@ -181,16 +181,13 @@ def main():
         for name, values in found["seams"].items():
             print(f"    seams, {name:20}" + "  ".join(f"{kind} {v[0]:.3f} [{v[1]:.3f}, {v[2]:.3f}]" for kind, v in values.items()), flush=True)
         results["sizes"].append(found)
-    sizes = np.array([[f["megapixels"], f["cpu"], f["tiles"]] for f in results["sizes"]])
-    if len(sizes) > 2:
-        slope, start = np.polyfit(sizes[:, 0], sizes[:, 1], 1)
-        left = sizes[:, 1] - (slope * sizes[:, 0] + start)
-        power = np.polyfit(np.log(sizes[:, 0]), np.log(sizes[:, 1] - max(start, 0)), 1)[0]
-        results["fit"] = {"start": start, "seconds_per_megapixel": slope, "largest_misfit": float(np.abs(left / sizes[:, 1]).max()), "power": power}
-        print(
-            f"processor seconds = {start:.0f} + {slope:.0f} x megapixels, off by at most {100 * results['fit']['largest_misfit']:.0f} %; "
-            f"they grow as pixels to the power {power:.2f}"
-        )
+    pixels, seconds = (np.array([f[key] for f in results["sizes"] if "untiled" not in f]) for key in ("megapixels", "cpu"))
+    if len(pixels) > 2:
+        # Each size counts by its share that is off, not by its seconds.
+        slope, start = np.polyfit(pixels, seconds, 1, w=1 / seconds)
+        misfit = float(np.abs((slope * pixels + start) / seconds - 1).max())
+        results["fit"] = {"start": start, "seconds_per_megapixel": slope, "largest_misfit": misfit}
+        print(f"processor seconds = {start:.0f} + {slope:.1f} x megapixels, off by at most {100 * misfit:.0f} %")
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1))
 

@@ -27,7 +27,7 @@ def test_the_estimate_counts_what_a_gradient_keeps(kind, monkeypatch):
 
 def test_only_what_cannot_fit_is_refused(monkeypatch):
     pipeline = tiny_pipeline()
-    needed = memory.OVERHEAD * bytes_per_pixel(pipeline) * 16e6
+    needed = memory.GUIDED * bytes_per_pixel(pipeline) * 16e6
     for free, refused in ((0.9 * needed, True), (1.1 * needed, False), (None, False)):
         monkeypatch.setattr(memory, "free_bytes", lambda device, free=free: free)
         if refused:
@@ -35,7 +35,11 @@ def test_only_what_cannot_fit_is_refused(monkeypatch):
                 check_memory(pipeline, LARGE)
         else:
             check_memory(pipeline, LARGE)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 0.9 * needed)
+    check_memory(pipeline, LARGE, guided=False)
     monkeypatch.setattr(memory, "free_bytes", lambda device: 0)
+    with pytest.raises(FlashdiffError, match="--tile"):
+        check_memory(pipeline, LARGE, guided=False)
     check_memory(pipeline, Tile(0, 0, 384, 384))
 
 
@@ -52,5 +56,7 @@ def test_a_large_picture_in_one_piece_is_a_failure_and_in_tiles_is_not(tmp_path,
     picture = Picture(torch.zeros(1, 3, 128, 128), digest=b"1" * 32)
     with pytest.raises(FlashdiffError, match="128 x 128"):
         restorer.restore(picture, Settings(tile=0, start_step=1))
+    with pytest.raises(FlashdiffError, match="128 x 128"):
+        restorer.analyse(picture, Settings(tile=0))
     restored, _ = restorer.restore(picture, Settings(tile=64, start_step=0))
     assert restored.size == (128, 128)

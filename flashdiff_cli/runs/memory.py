@@ -14,8 +14,9 @@ WITHOUT_ASKING = 1024 * 1024
 """Pixels of a piece below which nothing is estimated."""
 PROBE = 64
 """Side of the image that the estimate is made with; rounded up to the model's grain."""
-OVERHEAD = 1.8
-"""What a step holds at its peak for each byte that it keeps for its gradient: gradients, workspace, copies (measured: 1.86)."""
+GUIDED, LOOKING = 1.8, 0.25
+"""Bytes that restoring, and only looking at, a piece holds at its peak for each that a step keeps for its gradient: gradients,
+workspace, copies (measured on photos: 1.86 and 0.23)."""
 
 
 def bytes_per_pixel(pipeline: FlashDiffusionPipeline) -> float:
@@ -63,12 +64,13 @@ def free_bytes(device: torch.device) -> int | None:
         return free
 
 
-def check_memory(pipeline: FlashDiffusionPipeline, tile: Tile) -> None:
+def check_memory(pipeline: FlashDiffusionPipeline, tile: Tile, guided: bool = True) -> None:
     """Refuse a piece that cannot fit.
 
     Args:
         pipeline: that restores it.
         tile: the largest piece.
+        guided: whether steps are run; otherwise it is only looked at.
 
     Raises:
         FlashdiffError: it needs more than there is.
@@ -79,7 +81,7 @@ def check_memory(pipeline: FlashDiffusionPipeline, tile: Tile) -> None:
     free = free_bytes(pipeline.unet.device)
     if free is None:
         return
-    needed = OVERHEAD * bytes_per_pixel(pipeline) * pixels
+    needed = (GUIDED if guided else LOOKING) * bytes_per_pixel(pipeline) * pixels
     if needed > free:
         raise FlashdiffError(
             f"{tile.width} x {tile.height} pixels in one piece need about {needed / 1e9:.0f} GB of memory, and {free / 1e9:.0f} GB are free; "

@@ -252,7 +252,7 @@ class Restorer:
         measured, operator, size = self.prepare(picture, settings)
         whole = measured.shape[2:] if operator is None else tuple(n * operator.stride for n in measured.shape[2:])
         tiles = tiles_of(self.pipeline, operator, whole, settings.tile)
-        check_memory(self.pipeline, tiles[0])
+        check_memory(self.pipeline, tiles[0], settings.start_step != 0)
         record = self._record(name, size, settings, picture)
         noise_std, start_step, estimated, diagnosis = settings.noise_std, settings.start_step, operator is None, None
         if estimated:
@@ -310,6 +310,7 @@ class Restorer:
         measured, operator, size = self.prepare(picture, settings)
         lifted = measured if operator is None else operator.lift(measured)
         tiles = tiles_of(self.pipeline, operator, tuple(lifted.shape[2:]), settings.tile)
+        check_memory(self.pipeline, tiles[0], guided=False)
         record = self._record(name, size, settings, picture)
         used, noise, name = operator, settings.noise_std, settings.operator
         if operator is None:
