@@ -11,6 +11,7 @@ from diffusers import DiffusionPipeline
 
 from flashdiff_cli.calibration import Evidence, calibrated_variance, calibrated_width, mean_gradient
 from flashdiff_cli.classifier import Degradation
+from flashdiff_cli.denoiser import Denoiser
 from flashdiff_cli.diagnosis import Diagnosis, noise_of, operator_of, verdict
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.fidelity import correct, restrain
@@ -27,7 +28,7 @@ from flashdiff_cli.severity import SeverityEncoder, SeverityEstimate
 from flashdiff_cli.solvers import SOLVERS, Problem, Solver, load_entry_points, sample
 
 FALLBACK = {"solver": "ldps", "steps": None, "eta": None, "noise_correction": 1.0, "variance_multiplier": 1.0}
-FALLBACK |= {"calibration": {}, "fidelity": False, "noise_rule": "variance"}
+FALLBACK |= {"calibration": {}, "fidelity": False, "noise_rule": "variance", "denoiser_gain": None}
 """Settings of a model folder that names none of its own: the paper's."""
 
 
@@ -44,7 +45,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         classifier: tells these kinds apart; None: a picture of which nothing is said is taken for blurred.
         defaults: settings to use where a call gives none: `solver`, `steps`, `eta`, `noise_correction`,
             `variance_multiplier`, `fidelity`, `noise_rule` (see `flash.start`), `solver_settings` (by solver name), `tuned` (by solver and operator; see the method of
-            that name) and `calibration` (by severity encoder; see the module of that name).
+            that name), `denoiser_gain` (see `denoiser.Denoiser`) and `calibration` (by severity encoder; see the module of that name).
     """
 
     model_cpu_offload_seq = "severity->unet->first_stage"
@@ -79,6 +80,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         self.stage = FirstStage(first_stage)
         if scheduler.config.get("prediction_type", "epsilon") != "epsilon":
             raise FlashdiffError(f"this model predicts {scheduler.config.prediction_type}; flashdiff needs noise prediction (epsilon)")
+        self.denoiser = Denoiser(unet, scheduler.alphas_cumprod, self.defaults["denoiser_gain"])
 
     @classmethod
     def from_pretrained(
@@ -329,7 +331,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         schedule = self.schedule(steps or tuned["steps"], eta)
         correction = tuned["noise_correction"] if noise_correction is None else noise_correction
         multiplier = tuned["variance_multiplier"] if variance_multiplier is None else variance_multiplier
-        problem = Problem(measurement, operator, self.stage, self.unet, schedule, noise_std)
+        problem = Problem(measurement, operator, self.stage, self.denoiser, schedule, noise_std)
         with clock.phase("start"):
             begin = self._start(analysis, schedule, problem, generators, correction, multiplier, start, start_step, noise)
         with clock.phase("solve"):
@@ -378,7 +380,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             correction=correction,
             variance_multiplier=multiplier,
             mode=mode,
-            predict_noise=lambda z, timesteps: self.unet(z, timesteps).sample,
+            predict_noise=lambda z, timesteps: self.denoiser(z, timesteps).sample,
             level=level,
             noise=noise,
             noise_rule=self.defaults["noise_rule"],

@@ -210,6 +210,7 @@ class Identities:
             parts["schedule"] = fingerprint(timesteps=schedule.timesteps.tolist(), levels=schedule.levels.tolist())
             parts["choices"] = {k: getattr(plan, k) for k in CHOICES}
             parts["start"] = [arm.start, arm.start_step, arm.blind]
+            parts["denoiser_gain"] = pipe.defaults["denoiser_gain"]
             if arm.kind == "flash" and pipe.defaults["noise_rule"] != "variance":
                 parts["noise_rule"] = pipe.defaults["noise_rule"]
         return fingerprint(**given_only(parts))
@@ -312,7 +313,7 @@ def _without_encoder(plan: Plan, batch: Batch, pipeline: FlashDiffusionPipeline,
     schedule = pipeline.schedule(plan.steps, plan.eta)
     generators = batch.generators()
     measurement = batch.measurement.to(device, dtype)
-    problem = Problem(measurement, batch.operator, stage, pipeline.unet, schedule, batch.noise_std)
+    problem = Problem(measurement, batch.operator, stage, pipeline.denoiser, schedule, batch.noise_std)
     clock = Clock(device)
     with clock.phase("start"):
         if arm.kind == "full":

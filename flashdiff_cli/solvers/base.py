@@ -32,7 +32,7 @@ class Problem:
         measurement: (B, 3, H', W') in [-1, 1] units.
         operator: A, on intensities; its parameters are per sample.
         first_stage: encoder and decoder.
-        unet: the noise predictor, called as unet(z, timesteps).sample.
+        unet: the noise predictor, called as unet(z, timesteps).sample: the network itself, or a `Denoiser` around it.
         schedule: the grid.
         noise_std: (B,) of the measurement, on intensities in [0, 1].
         index: (B,) positions of these samples in the problem that they were selected from.
@@ -42,7 +42,7 @@ class Problem:
     measurement: torch.Tensor
     operator: Operator
     first_stage: FirstStage
-    unet: torch.nn.Module
+    unet: Callable
     schedule: Schedule
     noise_std: torch.Tensor
     index: torch.Tensor | None = None
