@@ -46,9 +46,10 @@ def _section(folder: Path, base: Path) -> list[str]:
     parts += [tables] if tables else []
     for entry in read_index(folder):
         image = _link(folder / FOLDER / f"{entry['name']}.png", base)
-        drawn = _link(folder / FOLDER / f"{entry['name']}.svg", base)
+        vector = folder / FOLDER / f"{entry['name']}.svg"
+        drawn = f" ([SVG]({_link(vector, base)}))" if vector.is_file() else ""
         parts += [f"### {_escape(entry['title'])}" + (f", {_escape(entry['condition'])}" if entry["condition"] else "")]
-        parts += [f"![{_escape(entry['title'])}]({image})", f"{_escape(entry['caption'])} ([SVG]({drawn}))"]
+        parts += [f"![{_escape(entry['title'])}]({image})", _escape(entry["caption"]) + drawn]
     return parts
 
 
