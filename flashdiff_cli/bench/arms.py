@@ -13,6 +13,7 @@ from flashdiff_cli.bench import classical
 from flashdiff_cli.bench.classical import Unfit
 from flashdiff_cli.bench.dataset import Case
 from flashdiff_cli.bench.protocol import Arm, Condition, Protocol
+from flashdiff_cli.diagnosis import OPERATOR_OF
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.fidelity import correct
 from flashdiff_cli.flash import Start, draw, from_noise
@@ -200,8 +201,7 @@ class Identities:
         if arm.baseline in classical.CLASSICAL:
             parts["settings"] = classical.complete(arm.baseline, arm.settings)
         if arm.blind:
-            roles = [role for role in pipe._optional_components if getattr(pipe, role) is not None]
-            parts |= {"blind": {role: self.weights(role) for role in roles}, "calibration": pipe.defaults["calibration"]}
+            parts |= {"blind": {role: self.weights(role) for role in self.reached_blind()}, "calibration": pipe.defaults["calibration"]}
         elif arm.baseline == "decoded" or arm.kind in ("flash", "fixed"):
             parts |= self.of_encoder(condition.told[0], arm.encoder)
         if plan.solver is not None:
@@ -214,6 +214,15 @@ class Identities:
             if arm.kind == "flash" and pipe.defaults["noise_rule"] != "variance":
                 parts["noise_rule"] = pipe.defaults["noise_rule"]
         return fingerprint(**given_only(parts))
+
+    def reached_blind(self) -> list[str]:
+        """The components that a blind restoration may use to look at a picture."""
+        kinds = [None, *OPERATOR_OF.values()]
+        try:
+            roles = {self.pipeline.encoder_for(operator)[0] for operator in kinds}
+        except FlashdiffError:
+            return []
+        return sorted(roles | ({"classifier"} if self.pipeline.classifier is not None else set()))
 
     def of_encoder(self, operator: str | None, name: str | None) -> dict[str, Any]:
         """What the severity encoder's estimate depends on."""

@@ -1,0 +1,62 @@
+"""The published page: every section can be run, and what can be run here gives the published numbers."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flashdiff_cli.bench.protocol import SEVERITY, load
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PUBLISHED = REPOSITORY / "docs" / "results"
+
+
+def driver():
+    spec = importlib.util.spec_from_file_location("results_driver", REPOSITORY / "benchmarks" / "results.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+SECTIONS = driver().SECTIONS
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda s: s.name)
+def test_a_section_names_arms_that_its_protocol_has(section):
+    protocol = load(section.protocol)
+    known = {arm.name for arm in protocol.arm} | {SEVERITY}
+    assert section.arms is None or set(section.arms.split(",")) <= known
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda s: s.name)
+def test_a_section_has_published_its_records(section):
+    folder = PUBLISHED / section.name
+    records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    assert records and not [r for r in records if r["status"] == "failed"]
+    assert len({r["image"] for r in records}) == section.limit
+    assert f"(results/{section.name}/figures/" in (REPOSITORY / "docs" / "results.md").read_text()
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda s: s.name)
+def test_pictures_that_may_not_be_passed_on_are_not_published(section):
+    names = [path.name for path in (PUBLISHED / section.name).rglob("*.png")]
+    assert section.shown or not [name for name in names if name.startswith("before-after")]
+
+
+def test_the_command_gives_the_published_numbers_again(tmp_path):
+    command = [sys.executable, "benchmarks/results.py", "-o", str(tmp_path / "results"), "--only", "examples", "--publish"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    now, then = (json.loads((top / "examples" / "summary.json").read_text()) for top in (tmp_path / "results", PUBLISHED))
+    for name, condition in then["conditions"].items():
+        for arm, published in condition["arms"].items():
+            again = now["conditions"][name]["arms"][arm]["measures"]
+            # Not bit for bit: another processor adds in another order, and a run of steps carries that on.
+            for measure, tolerance in {"psnr": 0.05, "ssim": 0.003, "haarpsi": 0.003, "network_evaluations": 0.5}.items():
+                if published["measures"][measure]["mean"] is not None:
+                    assert again[measure]["mean"] == pytest.approx(published["measures"][measure]["mean"], abs=tolerance), (arm, measure)
+    assert "flash-ldps" in (tmp_path / "results.md").read_text()
