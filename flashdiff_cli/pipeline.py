@@ -24,7 +24,7 @@ from flashdiff_cli.operators.base import per_sample
 from flashdiff_cli.operators.estimate import fit_blur, noise_level
 from flashdiff_cli.restoration import Analysis, Clock, Restoration
 from flashdiff_cli.schedule import Schedule
-from flashdiff_cli.severity import SeverityEncoder, SeverityEstimate
+from flashdiff_cli.severity import SeverityEncoder, SeverityEstimate, trained_for
 from flashdiff_cli.solvers import SOLVERS, Problem, Solver, load_entry_points, sample
 
 FALLBACK = {"solver": "ldps", "steps": None, "eta": None, "noise_correction": 1.0, "variance_multiplier": 1.0}
@@ -45,7 +45,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         classifier: tells these kinds apart; None: a picture of which nothing is said is taken for blurred.
         defaults: settings to use where a call gives none: `solver`, `steps`, `eta`, `noise_correction`,
             `variance_multiplier`, `fidelity`, `noise_rule` (see `flash.start`), `solver_settings` (by solver name), `tuned` (by solver and operator; see the method of
-            that name), `denoiser_gain` (see `denoiser.Denoiser`) and `calibration` (by severity encoder; see the module of that name).
+            that name), `of_encoder` (by severity encoder, see there), `denoiser_gain` (see `denoiser.Denoiser`) and `calibration` (by severity encoder; see the module of that name).
     """
 
     model_cpu_offload_seq = "severity->unet->first_stage"
@@ -122,12 +122,15 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         levels = len(self.unet.config.block_out_channels) - 1
         return self.stage.grain * 2**levels
 
-    def encoder_for(self, operator: str | None, name: str | None = None) -> tuple[str, SeverityEncoder]:
+    def encoder_for(self, operator: str | None, name: str | None = None, noise_std: float | None = None) -> tuple[str, SeverityEncoder]:
         """The severity encoder that was trained on an operator, or on its kin, or the default one.
+
+        Of several, the first whose training reached the noise: beyond that an encoder takes noise for detail.
 
         Args:
             operator: registered name, or None.
             name: of a component, to override the choice.
+            noise_std: on intensities in [0, 1], if known.
 
         Raises:
             FlashdiffError: there is none, or none of that name.
@@ -140,11 +143,8 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         if not found:
             raise FlashdiffError("this model has no severity encoder; give --start-step, or train one (flashdiff train severity)")
         kin = OPERATORS[operator].kin if operator is not None and operator in OPERATORS else None
-        for wanted in filter(None, (operator, kin)):
-            for role, encoder in found.items():
-                if wanted in {d.get("operator") for d in encoder.config.degradations or []}:
-                    return role, encoder
-        return next(iter(found.items()))
+        role = trained_for(found, [wanted for wanted in (operator, kin) if wanted], noise_std) or next(iter(found))
+        return role, found[role]
 
     def schedule(self, steps: int | None = None, eta: float = 0.0) -> Schedule:
         """The grid of a run; `steps` counts the whole process."""
@@ -161,24 +161,26 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         return measurement.to(device=self.unet.device, dtype=self.unet.dtype)
 
     @torch.no_grad()
-    def analyse(self, measurement: torch.Tensor, operator: str | None = None, encoder: str | None = None) -> Analysis:
+    def analyse(
+        self, measurement: torch.Tensor, operator: str | None = None, encoder: str | None = None, noise_std: float | None = None
+    ) -> Analysis:
         """Estimate latent and severity without restoring.
 
         Args:
             measurement: (B, 3, H, W) in [-1, 1] units, sides multiples of `grain`.
             operator: name of the degradation, if known, to choose the encoder.
             encoder: component name, to override the choice.
+            noise_std: of the measurements on intensities in [0, 1], if known, to choose the encoder.
         """
         measurement = self._check(measurement)
-        name, network = self.encoder_for(operator, encoder)
+        name, network = self.encoder_for(operator, encoder, noise_std)
         estimate = network(measurement)
         decoded = self.stage.decode(estimate.latent).float().clamp(-1, 1)
         calibration = self.defaults["calibration"].get(name)
-        if calibration is None:
-            return Analysis(estimate, decoded, name)
         found = Analysis(estimate, decoded, name)
-        found.evidence = self.evidence(measurement, found)
-        found.estimate = SeverityEstimate(estimate.latent, calibrated_variance(found.evidence, calibration))
+        if calibration is not None:
+            found.evidence = self.evidence(measurement, found)
+            found.estimate = SeverityEstimate(estimate.latent, calibrated_variance(found.evidence, calibration))
         return found
 
     @staticmethod
@@ -221,12 +223,15 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         operator, noise_std = self.estimate_operator(measurement.to(analysis.decoded), analysis)
         return Diagnosis(kind, operator, noise_std[0].item(), probabilities)
 
-    def tuned(self, solver: str | None = None, operator: str | None = None) -> dict[str, Any]:
+    def tuned(self, solver: str | None = None, operator: str | None = None, encoder: str | None = None) -> dict[str, Any]:
         """This model's choices for a solver: those found for an operator, for its kin, for any ("*"), or the general ones.
+
+        How far a variance is trusted depends on who estimated it: `of_encoder` holds what differs from the general choices.
 
         Args:
             solver: registered name; None: the model's default.
             operator: registered name of the degradation, or None.
+            encoder: the severity encoder in use; None: that of the operator.
 
         Returns:
             `steps`, `eta`, `noise_correction`, `variance_multiplier`, and the solver's own `settings`.
@@ -234,6 +239,9 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         solver = solver or self.defaults["solver"]
         general = {name: self.defaults[name] for name in ("steps", "eta", "noise_correction", "variance_multiplier")}
         general["settings"] = self.defaults.get("solver_settings", {}).get(solver, {})
+        if encoder is None and any(getattr(self, role) is not None for role in self._encoders):
+            encoder, _ = self.encoder_for(operator)
+        general |= self.defaults.get("of_encoder", {}).get(encoder, {})
         found = self.defaults.get("tuned", {}).get(solver, {})
         kin = OPERATORS[operator].kin if operator is not None and operator in OPERATORS else None
         return general | next((found[name] for name in (operator, kin, "*") if name in found), {})
@@ -295,17 +303,6 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             UsageError: shapes or settings that make no sense.
             FlashdiffError: the model lacks what the call needs.
         """
-        if operator is None and len(measurement) > 1:
-            # Each may need an operator of another class.
-            settings = dict(solver=solver, steps=steps, eta=eta, noise_correction=noise_correction)
-            settings |= dict(variance_multiplier=variance_multiplier, start=start, encoder=encoder, fidelity=fidelity, callback=callback)
-            parts = []
-            for i in range(len(measurement)):
-                own = {"noise_std": noise_std, "start_step": start_step}
-                own = {k: v[i : i + 1] if torch.is_tensor(v) and v.numel() > 1 else v for k, v in own.items()}
-                own |= {"generators": generators and generators[i : i + 1], "noise": None if noise is None else noise[i : i + 1]}
-                parts.append(self(measurement[i : i + 1], **settings, **own))
-            return Restoration.joined(parts)
         # A severity encoder sees a measurement at the size of the image that it is of.
         lifted = self._check(measurement if operator is None else operator.lift(measurement))
         measurement = measurement.to(lifted)
@@ -313,6 +310,20 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         generators = generators or [torch.Generator().manual_seed(0) for _ in range(batch)]
         if len(generators) != batch:
             raise UsageError(f"{batch} measurements need {batch} generators, not {len(generators)}")
+        if operator is not None and noise_std is None:
+            noise_std = noise_level(measurement.float()).cpu()
+        if batch > 1 and (operator is None or len({self.encoder_for(operator.name, encoder, n)[0] for n in per_sample(noise_std).tolist()}) > 1):
+            # Each may need an operator of another class, or another severity encoder.
+            settings = dict(solver=solver, steps=steps, eta=eta, noise_correction=noise_correction, encoder=encoder, callback=callback)
+            settings |= dict(variance_multiplier=variance_multiplier, start=start, fidelity=fidelity)
+            parts = []
+            for i in range(batch):
+                own = {"noise_std": noise_std, "start_step": start_step}
+                own = {k: v[i : i + 1] if torch.is_tensor(v) and v.numel() > 1 else v for k, v in own.items()}
+                own |= {"generators": generators[i : i + 1], "noise": None if noise is None else noise[i : i + 1]}
+                own["operator"] = None if operator is None else operator.subset(torch.arange(batch) == i)
+                parts.append(self(measurement[i : i + 1], **settings, **own))
+            return Restoration.joined(parts)
         clock = Clock(measurement.device)
         with clock.phase("estimate"):
             if operator is None:
@@ -320,13 +331,11 @@ class FlashDiffusionPipeline(DiffusionPipeline):
                 operator = diagnosis.operator
                 noise_std = diagnosis.noise_std if noise_std is None else noise_std
                 start_step = diagnosis.start_step if start_step is None else start_step
-            elif noise_std is None:
-                noise_std = noise_level(measurement.float()).cpu()
         with clock.phase("severity"):
-            analysis = self.analyse(lifted, operator.name, encoder)
+            analysis = self.analyse(lifted, operator.name, encoder, float(per_sample(noise_std).max()))
         noise_std = per_sample(noise_std).expand(batch) if per_sample(noise_std).numel() == 1 else per_sample(noise_std)
         solver = self.make_solver(solver, operator.name)
-        tuned = self.tuned(solver.name, operator.name)
+        tuned = self.tuned(solver.name, operator.name, analysis.encoder)
         eta = next(v for v in (eta, tuned["eta"], solver.default_eta) if v is not None)
         schedule = self.schedule(steps or tuned["steps"], eta)
         correction = tuned["noise_correction"] if noise_correction is None else noise_correction

@@ -72,7 +72,7 @@ class Restoration:
             elif isinstance(found[0], list):
                 values[entry.name] = [one for part in found for one in part]
             else:
-                values[entry.name] = found[0]
+                values[entry.name] = ", ".join(dict.fromkeys(found)) if entry.name == "encoder" else found[0]
         values["seconds"] = {k: sum(part.seconds.get(k, 0.0) for part in parts) for k in parts[0].seconds}
         return cls(**values)
 

@@ -5,6 +5,8 @@ Paper section 3.1. The module path is part of every saved model; it must not mov
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -117,6 +119,15 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
         """The variance before it is averaged over positions: (B, h, w), scaled units squared."""
         return self.local(measurement)[1].mean(1)
 
+    def trained_noise(self, operator: str) -> float | None:
+        """The strongest noise that training on an operator dwelt on: two of its spreads above its middle, on intensities in [0, 1].
+
+        Infinite where the configuration does not say; None if it was not trained on this operator.
+        """
+        own = [d for d in self.config.degradations or [] if d.get("operator") == operator]
+        most = [d["noise_std"] * math.exp(2 * d.get("noise_spread", 0.0)) if "noise_std" in d else math.inf for d in own]
+        return max(most, default=None)
+
     @classmethod
     def from_first_stage(cls, stage: FirstStage, extra_layers: int = 0, degradations: list[dict] | None = None):
         """A severity encoder with the first stage's encoder weights, ready for training."""
@@ -156,3 +167,17 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
         elif new.quant_conv is not None:
             new.quant_conv.load_state_dict(model.quant_conv.state_dict())
         return new
+
+
+def trained_for(encoders: Mapping[str, SeverityEncoder], operators: Sequence[str], noise_std: float | None = None) -> str | None:
+    """Name of the encoder that was trained on the first of these operators that any was trained on; None if none was.
+
+    Of several, the first whose training reached the noise (intensities in [0, 1]; None: the first), else the one that came nearest:
+    beyond its training an encoder takes noise for detail.
+    """
+    for operator in operators:
+        reach = {name: encoder.trained_noise(operator) for name, encoder in encoders.items()}
+        reach = {name: most for name, most in reach.items() if most is not None}
+        if reach:
+            return next((name for name, most in reach.items() if noise_std is None or noise_std <= most), max(reach, key=reach.get))
+    return None

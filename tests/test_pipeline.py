@@ -1,6 +1,8 @@
 """First stage, severity encoder and pipeline: contracts that hold for any model."""
 
+import copy
 import json
+import math
 
 import pytest
 import torch
@@ -188,3 +190,50 @@ def test_a_wrong_tensor_is_named(tmp_path):
     save_file(tensors | {"deviation.out.weight": removed, "surplus": removed.clone()}, path)
     with pytest.raises(FlashdiffError, match="surplus"):
         FlashDiffusionPipeline.from_pretrained(folder)
+
+
+def of_two_noises():
+    """A model with two severity encoders for blur, of which only the second has seen strong noise."""
+    pipe = tiny_pipeline()
+    second = copy.deepcopy(pipe.severity)
+    with torch.no_grad():
+        for weight in second.parameters():
+            weight.mul_(0.9)
+    faint = [{"operator": "gaussian-blur", "noise_std": 0.05, "noise_spread": 0.3}]
+    strong = [{"operator": "jpeg", "noise_std": 0.4}, {"operator": "gaussian-blur", "noise_std": 0.1, "noise_spread": 0.5}]
+    pipe.severity.register_to_config(degradations=faint)
+    second.register_to_config(degradations=strong)
+    return type(pipe)(**{**pipe.components, "severity_mixed": second}, defaults=pipe.defaults)
+
+
+def test_strong_noise_goes_to_the_encoder_that_was_trained_on_it():
+    pipe = of_two_noises()
+    assert pipe.severity.trained_noise("gaussian-blur") == pytest.approx(0.05 * math.exp(0.6))
+    assert pipe.severity.trained_noise("jpeg") is None and pipe.severity_mixed.trained_noise("jpeg") == pytest.approx(0.4)
+    chosen = {noise: pipe.encoder_for("gaussian-blur", noise_std=noise)[0] for noise in (None, 0.01, 0.09, 0.1, 0.2, 0.9)}
+    assert chosen == {None: "severity", 0.01: "severity", 0.09: "severity"} | dict.fromkeys((0.1, 0.2, 0.9), "severity_mixed")
+    assert pipe.encoder_for("gaussian-blur", "severity", 0.9)[0] == "severity"
+
+
+def test_what_an_encoder_needs_otherwise_goes_with_it():
+    pipe = of_two_noises()
+    pipe.defaults |= {"variance_multiplier": 4.0, "of_encoder": {"severity_mixed": {"variance_multiplier": 1.0}}}
+    assert pipe.tuned("ldps", "gaussian-blur")["variance_multiplier"] == 4.0
+    assert pipe.tuned("ldps", "gaussian-blur", "severity_mixed")["variance_multiplier"] == 1.0
+    pipe.defaults["tuned"] = {"ldps": {"gaussian-blur": {"variance_multiplier": 2.0}}}
+    assert pipe.tuned("ldps", "gaussian-blur", "severity_mixed")["variance_multiplier"] == 2.0
+    assert pipe.tuned("psld", "gaussian-blur", "severity_mixed")["variance_multiplier"] == 1.0
+
+
+def test_samples_of_a_batch_get_the_encoder_that_they_get_alone():
+    pipe = of_two_noises()
+    y = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    noise = torch.tensor([0.05, 0.2])
+    blur = GaussianBlur(torch.tensor([1.0, 2.0]))
+    settings = {"steps": 20, "start_step": 3}
+    both = pipe(y, blur, noise, generators=[torch.Generator().manual_seed(i) for i in range(2)], **settings)
+    for i in range(2):
+        alone = pipe(y[i : i + 1], GaussianBlur(torch.tensor([1.0 + i])), noise[i], generators=[torch.Generator().manual_seed(i)], **settings)
+        torch.testing.assert_close(both.images[i : i + 1], alone.images)
+        encoder = pipe.severity_mixed if i else pipe.severity
+        torch.testing.assert_close(both.variance[i : i + 1], encoder(y[i : i + 1]).variance, check_dtype=False)

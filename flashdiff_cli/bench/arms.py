@@ -42,11 +42,13 @@ class Batch:
     """(B, 3, H, W)."""
     lifted: torch.Tensor
     """(B, 3, H, W): the measurement at the size of the image."""
+    most_noise: float
+    """The strongest that the solver is told under this condition, which chooses the encoder for all of its pictures."""
     analyses: dict[str, tuple[Analysis, dict[str, float], torch.Tensor]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, cases: Sequence[Case]) -> Batch:
-        """Join cases.
+    def of(cls, cases: Sequence[Case], most_noise: float) -> Batch:
+        """Join cases of a condition.
 
         Raises:
             UsageError: their operators cannot share a batch.
@@ -57,7 +59,7 @@ class Batch:
         clean = torch.cat([case.clean for case in cases])
         # What a condition's measurement looks like is the truth's matter, whatever the solver is told.
         lifted = torch.cat([case.operator.lift(case.measurement) for case in cases])
-        return cls(cases, operator, noise_std, measurement, clean, lifted)
+        return cls(cases, operator, noise_std, measurement, clean, lifted, most_noise)
 
     def generators(self) -> list[torch.Generator]:
         """Fresh ones, the same for every arm."""
@@ -65,7 +67,7 @@ class Batch:
 
     def analyse(self, pipeline: FlashDiffusionPipeline, encoder: str | None) -> tuple[Analysis, dict[str, float], list[float]]:
         """What the severity encoder says, the seconds it took, and the true variance of its latent's error."""
-        name, _ = encoder_of(pipeline, self.operator.name, encoder)
+        name, _ = encoder_of(pipeline, self.operator.name, encoder, self.most_noise)
         if name not in self.analyses:
             clock = Clock(pipeline.unet.device)
             with clock.phase("severity"):
@@ -128,18 +130,28 @@ class Plan:
         return float(self.arm.start_step or self.arm.start)
 
 
-def encoder_of(pipeline: FlashDiffusionPipeline, operator: str | None, name: str | None):
-    """(name, network) of the severity encoder for an operator; Unfit where the model has none at all."""
+def encoder_of(pipeline: FlashDiffusionPipeline, operator: str | None, name: str | None, noise_std: float | None = None):
+    """(name, network) of the severity encoder for an operator and a noise; Unfit where the model has none at all."""
     try:
-        return pipeline.encoder_for(operator, name)
+        return pipeline.encoder_for(operator, name, noise_std)
     except UsageError:
         raise
     except FlashdiffError as error:
         raise Unfit(str(error)) from error
 
 
-def plan(arm: Arm, protocol: Protocol, pipeline: FlashDiffusionPipeline, model: str, operator: str | None = None) -> Plan:
-    """Make an arm's choices: its own settings, then the protocol's for the model, then the model's own for the operator.
+def role_of(pipeline: FlashDiffusionPipeline, operator: str | None, noise_std: float | None) -> str | None:
+    """Name of the severity encoder for an operator and a noise; None where the model has none at all."""
+    try:
+        return encoder_of(pipeline, operator, None, noise_std)[0]
+    except Unfit:
+        return None
+
+
+def plan(
+    arm: Arm, protocol: Protocol, pipeline: FlashDiffusionPipeline, model: str, operator: str | None = None, noise_std: float | None = None
+) -> Plan:
+    """Make an arm's choices: its own settings, then the protocol's for the model, then the model's own for the operator and noise.
 
     Raises:
         UsageError: a setting that the solver or the schedule does not have.
@@ -150,7 +162,7 @@ def plan(arm: Arm, protocol: Protocol, pipeline: FlashDiffusionPipeline, model: 
     try:
         solver = pipeline.make_solver(arm.solver, operator, **of_solver)
         steps, eta = of_arm.get("steps"), of_arm.get("eta")
-        tuned = pipeline.tuned(arm.solver, operator)
+        tuned = pipeline.tuned(arm.solver, operator, arm.encoder or role_of(pipeline, operator, noise_std))
         if arm.kind == "full":
             total = len(pipeline.scheduler.alphas_cumprod)
             steps = steps or (min(RESAMPLE_STEPS, total) if arm.solver == "resample" else total)
@@ -203,7 +215,7 @@ class Identities:
         if arm.blind:
             parts |= {"blind": {role: self.weights(role) for role in self.reached_blind()}, "calibration": pipe.defaults["calibration"]}
         elif arm.baseline == "decoded" or arm.kind in ("flash", "fixed"):
-            parts |= self.of_encoder(condition.told[0], arm.encoder)
+            parts |= self.of_encoder(condition, arm.encoder)
         if plan.solver is not None:
             schedule = pipe.schedule(plan.steps, plan.eta)
             parts |= {"unet": self.weights("unet"), "first_stage": self.weights("first_stage"), "solver": plan.described_solver}
@@ -224,10 +236,10 @@ class Identities:
             return []
         return sorted(roles | ({"classifier"} if self.pipeline.classifier is not None else set()))
 
-    def of_encoder(self, operator: str | None, name: str | None) -> dict[str, Any]:
+    def of_encoder(self, condition: Condition, name: str | None) -> dict[str, Any]:
         """What the severity encoder's estimate depends on."""
         try:
-            role, _ = self.pipeline.encoder_for(operator, name)
+            role, _ = self.pipeline.encoder_for(condition.told[0], name, condition.most_noise)
         except FlashdiffError:
             return {"encoder": None}
         calibration = self.pipeline.defaults["calibration"].get(role)

@@ -72,6 +72,11 @@ class Condition:
         return value_at(NOISE, self.told[2] if told else self.noise_std, level)
 
     @property
+    def most_noise(self) -> float:
+        """The strongest noise that the solver is told of any picture."""
+        return max(self.noise(level, told=True) for level in (0.0, 1.0))
+
+    @property
     def told(self) -> tuple[str, dict[str, Any], float | list[float]]:
         """Operator, options and noise that the solver is told."""
         if self.assumed is None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from flashdiff_cli import __version__
-from flashdiff_cli.bench.arms import Batch, Identities, Outcome, Plan, Unfit, encoder_of, given_only, plan, run, told
+from flashdiff_cli.bench.arms import Batch, Identities, Outcome, Plan, Unfit, encoder_of, given_only, plan, role_of, run, told
 from flashdiff_cli.bench.dataset import Case, Item, batches, degrade
 from flashdiff_cli.bench.metrics import FOLDER, Measures
 from flashdiff_cli.bench.protocol import SEVERITY, Condition, Protocol
@@ -99,7 +99,8 @@ class Bench:
         self.protocol, self.selected = protocol, selected
         self.pipeline, self.model, self.items = pipeline, model, list(items)
         self.folder, self.batch, self.dtype = Path(folder), batch, dtype
-        self.plans = {c.name: [plan(arm, protocol, pipeline, model, c.told[0]) for arm in selected.arm] for c in selected.condition}
+        known = {c.name: (c.told[0], c.most_noise) for c in selected.condition}
+        self.plans = {name: [plan(arm, protocol, pipeline, model, *of) for arm in selected.arm] for name, of in known.items()}
         self.measures = Measures(protocol.metrics, pipeline.unet.device)
         # The distance of two sets of pictures is taken between files, so that a resumed bench has all of them.
         whole = any(name in FOLDER for name in self.measures.usable)
@@ -114,9 +115,9 @@ class Bench:
         self.settings = {(c.name, p.arm.name): identities.settings(p, c, protocol) for c, p in cells}
         for c in selected.condition if selected.levels else ():
             parts = {"condition": asdict(c), "seed": protocol.seed, "levels": protocol.levels}
-            tuned = pipeline.tuned(operator=c.told[0])
+            tuned = pipeline.tuned(None, c.told[0], role_of(pipeline, *known[c.name]))
             parts |= {"steps": tuned["steps"], "multiplier": tuned["variance_multiplier"]}
-            self.settings[c.name, SEVERITY] = fingerprint(**given_only(parts | identities.of_encoder(c.told[0], None)))
+            self.settings[c.name, SEVERITY] = fingerprint(**given_only(parts | identities.of_encoder(c, None)))
         self.work = Work()
 
     def _is_done(self, condition: str, arm: str, item: Item, level: float | None = None) -> bool:
@@ -221,7 +222,7 @@ class Bench:
                 return [r for item in items for r in self._arm(plan, condition, [item], cleans, step)]
             return [self._record(condition, name, items[0], status="failed", error=str(error))]
         try:
-            batch = Batch.of(cases)
+            batch = Batch.of(cases, condition.most_noise)
         except UsageError:
             return [r for item in items for r in self._arm(plan, condition, [item], cleans, step)]
         facts = [self._truth(case) for case in cases]
@@ -270,7 +271,7 @@ class Bench:
         n = self.protocol.levels
         try:
             cases = [degrade(item, clean, condition, self.protocol.seed, (j, n)) for j in range(n)]
-            name, _ = encoder_of(self.pipeline, condition.told[0], None)
+            name, _ = encoder_of(self.pipeline, condition.told[0], None, condition.most_noise)
             lifted = torch.cat([case.operator.lift(case.measurement) for case in cases])
             begin = time.perf_counter()
             analysis = self.pipeline.analyse(lifted, None, name)
@@ -282,7 +283,7 @@ class Bench:
             levels = [round(j / (n - 1), 6) for j in range(n)]
             return [self._record(condition, SEVERITY, item, level=t, status=status, error=str(error)) for t in levels]
         error = (analysis.latent - target).float().square().mean((1, 2, 3)).tolist()
-        tuned = self.pipeline.tuned(operator=condition.told[0])
+        tuned = self.pipeline.tuned(None, condition.told[0], name)
         schedule = self.pipeline.schedule(tuned["steps"])
         starts = schedule.start_level(analysis.variance * tuned["variance_multiplier"]).tolist()
         records = []

@@ -323,7 +323,7 @@ class Restorer:
         decoded, latent = Canvas(3, tuple(lifted.shape[2:])), None
         for tile in tiles:
             part = tile.of(lifted)
-            analysis = self.pipeline.analyse(part, name, settings.encoder)
+            analysis = self.pipeline.analyse(part, name, settings.encoder, noise)
             decoded.add(tile, analysis.decoded[0])
             if latent is None:
                 latent = Canvas(len(analysis.latent[0]), tuple(n // grain for n in lifted.shape[2:]), OVERLAP // grain)
@@ -331,7 +331,7 @@ class Restorer:
             variances.append(analysis.variance[0].item())
         record.operator = {"name": used.name, **used.describe(), "estimated": operator is None}
         record.noise_std = noise
-        tuned = self.pipeline.tuned(settings.solver, used.name)
+        tuned = self.pipeline.tuned(settings.solver, used.name, analysis.encoder)
         schedule = self.pipeline.schedule(settings.steps or tuned["steps"])
         multiplier = tuned["variance_multiplier"] if settings.variance_multiplier is None else settings.variance_multiplier
         levels = schedule.start_level(torch.tensor(variances) * multiplier).tolist()
