@@ -74,7 +74,7 @@ class GuidedSolver(Solver):
         return problem.schedule.step(z0, eps, level, noise) - gradient
 
     def _score(self, z, z0, level, difference, problem: Problem) -> torch.Tensor:
-        """grad_z log N(y; A(Dec(z0(z))), (s^2 / dc_step + r^2) I), r^2 what z_t leaves open in y.
+        """grad_z log N(y; A(Dec(z0(z))), (s^2 / dc_step + r^2) I), r^2 what z_t leaves open in y, at least what the residual shows.
 
         s^2 is the variance of all that no latent explains: the measurement noise, and what the first stage loses.
 
@@ -87,4 +87,7 @@ class GuidedSolver(Solver):
         spread = (1 - a) / a.sqrt() * (at_z.float() * at_z0).flatten(1).sum(1) / (2 * misfit).clamp(min=1e-12)
         unexplained = problem.noise_variance(misfit) + (2 * self.model_std) ** 2
         variance = unexplained + self.dc_step * spread.clamp(min=0)
+        # An imperfect network's quotient can be negative where nearly all is noise, and noise can be told too small; a residual this
+        # large shows that there is more to explain, and a step weighed by less would throw z off for good.
+        variance = torch.maximum(variance, 2 * misfit / difference[0].numel())
         return -self.dc_step * at_z / variance.clamp(min=1e-6).view(-1, 1, 1, 1)
