@@ -32,6 +32,11 @@ GUIDANCE_RULE = Option(
 )
 
 
+LEAST_COSINE = 0.05
+"""Between a vector and its product with a covariance, for condition numbers up to 1600 (Kantorovich's inequality). Near pure noise a
+network's Jacobian is no covariance: a quotient around 0, or below, made a step so long that the run never came back."""
+
+
 class GuidedSolver(Solver):
     """z_{t-1} = z'_{t-1} - grad_z ( dc_step ||y - A(Dec(z0(z)))|| + penalty )."""
 
@@ -74,20 +79,20 @@ class GuidedSolver(Solver):
         return problem.schedule.step(z0, eps, level, noise) - gradient
 
     def _score(self, z, z0, level, difference, problem: Problem) -> torch.Tensor:
-        """grad_z log N(y; A(Dec(z0(z))), (s^2 / dc_step + r^2) I), r^2 what z_t leaves open in y, at least what the residual shows.
+        """grad_z log N(y; A(Dec(z0(z))), (s^2 / dc_step + r^2) I), r^2 what z_t leaves open in y.
 
         s^2 is the variance of all that no latent explains: the measurement noise, and what the first stage loses.
 
         The covariance of z0 given z_t is (1 - abar) / sqrt(abar) dz0/dz (Tweedie's second-order formula). Its Rayleigh
-        quotient along the residual needs the misfit's gradients at z and z0 only, which one backward pass gives.
+        quotient along the residual needs the misfit's gradients at z and z0 only, which one backward pass gives. For a covariance
+        the two never stand at more than an angle; where an imperfect network lets them, the quotient is taken at that angle.
         """
         misfit = difference.float().flatten(1).square().sum(1) / 2
         at_z, at_z0 = torch.autograd.grad(misfit.sum(), (z, z0), retain_graph=True)
         a = problem.schedule.alpha(level, misfit)
-        spread = (1 - a) / a.sqrt() * (at_z.float() * at_z0).flatten(1).sum(1) / (2 * misfit).clamp(min=1e-12)
+        at_z, at_z0 = at_z.float().flatten(1), at_z0.float().flatten(1)
+        along, most = (at_z * at_z0).sum(1), at_z.norm(dim=1) * at_z0.norm(dim=1)
+        spread = (1 - a) / a.sqrt() * torch.maximum(along, LEAST_COSINE * most) / (2 * misfit).clamp(min=1e-12)
         unexplained = problem.noise_variance(misfit) + (2 * self.model_std) ** 2
-        variance = unexplained + self.dc_step * spread.clamp(min=0)
-        # An imperfect network's quotient can be negative where nearly all is noise, and noise can be told too small; a residual this
-        # large shows that there is more to explain, and a step weighed by less would throw z off for good.
-        variance = torch.maximum(variance, 2 * misfit / difference[0].numel())
-        return -self.dc_step * at_z / variance.clamp(min=1e-6).view(-1, 1, 1, 1)
+        variance = unexplained + self.dc_step * spread
+        return -self.dc_step * (at_z / variance.clamp(min=1e-6)[:, None]).view_as(z)
