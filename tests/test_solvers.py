@@ -1,6 +1,7 @@
 """Solvers: steps in closed form, batches against single runs, edge cases, plug-ins, and a posterior that is known."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from flashdiff_cli.solvers import (
     load_entry_points,
     sample,
 )
+from flashdiff_cli.solvers.guidance import LEAST_COSINE
 
 QUICK = {"resample": {"inner_steps": 3, "every": 2}}
 VARIANTS = [
@@ -179,6 +181,23 @@ def test_bayes_guidance_is_exact_for_a_white_prior():
     eps = (z - a**0.5 * z0) / (1 - a) ** 0.5
     expected = problem.schedule.step(z0 + (1 - a) / a**0.5 * score, eps - (1 - a) ** 0.5 * score, at, noise)
     assert torch.allclose(LDPS(guidance="bayes").step(z, at, problem, noise), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("slope", [2.0, 5.0])
+def test_a_network_that_falls_where_it_should_rise_does_not_blow_up_a_guided_step(slope):
+    # z0 = (1 - sqrt(1 - abar) slope) / sqrt(abar) z falls: its quotient along the residual is negative, which no variance is.
+    world, problem, at, z, noise, _, _ = toy(variances=torch.ones(64, dtype=torch.float64))
+    problem.unet = lambda latent, timesteps: SimpleNamespace(sample=slope * latent)
+    a = problem.schedule.levels[at].item()
+    rise = (1 - (1 - a) ** 0.5 * slope) / a**0.5
+    assert rise < 0
+    residual = problem.difference(world.stage.decode(rise * z))
+    seen = (world.operator.mask * residual).square().sum() / residual.square().sum()
+    variance = 0.2**2 + LEAST_COSINE * (1 - a) / a**0.5 * -rise * seen
+    score = rise * world.stage.encode(world.operator.mask * residual) / variance
+    eps = slope * z - (1 - a) ** 0.5 * score
+    expected = problem.schedule.step(rise * z + (1 - a) / a**0.5 * score, eps, at, noise)
+    assert torch.allclose(LDPS(guidance="bayes").step(z, at, problem, noise), expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("noise_std", [0.0, 0.05])
