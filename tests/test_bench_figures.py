@@ -129,6 +129,8 @@ def test_the_best_fixed_start_is_found_and_the_difference_to_the_matched_one_is_
     differences = [29.5 - (29.5 - 0.001 * (30 - 20 - 30 * r["severity"]) ** 2) for r in matched.values()]
     assert min(differences) > 0 and "easy: +0.0" in words and "hard: +0.0" in words
     assert "9 pictures of 16 x 16 pixels in 3 classes" in drawn.caption
+    # Where the noise comes from depends on the model, which records do not tell.
+    assert "eq. 9" not in drawn.caption
 
 
 def test_a_blind_arm_is_not_taken_for_the_matched_start():

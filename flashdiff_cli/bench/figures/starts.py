@@ -64,8 +64,7 @@ def start_search(view: View) -> list[Drawing]:
             f"Quality against the start step, solver {name}, {pictures(len(images))} {sizes(matched[i] for i in images)} in "
             f"{len(classes)} {'class' if len(classes) == 1 else 'classes'} of severity, condition {view.condition}. Above the plots: "
             "mean paired difference between the matched and the best fixed start with its 95 % interval; the best is chosen on the "
-            "same pictures, in its favour. "
-            "A matched start takes its noise from the severity (paper eq. 9), a fixed one from its step."
+            "same pictures, in its favour."
         )
         title = f"Matched and fixed start steps, {name}"
         drawings.append(Drawing(f"start-search.{slug(view.condition)}.{slug(name)}-{schedule}", title, caption, figure))
