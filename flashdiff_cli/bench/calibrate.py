@@ -18,11 +18,11 @@ from typing import Any
 import torch
 
 from flashdiff_cli.bench.dataset import Item
+from flashdiff_cli.bench.intervals import mean_interval
 from flashdiff_cli.bench.metrics import MEASURES
 from flashdiff_cli.bench.protocol import SETTINGS, Arm, Condition, Protocol
 from flashdiff_cli.bench.records import BenchRecord
 from flashdiff_cli.bench.runner import Bench
-from flashdiff_cli.bench.tables import mean_interval
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.hub.checksums import SUMS, renewed_sums
 from flashdiff_cli.loading import read_config

@@ -13,9 +13,10 @@ from PIL import Image
 
 from flashdiff_cli.bench import words
 from flashdiff_cli.bench.figures import CONDITIONS, FOLDER, read_index
-from flashdiff_cli.bench.figures.data import SWEEP, Record, View, kind, one
+from flashdiff_cli.bench.figures.data import SWEEP, View
 from flashdiff_cli.bench.figures.grid import choose
 from flashdiff_cli.bench.figures.style import DPI, WIDTH
+from flashdiff_cli.bench.records import Record, kind, one
 
 CSS = Path(__file__).with_name("page.css")
 SIDE, LARGE = 320, 300_000

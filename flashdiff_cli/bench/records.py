@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.runs.record import finite
 
 NAME = "records.jsonl"
+Record = Mapping[str, Any]
+"""One line of the file, as a plain dictionary."""
 
 
 @dataclass
@@ -153,3 +155,25 @@ def read(folder: str | Path) -> list[BenchRecord]:
 def image_path(folder: str | Path, condition: str, image: str, arm: str) -> Path:
     """Where the picture of an arm lies: images/<condition>/<picture without ending>/<arm>.png."""
     return Path(folder) / "images" / condition / Path(image).with_suffix("") / f"{arm}.png"
+
+
+def one(of: Mapping[str, Record]) -> Record:
+    """Any record of an arm: all tell what it is, its solver and its schedule."""
+    return next(iter(of.values()))
+
+
+def kind(record: Record) -> str:
+    """What an arm is: "input", "decoded", "classical", "flash", "full", "come-closer" or "fixed"."""
+    if record.get("solver") is None:
+        return record["arm"] if record["arm"] in ("input", "decoded") else "classical"
+    start = record.get("start")
+    return start if isinstance(start, str) else "fixed"
+
+
+def solver(record: Record) -> str | None:
+    return (record.get("solver") or {}).get("name")
+
+
+def blind(record: Record) -> bool:
+    """Whether the arm had to estimate the operator."""
+    return bool((record.get("assumed") or {}).get("estimated"))

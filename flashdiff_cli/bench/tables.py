@@ -12,37 +12,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from flashdiff_cli.bench.intervals import mean_interval
 from flashdiff_cli.bench.metrics import FOLDER, LOWER_IS_BETTER, MEASURES
 from flashdiff_cli.bench.protocol import SEVERITY, Protocol
 from flashdiff_cli.bench.records import BenchRecord
+from flashdiff_cli.bench.starts import start_search
 from flashdiff_cli.training.degradation import ordering_accuracy, spearman
 
-RESAMPLES = 2000
-COVERAGE = 95.0
 COSTS = ("network_evaluations", "seconds", "start_step")
 DIGITS = {"psnr": 2, "ssim": 3, "ms_ssim": 3, "gmsd": 4, "haarpsi": 3, "gradient": 2, "lpips_vgg": 3, "lpips_alex": 3}
 DIGITS |= {"fid": 1, "kid": 4, "network_evaluations": 1, "seconds": 1, "start_step": 1}
 TITLES = {"psnr": "PSNR", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "gmsd": "GMSD", "haarpsi": "HaarPSI", "gradient": "gradient"}
 TITLES |= {"lpips_vgg": "LPIPS VGG", "lpips_alex": "LPIPS Alex", "fid": "FID", "kid": "KID"}
 TITLES |= {"network_evaluations": "evaluations", "seconds": "seconds", "start_step": "start"}
-
-
-def mean_interval(values: Sequence[float], seed: int = 0) -> dict[str, float | int | None]:
-    """Mean, its 95 % percentile bootstrap interval (2000 resamples of the pictures) and the number of values.
-
-    Args:
-        values: finite; of one picture there is no interval.
-        seed: of the resampling.
-    """
-    x = np.asarray(values, dtype=np.float64)
-    if not len(x):
-        return {"n": 0, "mean": None, "low": None, "high": None}
-    if len(x) == 1:
-        return {"n": 1, "mean": float(x[0]), "low": None, "high": None}
-    rows = np.random.default_rng(seed).integers(0, len(x), (RESAMPLES, len(x)))
-    tail = (100 - COVERAGE) / 2
-    low, high = np.percentile(x[rows].mean(1), [tail, 100 - tail])
-    return {"n": len(x), "mean": float(x.mean()), "low": float(low), "high": float(high)}
 
 
 def value(record: BenchRecord, measure: str) -> float | None:
@@ -73,7 +55,7 @@ def summarise(
 
     Returns:
         `protocol`, `measures`, and `conditions`: by name `arms` (by name `n`, `skipped`, `failed`, `reason`, `measures` with mean,
-        low, high and n of each measure and cost, `difference` to another arm), and `severity`.
+        low, high and n of each measure and cost, `difference` to another arm), `start_search` (`starts.start_search`) and `severity`.
     """
     measures = [m for m in protocol.metrics if m in (*MEASURES, "lpips_vgg", "lpips_alex")]
     own = {arm.name: arm for arm in protocol.arm}
@@ -101,7 +83,10 @@ def summarise(
             if kinds := Counter(r.assumed["kind"] for r in done[name].values() if r.assumed and "kind" in r.assumed):
                 row["kinds"] = dict(kinds.most_common())
             arms[name] = row
-        conditions[condition] = {"arms": arms, "severity": severity_figures(here)}
+        # As the lines of records.jsonl are read by the figures.
+        plain = {arm: {image: vars(r) for image, r in found.items()} for arm, found in done.items()}
+        search = start_search(plain, measures)
+        conditions[condition] = {"arms": arms, "start_search": search, "severity": severity_figures(here)}
     shown = [*measures, *(m for m in protocol.metrics if m in FOLDER)]
     return {"protocol": protocol.name, "title": protocol.title, "measures": shown, "conditions": conditions}
 
@@ -206,6 +191,33 @@ def _difference_rows(block: dict[str, Any], measures: Sequence[str]) -> tuple[li
     return ["arm", "minus", "n", *(TITLES[m] + arrow(m) for m in shown), "times fewer evaluations"], rows
 
 
+def _start_rows(found: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """The start search: a row for each matched arm, class of severity and measure."""
+    rows = []
+    for search in found:
+        for part in search["classes"]:
+            low, high = part["severity"]
+            start = f"{part['start_step']:.1f} of {search['schedule_steps']}"
+            what = [search["arm"], part["name"], str(part["n"]), f"{low:.3f} to {high:.3f}", start]
+            for measure, of in part["measures"].items():
+                digits, percent = DIGITS[measure], "-" if of["percent"] is None else f"{of['percent']:+.1f}"
+                means = [f"{of['best_mean']:.{digits}f}", f"{of['matched_mean']:.{digits}f}"]
+                difference = number(of["difference"], digits, signed=True)
+                rows.append([*what, TITLES[measure] + arrow(measure), str(of["best_start"]), *means, difference, percent])
+    head = ["arm", "class", "n", "severity", "matched start", "measure", "best fixed start", "its mean", "matched", "difference", "%"]
+    return head, rows
+
+
+def start_lines(found: Sequence[dict[str, Any]]) -> list[str]:
+    """What the best fixed start was chosen from, and how, as sentences."""
+    return [
+        f"{search['arm']} against fixed starts at steps {', '.join(map(str, search['fixed']))}: the best one is chosen for each class of "
+        "severity and measure on the same pictures, in its favour; the difference is the matched start minus the best fixed one, "
+        "paired, and % its share of the best one's mean."
+        for search in found
+    ]
+
+
 def severity_lines(found: dict[str, Any] | None) -> list[str]:
     """The severity figures as sentences."""
     lines = []
@@ -238,7 +250,9 @@ def blocks(summary: dict[str, Any]):
         tables = [_measure_rows(block, summary["measures"])]
         if (difference := _difference_rows(block, summary["measures"]))[1]:
             tables.append(difference)
-        yield name, tables, severity_lines(block["severity"]) + arm_lines(block["arms"])
+        if search := block["start_search"]:
+            tables.append(_start_rows(search))
+        yield name, tables, start_lines(search) + severity_lines(block["severity"]) + arm_lines(block["arms"])
 
 
 NOTE = (

@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib
 
 from flashdiff_cli.bench.figures.cost import quality_against_cost, steps_histogram
-from flashdiff_cli.bench.figures.data import Record, View
+from flashdiff_cli.bench.figures.data import View
 from flashdiff_cli.bench.figures.error import error_variance
 from flashdiff_cli.bench.figures.grid import before_after, one_picture_everywhere
 from flashdiff_cli.bench.figures.level import contributors, severity_against_level
@@ -18,6 +18,7 @@ from flashdiff_cli.bench.figures.robustness import robustness
 from flashdiff_cli.bench.figures.starts import start_search
 from flashdiff_cli.bench.figures.style import RC, Drawing, save, slug
 from flashdiff_cli.bench.figures.sweep import severity_sweep
+from flashdiff_cli.bench.records import Record
 from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.runs.report import write_text
 

@@ -10,20 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from flashdiff_cli.bench.figures.data import (
-    Mean,
-    Metric,
-    Record,
-    View,
-    kind,
-    mean,
-    one,
-    pictures,
-    sizes,
-    solver,
-    values,
-)
+from flashdiff_cli.bench.figures.data import Mean, Metric, View, mean, pictures, sizes, values
 from flashdiff_cli.bench.figures.style import LINE, SOFT, Drawing, Look, log_ticks, looks, new_figure, slug
+from flashdiff_cli.bench.records import Record, kind, one, solver
 
 BINS = 25
 QUICK = 1e-3

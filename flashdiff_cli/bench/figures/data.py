@@ -10,14 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-RESAMPLES = 2000
+from flashdiff_cli.bench.intervals import mean_interval
+from flashdiff_cli.bench.records import Record, blind, kind, one
+
 SWEEP = "severity"
 """The arm of records that measure a picture at rising levels and restore nothing."""
-Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -50,30 +50,8 @@ PERCEPTUAL = (
 """The nearest to what people see first; figures show the first that was measured."""
 
 
-def one(of: Mapping[str, Record]) -> Record:
-    """Any record of an arm: all tell what it is, its solver and its schedule."""
-    return next(iter(of.values()))
-
-
-def kind(record: Record) -> str:
-    """What an arm is: "input", "decoded", "classical", "flash", "full", "come-closer" or "fixed"."""
-    if record.get("solver") is None:
-        return record["arm"] if record["arm"] in ("input", "decoded") else "classical"
-    start = record.get("start")
-    return start if isinstance(start, str) else "fixed"
-
-
 KINDS = ("input", "classical", "decoded", "come-closer", "fixed", "full", "flash")
 """Order of arms in figures: from what costs nothing to the method."""
-
-
-def solver(record: Record) -> str | None:
-    return (record.get("solver") or {}).get("name")
-
-
-def blind(record: Record) -> bool:
-    """Whether the arm had to estimate the operator."""
-    return bool((record.get("assumed") or {}).get("estimated"))
 
 
 @dataclass(frozen=True)
@@ -211,20 +189,14 @@ class Mean:
 
 
 def mean(values: Sequence[float], seed: int = 0) -> Mean | None:
-    """Mean and percentile interval of RESAMPLES bootstrap means; None of no values.
+    """Mean and 95 % bootstrap interval (`mean_interval`); None of no values.
 
     Args:
         values: one a picture. For a paired difference, the differences.
         seed: of the resampling.
     """
-    x = np.asarray(values, float)
-    if not len(x):
-        return None
-    if len(x) == 1:
-        return Mean(float(x[0]), None, None, 1)
-    rows = np.random.default_rng(seed).integers(len(x), size=(RESAMPLES, len(x)))
-    low, high = np.percentile(x[rows].mean(1), [2.5, 97.5])
-    return Mean(float(x.mean()), float(low), float(high), len(x))
+    found = mean_interval(values, seed)
+    return Mean(found["mean"], found["low"], found["high"], found["n"]) if found["n"] else None
 
 
 def values(of: Mapping[str, Record], key: str, images: Iterable[str] | None = None) -> list[float]:
@@ -246,13 +218,6 @@ def ordering(sweep: Mapping[str, Sequence[Record]]) -> list[float]:
         first, second = np.triu_indices(len(v), 1)
         shares.append(float((v[first] <= v[second]).mean()))
     return shares
-
-
-def severity_classes(severities: Mapping[str, float], least: int = 3) -> list[list[str]]:
-    """Pictures split at the terciles of severity, easy first; into fewer classes where some would hold less than `least`."""
-    ranked = sorted(severities, key=lambda image: (severities[image], image))
-    count = max(1, min(3, len(ranked) // least))
-    return [part.tolist() for part in np.array_split(np.array(ranked, object), count)] if ranked else []
 
 
 def sizes(records: Iterable[Record]) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flashdiff_cli.bench.figures.data import View, one, pictures, sizes
+from flashdiff_cli.bench.figures.data import View, pictures, sizes
 from flashdiff_cli.bench.figures.style import WIDTH, Drawing, new_figure, show, slug, thumbnail
+from flashdiff_cli.bench.records import one
 
 ROWS, CONDITIONS = 6, 12
 

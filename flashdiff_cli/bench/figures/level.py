@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.linear_model import HuberRegressor
 
-from flashdiff_cli.bench.figures.data import Record, View, pictures, sizes
+from flashdiff_cli.bench.figures.data import View, pictures, sizes
 from flashdiff_cli.bench.figures.style import BLUE, GREEN, INK, RED, SOFT, Drawing, new_figure, show, slug, thumbnail
+from flashdiff_cli.bench.records import Record
 
 LEAST = 5
 """Fewer pictures have no trend."""

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from flashdiff_cli.bench.figures.data import Mean, Metric, Record, View, kind, mean, one, paired, pictures, sizes
+from flashdiff_cli.bench.figures.data import Mean, Metric, View, mean, paired, pictures, sizes
 from flashdiff_cli.bench.figures.style import INK, RED, SOFT, Drawing, looks, new_figure
+from flashdiff_cli.bench.records import Record, kind, one
 
 SHOWN = ("classical", "decoded", "come-closer", "full", "flash")
 

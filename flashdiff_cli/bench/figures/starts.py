@@ -7,55 +7,13 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from flashdiff_cli.bench.figures.data import (
-    Mean,
-    Metric,
-    Record,
-    View,
-    blind,
-    kind,
-    mean,
-    one,
-    paired,
-    pictures,
-    severity_classes,
-    sizes,
-    solver,
-    values,
-)
+from flashdiff_cli.bench.figures.data import Metric, View, mean, paired, pictures, sizes, values
 from flashdiff_cli.bench.figures.style import CLASSES, SOFT, Drawing, log_ticks, new_figure, slug
+from flashdiff_cli.bench.records import Record
+from flashdiff_cli.bench.starts import NAMES, best_start, complete, families, severity_classes
 
 WIDE = 40
 """Start steps that reach over more than this ratio stand on a logarithmic axis."""
-NAMES = {1: ("all",), 2: ("easy", "hard"), 3: ("easy", "middle", "hard")}
-
-
-def families(view: View) -> dict[tuple[str, int], tuple[dict[int, dict[str, Record]], dict[str, Record]]]:
-    """(Fixed starts by step, the matched start) for each solver and length of schedule that has both."""
-    fixed: dict[tuple, dict[int, dict[str, Record]]] = {}
-    matched: dict[tuple, dict[str, Record]] = {}
-    for of in view.of_kind("fixed", "flash").values():
-        first = one(of)
-        key = solver(first), first.get("schedule_steps")
-        if kind(first) == "fixed":
-            fixed.setdefault(key, {})[int(first["start"])] = of
-        elif not blind(first):
-            matched.setdefault(key, of)
-    return {key: (dict(sorted(fixed[key].items())), matched[key]) for key in fixed if key in matched and len(fixed[key]) > 1}
-
-
-def best_start(fixed: Mapping[int, Mapping[str, Record]], images: list[str], metric: Metric) -> tuple[int, Mean]:
-    """The fixed start step with the best mean over pictures, and that mean."""
-    means = {start: mean(values(of, metric.key, images)) for start, of in fixed.items()}
-    best = max(means, key=lambda start: metric.gain(means[start].value, 0.0))
-    return best, means[best]
-
-
-def complete(fixed: Mapping[int, Mapping[str, Record]], matched: Mapping[str, Record], metrics: Sequence[Metric]) -> list[str]:
-    """The pictures that have a severity, all starts and all metrics."""
-    arms = [matched, *fixed.values()]
-    has = {i: all(i in of and None not in [of[i].get(m.key) for m in metrics] for of in arms) for i in matched}
-    return [i for i, r in matched.items() if has[i] and r.get("severity") is not None]
 
 
 def _panel(axes: Axes, metric: Metric, fixed: Mapping, matched: Mapping[str, Record], classes: Sequence[list[str]]) -> None:
@@ -64,9 +22,9 @@ def _panel(axes: Axes, metric: Metric, fixed: Mapping, matched: Mapping[str, Rec
     for part, color, name in zip(classes, CLASSES[len(classes)], NAMES[len(classes)], strict=True):
         axes.plot(list(fixed), [mean(values(of, metric.key, part)).value for of in fixed.values()], color=color, marker=".", markersize=6)
         own, at = mean(values(matched, metric.key, part)), mean(values(matched, "start_step", part))
-        best, best_mean = best_start(fixed, part, metric)
+        best, best_mean = best_start(fixed, part, metric.key)
         axes.scatter(at.value, own.value, s=190, marker="*", color=color, edgecolors="white", linewidths=1.0, zorder=5)
-        axes.scatter(best, best_mean.value, s=110, facecolors="none", edgecolors=color, linewidths=1.6, zorder=4)
+        axes.scatter(best, best_mean, s=110, facecolors="none", edgecolors=color, linewidths=1.6, zorder=4)
         gain = mean(list(paired({i: matched[i] for i in part}, fixed[best], metric).values()))
         words.append((f"{name}: {gain.text(2 if metric.unit else 3, sign=True)}", color))
     head = "matched \N{MINUS SIGN} best" if metric.higher else "best \N{MINUS SIGN} matched"
@@ -85,8 +43,8 @@ def start_search(view: View) -> list[Drawing]:
     """One figure a solver: mean quality against the fixed start step, a line a severity class; the matched start's
     quality at its mean step as a star, and its paired difference to the best fixed start in words."""
     drawings, metrics = [], view.metrics
-    for (name, schedule), (fixed, matched) in families(view).items():
-        images = complete(fixed, matched, metrics)
+    for (name, schedule), (fixed, matched) in families(view.arms).items():
+        images = complete(fixed, matched, [m.key for m in metrics])
         if not images or not metrics:
             continue
         classes = severity_classes({i: matched[i]["severity"] for i in images})
@@ -106,8 +64,7 @@ def start_search(view: View) -> list[Drawing]:
             f"Quality against the start step, solver {name}, {pictures(len(images))} {sizes(matched[i] for i in images)} in "
             f"{len(classes)} {'class' if len(classes) == 1 else 'classes'} of severity, condition {view.condition}. Above the plots: "
             "mean paired difference between the matched and the best fixed start with its 95 % interval; the best is chosen on the "
-            "same pictures, in its favour. "
-            "A matched start takes its noise from the severity (paper eq. 9), a fixed one from its step."
+            "same pictures, in its favour."
         )
         title = f"Matched and fixed start steps, {name}"
         drawings.append(Drawing(f"start-search.{slug(view.condition)}.{slug(name)}-{schedule}", title, caption, figure))

@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 from PIL import Image
 
-from flashdiff_cli.bench.figures.data import Record, View, kind, one, solver
+from flashdiff_cli.bench.figures.data import View
+from flashdiff_cli.bench.records import Record, kind, one, solver
 
 WIDTH = 8.0
 """Inches; at 100 dots an inch a figure is 800 pixels wide. PNGs are finer: DPI, those with photographs PHOTO_DPI."""
