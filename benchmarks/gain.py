@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from flashdiff_cli.bench.dataset import centre
 from flashdiff_cli.hub.checksums import write_sums
 from flashdiff_cli.pictures.files import read_picture
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
@@ -46,9 +47,7 @@ def main():
     files = [f for folder in arguments.folders for f in sorted(folder.iterdir())[: arguments.limit]]
     images = []
     for file in files:
-        image = read_picture(file).image
-        top, left = ((n - arguments.size) // 2 for n in image.shape[-2:])
-        images.append(image[..., top : top + arguments.size, left : left + arguments.size])
+        images.append(centre(read_picture(file).image, arguments.size, pipe.grain))
     with torch.no_grad():
         latents = pipe.stage.encode(torch.cat(images)).float()
     total = len(pipe.scheduler.alphas_cumprod)

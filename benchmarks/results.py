@@ -5,7 +5,7 @@
 
 Each section is one `flashdiff bench`, from fixed seeds, so that the same pictures give the same numbers; a run that was stopped goes on
 where it was. The page is written anew from all sections whose records are there. FACES and PHOTOGRAPHS are folders of clean pictures
-that the model was not trained on; the section `examples` needs neither.
+that the model was not trained on; the section `examples` needs neither. Run it in the repository's folder: `examples/` is named from there.
 """
 
 import argparse
@@ -20,7 +20,6 @@ from flashdiff_cli.bench.results import results_markdown
 from flashdiff_cli.bench.tables import DIGITS, TITLES, arrow, number
 from flashdiff_cli.runs.report import write_text
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 EXAMPLES = tuple(f"examples/{name}-clean.png" for name in ("blurry", "heavy", "light"))
 FACES, PHOTOGRAPHS = "FACES", "PHOTOGRAPHS"
 MEASURES = ("psnr", "ssim", "gmsd", "haarpsi")
@@ -72,7 +71,7 @@ SECTIONS = (
 
 
 def run(section: Section, folders: dict[str, str], output: Path, batch: int) -> None:
-    """One bench, from the repository's folder, so that its command reads the same everywhere."""
+    """One bench; a killed one goes on where it was."""
     command = [sys.executable, "-m", "flashdiff_cli", *section.arguments(folders, output, batch)]
     print("flashdiff " + " ".join(command[3:]), flush=True)
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -114,9 +113,9 @@ differences with 95 % bootstrap intervals; for GMSD less is better.
 """
 
 
-def write_page(output: Path, page: Path, sections: list[Section]) -> None:
+def write_page(output: Path, page: Path) -> None:
     """The page of all sections that have been run, as links and tables."""
-    folders = [output / s.name for s in sections if (output / s.name / "summary.json").exists()]
+    folders = [output / s.name for s in SECTIONS if (output / s.name / "summary.json").exists()]
     whole = results_markdown(folders, base=page.parent)
     title, rest = whole.split("\n\n", 1)
     write_text(f"{title}\n\n{INTRODUCTION}\n{in_short(folders)}\n\n{rest}", page)
@@ -153,7 +152,7 @@ def main():
         run(section, folders, arguments.output, arguments.batch)
         if arguments.publish:
             keep_what_is_published(arguments.output / section.name)
-    write_page(arguments.output, arguments.page or arguments.output.with_suffix(".md"), list(SECTIONS))
+    write_page(arguments.output, arguments.page or arguments.output.with_suffix(".md"))
 
 
 if __name__ == "__main__":

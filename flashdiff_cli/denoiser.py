@@ -45,14 +45,19 @@ class Denoiser:
         (x0, g0), (x1, g1) = table[right - 1].T, table[right.clamp(max=len(table) - 1)].T
         self.gain = g0 + (g1 - g0) * (at - x0) / (x1 - x0).clamp(min=1e-9)
         self.noise_share = (1 - alphas_cumprod.double()).sqrt()
+        self._moved: dict[tuple, list[torch.Tensor]] = {}
 
     def __call__(self, z: torch.Tensor, timesteps: torch.Tensor) -> Prediction:
         """Predict the noise of z (B, C, h, w) at integer timesteps (B,)."""
         eps = self.unet(z, timesteps).sample
         if self.gain is None:
             return Prediction(eps)
-        at = timesteps.cpu().long()
-        g, share = (table[at].to(eps.dtype).to(eps.device).view(-1, 1, 1, 1) for table in (self.gain, self.noise_share))
+        # Kept on the device of the run: a step must not wait for the host.
+        key = (eps.device, eps.dtype)
+        if key not in self._moved:
+            self._moved[key] = [table.to(eps.dtype).to(eps.device) for table in (self.gain, self.noise_share)]
+        at = timesteps.to(eps.device).long()
+        g, share = (table[at].view(-1, 1, 1, 1) for table in self._moved[key])
         # Not left to arithmetic: a gain of 1 is the network's prediction, bit for bit.
         return Prediction(torch.where(g == 1, eps, g * eps + (1 - g) * z / share))
 

@@ -125,12 +125,10 @@ class FlashDiffusionPipeline(DiffusionPipeline):
     def encoder_for(self, operator: str | None, name: str | None = None, noise_std: float | None = None) -> tuple[str, SeverityEncoder]:
         """The severity encoder that was trained on an operator, or on its kin, or the default one.
 
-        Of several, the first whose training reached the noise: beyond that an encoder takes noise for detail.
-
         Args:
             operator: registered name, or None.
             name: of a component, to override the choice.
-            noise_std: on intensities in [0, 1], if known.
+            noise_std: on intensities in [0, 1], if known: of several encoders the first whose training reached it.
 
         Raises:
             FlashdiffError: there is none, or none of that name.
@@ -223,7 +221,9 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         operator, noise_std = self.estimate_operator(measurement.to(analysis.decoded), analysis)
         return Diagnosis(kind, operator, noise_std[0].item(), probabilities)
 
-    def tuned(self, solver: str | None = None, operator: str | None = None, encoder: str | None = None) -> dict[str, Any]:
+    def tuned(
+        self, solver: str | None = None, operator: str | None = None, encoder: str | None = None, noise_std: float | None = None
+    ) -> dict[str, Any]:
         """This model's choices for a solver: those found for an operator, for its kin, for any ("*"), or the general ones.
 
         How far a variance is trusted depends on who estimated it: `of_encoder` holds what differs from the general choices.
@@ -231,7 +231,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         Args:
             solver: registered name; None: the model's default.
             operator: registered name of the degradation, or None.
-            encoder: the severity encoder in use; None: that of the operator.
+            encoder: the severity encoder in use; None: that of the operator and `noise_std` (on intensities in [0, 1]).
 
         Returns:
             `steps`, `eta`, `noise_correction`, `variance_multiplier`, and the solver's own `settings`.
@@ -240,7 +240,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         general = {name: self.defaults[name] for name in ("steps", "eta", "noise_correction", "variance_multiplier")}
         general["settings"] = self.defaults.get("solver_settings", {}).get(solver, {})
         if encoder is None and any(getattr(self, role) is not None for role in self._encoders):
-            encoder, _ = self.encoder_for(operator)
+            encoder, _ = self.encoder_for(operator, None, noise_std)
         general |= self.defaults.get("of_encoder", {}).get(encoder, {})
         found = self.defaults.get("tuned", {}).get(solver, {})
         kin = OPERATORS[operator].kin if operator is not None and operator in OPERATORS else None
@@ -318,11 +318,10 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             settings |= dict(variance_multiplier=variance_multiplier, start=start, fidelity=fidelity)
             parts = []
             for i in range(batch):
-                own = {"noise_std": noise_std, "start_step": start_step}
+                own = {"noise_std": noise_std, "start_step": start_step, "noise": noise}
                 own = {k: v[i : i + 1] if torch.is_tensor(v) and v.numel() > 1 else v for k, v in own.items()}
-                own |= {"generators": generators[i : i + 1], "noise": None if noise is None else noise[i : i + 1]}
                 own["operator"] = None if operator is None else operator.subset(torch.arange(batch) == i)
-                parts.append(self(measurement[i : i + 1], **settings, **own))
+                parts.append(self(measurement[i : i + 1], generators=generators[i : i + 1], **settings, **own))
             return Restoration.joined(parts)
         clock = Clock(measurement.device)
         with clock.phase("estimate"):

@@ -140,14 +140,6 @@ def encoder_of(pipeline: FlashDiffusionPipeline, operator: str | None, name: str
         raise Unfit(str(error)) from error
 
 
-def role_of(pipeline: FlashDiffusionPipeline, operator: str | None, noise_std: float | None) -> str | None:
-    """Name of the severity encoder for an operator and a noise; None where the model has none at all."""
-    try:
-        return encoder_of(pipeline, operator, None, noise_std)[0]
-    except Unfit:
-        return None
-
-
 def plan(
     arm: Arm, protocol: Protocol, pipeline: FlashDiffusionPipeline, model: str, operator: str | None = None, noise_std: float | None = None
 ) -> Plan:
@@ -162,7 +154,7 @@ def plan(
     try:
         solver = pipeline.make_solver(arm.solver, operator, **of_solver)
         steps, eta = of_arm.get("steps"), of_arm.get("eta")
-        tuned = pipeline.tuned(arm.solver, operator, arm.encoder or role_of(pipeline, operator, noise_std))
+        tuned = pipeline.tuned(arm.solver, operator, arm.encoder, noise_std)
         if arm.kind == "full":
             total = len(pipeline.scheduler.alphas_cumprod)
             steps = steps or (min(RESAMPLE_STEPS, total) if arm.solver == "resample" else total)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from flashdiff_cli import __version__
-from flashdiff_cli.bench.arms import Batch, Identities, Outcome, Plan, Unfit, encoder_of, given_only, plan, role_of, run, told
+from flashdiff_cli.bench.arms import Batch, Identities, Outcome, Plan, Unfit, encoder_of, given_only, plan, run, told
 from flashdiff_cli.bench.dataset import Case, Item, batches, degrade
 from flashdiff_cli.bench.metrics import FOLDER, Measures
 from flashdiff_cli.bench.protocol import SEVERITY, Condition, Protocol
@@ -99,8 +99,8 @@ class Bench:
         self.protocol, self.selected = protocol, selected
         self.pipeline, self.model, self.items = pipeline, model, list(items)
         self.folder, self.batch, self.dtype = Path(folder), batch, dtype
-        known = {c.name: (c.told[0], c.most_noise) for c in selected.condition}
-        self.plans = {name: [plan(arm, protocol, pipeline, model, *of) for arm in selected.arm] for name, of in known.items()}
+        planned = lambda c: [plan(arm, protocol, pipeline, model, c.told[0], c.most_noise) for arm in selected.arm]
+        self.plans = {c.name: planned(c) for c in selected.condition}
         self.measures = Measures(protocol.metrics, pipeline.unet.device)
         # The distance of two sets of pictures is taken between files, so that a resumed bench has all of them.
         whole = any(name in FOLDER for name in self.measures.usable)
@@ -115,7 +115,7 @@ class Bench:
         self.settings = {(c.name, p.arm.name): identities.settings(p, c, protocol) for c, p in cells}
         for c in selected.condition if selected.levels else ():
             parts = {"condition": asdict(c), "seed": protocol.seed, "levels": protocol.levels}
-            tuned = pipeline.tuned(None, c.told[0], role_of(pipeline, *known[c.name]))
+            tuned = pipeline.tuned(None, c.told[0], None, c.most_noise)
             parts |= {"steps": tuned["steps"], "multiplier": tuned["variance_multiplier"]}
             self.settings[c.name, SEVERITY] = fingerprint(**given_only(parts | identities.of_encoder(c, None)))
         self.work = Work()

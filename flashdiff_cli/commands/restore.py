@@ -165,7 +165,7 @@ def restore(
 
         def work(job, picture):
             restored, record = restorer.restore(picture, settings, str(job.source), shown.step)
-            map_ = extras.severity_map(restorer, picture, settings, record.operator["name"]) if severity_map else None
+            map_ = extras.severity_map(restorer, picture, settings, record.operator["name"], record.noise_std) if severity_map else None
             more = None
             if samples > 1:
                 more = extras.write_samples(restorer, picture, settings, restored, job.target, samples, quality, shown.step)

@@ -25,7 +25,9 @@ def beside(target: Path, what: str, ending: str | None = None) -> Path:
     return target.with_name(f"{target.stem}-{what}{ending or target.suffix}")
 
 
-def severity_map(restorer: Restorer, picture: Picture, settings: Settings, operator_name: str | None = None) -> torch.Tensor:
+def severity_map(
+    restorer: Restorer, picture: Picture, settings: Settings, operator_name: str | None = None, noise_std: float | None = None
+) -> torch.Tensor:
     """(H, W): where a picture is hard; each window's severity, blended.
 
     Args:
@@ -33,13 +35,14 @@ def severity_map(restorer: Restorer, picture: Picture, settings: Settings, opera
         picture: any size.
         settings: of the run.
         operator_name: of what the picture was found to suffer from, where the settings name nothing.
+        noise_std: on intensities in [0, 1], as it was given or found.
     """
     measured, operator, size = restorer.prepare(picture, settings)
     lifted = measured if operator is None else operator.lift(measured)
     whole = tuple(lifted.shape[2:])
     canvas = Canvas(1, whole, SHARED)
     for tile in cut(whole, WINDOW, grain_of(restorer.pipeline, operator), SHARED):
-        analysis = restorer.pipeline.analyse(tile.of(lifted), settings.operator or operator_name, settings.encoder)
+        analysis = restorer.pipeline.analyse(tile.of(lifted), settings.operator or operator_name, settings.encoder, noise_std)
         canvas.add(tile, analysis.variance.sqrt().cpu().expand(1, tile.height, tile.width))
     return canvas.image()[0, : size[0], : size[1]]
 
