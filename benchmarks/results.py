@@ -30,7 +30,7 @@ LARGEST_DRAWING = 300_000
 
 CLASSICAL_BLUR, CLASSICAL_MISSING = "wiener,richardson-lucy,tv", "tv,biharmonic"
 BLUR_LDPS = f"input,decoded,{CLASSICAL_BLUR},full-ldps,flash-ddpm-ldps,flash-ldps,flash-fast-ldps,come-closer-ldps,blind-ldps,severity"
-OTHERS = "input,decoded,full-resample,flash-resample"
+OTHERS = "input,decoded,full-gml-dps,flash-gml-dps,full-psld,flash-psld,full-resample,flash-resample"
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ SECTIONS = (
     Section("gblur-faces", "gblur-varying", (FACES,), 20, BLUR_LDPS, fidelity=False),
     Section("gblur-photographs", "gblur-varying", (PHOTOGRAPHS,), 6, BLUR_LDPS, fidelity=False),
     Section("gblur-solvers", "gblur-varying", (FACES,), 8, OTHERS, fidelity=False),
-    Section("start-search", "start-search", (FACES,), 12),
+    Section("start-search", "start-search", (FACES,), 24),
     Section("robustness", "robustness", (FACES,), 8),
     Section("random-inpainting", "random-inpainting", (FACES,), 12, f"input,decoded,{CLASSICAL_MISSING},flash-ldps,flash-fast-ldps,severity"),
     Section("box-inpainting", "box-inpainting", (FACES,), 12, f"input,decoded,{CLASSICAL_MISSING},flash-ldps,flash-fast-ldps,severity"),
