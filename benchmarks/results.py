@@ -30,7 +30,8 @@ LARGEST_DRAWING = 300_000
 
 CLASSICAL_BLUR, CLASSICAL_MISSING = "wiener,richardson-lucy,tv", "tv,biharmonic"
 BLUR_LDPS = f"input,decoded,{CLASSICAL_BLUR},full-ldps,flash-ddpm-ldps,flash-ldps,flash-fast-ldps,come-closer-ldps,blind-ldps,severity"
-OTHERS = "input,decoded,full-gml-dps,flash-gml-dps,full-psld,flash-psld,full-resample,flash-resample"
+GUIDED = "input,decoded,full-gml-dps,flash-gml-dps,full-psld,flash-psld"
+RESAMPLE = "input,decoded,full-resample,flash-resample"
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class Section:
 SECTIONS = (
     Section("gblur-faces", "gblur-varying", (FACES,), 20, BLUR_LDPS, fidelity=False),
     Section("gblur-photographs", "gblur-varying", (PHOTOGRAPHS,), 6, BLUR_LDPS, fidelity=False),
-    Section("gblur-solvers", "gblur-varying", (FACES,), 8, OTHERS, fidelity=False),
+    Section("gblur-guided", "gblur-varying", (FACES,), 8, GUIDED, fidelity=False),
+    Section("gblur-resample", "gblur-varying", (FACES,), 20, RESAMPLE, fidelity=False),
     Section("start-search", "start-search", (FACES,), 24),
     Section("robustness", "robustness", (FACES,), 8),
     Section("random-inpainting", "random-inpainting", (FACES,), 12, f"input,decoded,{CLASSICAL_MISSING},flash-ldps,flash-fast-ldps,severity"),

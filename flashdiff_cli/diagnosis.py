@@ -9,6 +9,7 @@ import torch
 
 from flashdiff_cli.classifier import KINDS, Degradation
 from flashdiff_cli.operators import Enlargement, Identity, Jpeg, MotionBlur, Operator
+from flashdiff_cli.operators.estimate import enlarged_noise
 from flashdiff_cli.operators.motion_blur import straight_kernel
 
 OPERATOR_OF = {
@@ -87,6 +88,9 @@ def verdict(seen: Degradation) -> tuple[str, dict[str, float]]:
     return max(probabilities, key=probabilities.get), probabilities
 
 
-def noise_of(kind: str, seen: Degradation) -> float:
-    """Noise of one picture of this kind, on intensities in [0, 1]; what JPEG adds is in its operator."""
-    return 0.0 if kind == "jpeg" else min(seen.value("noise_std")[0].item(), 0.5)
+def noise_of(kind: str, seen: Degradation, picture: torch.Tensor) -> float:
+    """Noise of one picture (1, 3, H, W) of this kind, on intensities in [0, 1]; what JPEG adds is in its operator."""
+    if kind == "jpeg":
+        return 0.0
+    found = min(seen.value("noise_std")[0].item(), 0.5)
+    return max(found, enlarged_noise(picture, seen.value("enlarged")[0].item())) if kind == "downsampling" else found

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from flashdiff_cli.classifier import (
     FEATURES,
@@ -107,7 +108,20 @@ def test_operators_get_the_parameters_that_were_seen():
     assert shake.describe() == {"blur_length": round(SHORTER * 9, 4), "blur_angle": 30.0}
     assert operator_of("jpeg", seen(jpeg_quality=0.37)).describe()["jpeg_quality"] == 37
     assert operator_of("downsampling", seen(enlarged=math.log(2.5))).describe() == {"enlarged": 2.5}
-    assert abs(noise_of("noise", seen(noise_std=math.log(0.05))) - 0.05) < 1e-6 and noise_of("jpeg", seen()) == 0
+    grey = torch.zeros(1, 3, 64, 64)
+    assert abs(noise_of("noise", seen(noise_std=math.log(0.05)), grey) - 0.05) < 1e-6 and noise_of("jpeg", seen(), grey) == 0
+
+
+def test_noise_that_was_enlarged_with_a_picture_is_reckoned_with():
+    generator = torch.Generator().manual_seed(0)
+    ramp = torch.linspace(-0.8, 0.8, 64).expand(1, 3, 64, 64)
+    noisy = ramp + 2 * 0.05 * torch.randn(ramp.shape, generator=generator)
+    clean, enlarged = (F.interpolate(x, scale_factor=2, mode="bicubic") for x in (ramp, noisy))
+    said = seen("downsampling", enlarged=math.log(2), noise_std=-9.0)
+    assert noise_of("downsampling", said, clean) < 0.001
+    # The classifier has seen none; neighbours share theirs, so that it counts for more than the 0.05 that it was.
+    assert 0.05 < noise_of("downsampling", said, enlarged) < 0.25
+    assert noise_of("downsampling", said, enlarged[..., :24, :24]) < 0.001, "too small to tell"
 
 
 def test_pieces_are_heard_by_their_weight():

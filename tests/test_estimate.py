@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from flashdiff_cli.operators import GaussianBlur
-from flashdiff_cli.operators.estimate import fit_blur, noise_level
+from flashdiff_cli.operators import GaussianBlur, Identity
+from flashdiff_cli.operators.estimate import at_least_shown, fit_blur, noise_level
 
 
 def scene(batch: int = 2, size: int = 64) -> torch.Tensor:
@@ -38,3 +38,14 @@ def test_a_constant_picture_has_no_noise_and_some_width():
     flat = torch.zeros(1, 3, 32, 32)
     assert noise_level(flat).item() == 0
     assert 0.2 <= fit_blur(flat, flat).item() <= 6
+
+
+def test_more_noise_than_was_told_is_heeded_after_a_blur_only():
+    scene = torch.linspace(-0.8, 0.8, 64).expand(2, 3, 64, 64)
+    blur = GaussianBlur(torch.tensor([1.0, 2.0]))
+    y = blur.measure(scene, torch.tensor([0.05, 0.02]), [torch.Generator().manual_seed(i) for i in range(2)])
+    assert at_least_shown(torch.tensor([0.02, 0.02]), y, blur).tolist() == pytest.approx([0.05, 0.02], rel=0.1)
+    # What is not far off is taken as it was told, and so is more than there is.
+    for told in (0.04, 0.2):
+        assert at_least_shown(told, y[:1], blur.subset(torch.tensor([True, False]))).item() == pytest.approx(told)
+    assert at_least_shown(0.01, y, Identity()).item() == pytest.approx(0.01), "that may be detail"

@@ -227,9 +227,10 @@ def test_what_an_encoder_needs_otherwise_goes_with_it():
 
 def test_samples_of_a_batch_get_the_encoder_that_they_get_alone():
     pipe = of_two_noises()
-    y = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     noise = torch.tensor([0.05, 0.2])
     blur = GaussianBlur(torch.tensor([1.0, 2.0]))
+    scene = torch.linspace(-0.8, 0.8, 32).expand(2, 3, 32, 32)
+    y = blur.measure(scene, noise, [torch.Generator().manual_seed(i) for i in range(2)])
     settings = {"steps": 20, "start_step": 3}
     both = pipe(y, blur, noise, generators=[torch.Generator().manual_seed(i) for i in range(2)], **settings)
     for i in range(2):

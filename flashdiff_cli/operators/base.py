@@ -83,6 +83,8 @@ class Operator(ABC):
     options: ClassVar[tuple[Option, ...]] = ()
     stride: int = 1
     """Pixels of the image, along each side, for one pixel of the measurement."""
+    blurs: ClassVar[bool] = False
+    """Whether it takes away fine detail, so that whatever is fine in a measurement is noise."""
     kin: ClassVar[str | None] = None
     """The degradation whose severity encoder serves where a model has none that was trained on this one."""
 

@@ -30,6 +30,7 @@ class GaussianBlur(Operator):
 
     name = "gaussian-blur"
     help = "Gaussian blur"
+    blurs = True
     options = (
         Option("blur_std", float, "standard deviation of the blur in pixels", None, 0.05, 10.0),
         Option(

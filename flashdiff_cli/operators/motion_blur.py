@@ -34,6 +34,7 @@ class MotionBlur(Operator):
 
     name = "motion-blur"
     help = "motion blur along a random path, or with a kernel from a file"
+    blurs = True
     options = (
         Option("kernel_file", str, "picture or .npy file of the kernel, instead of a random path", ""),
         Option("blur_length", float, "length of the random path in pixels", 15.0, 0.0, 300.0),

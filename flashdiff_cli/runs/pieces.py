@@ -12,6 +12,7 @@ import torch
 from flashdiff_cli.calibration import mean_gradient
 from flashdiff_cli.diagnosis import Diagnosis, pool, verdict
 from flashdiff_cli.operators import GaussianBlur, Operator
+from flashdiff_cli.operators.estimate import at_least_shown
 from flashdiff_cli.pictures.tiles import Tile, cut
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
 from flashdiff_cli.restoration import Restoration
@@ -75,6 +76,14 @@ def diagnose(pipeline: FlashDiffusionPipeline, measured: torch.Tensor, tiles: Se
     weight = torch.tensor(weights)
     blur, noise_std = (weighted_median(torch.tensor(values), weight) for values in (widths, noises))
     return Diagnosis("gaussian-blur", GaussianBlur(blur), noise_std, None if pooled is None else probabilities)
+
+
+def heeded_noise(told: float, measured: torch.Tensor, operator: Operator, record: Record) -> float:
+    """What noise a whole picture is restored with (`at_least_shown`), so that all its tiles agree; a note in the record if it was not told so."""
+    noise_std = at_least_shown(told, measured, operator).item()
+    if noise_std > told:
+        record.notes.append(f"noise {told:g} was told and {noise_std:.3f} is plain to see, which was taken")
+    return noise_std
 
 
 def combine(record: Record, tiles: Sequence[Tile], results: Sequence[dict[str, Any]]) -> None:

@@ -25,7 +25,7 @@ from flashdiff_cli.pipeline import FlashDiffusionPipeline
 from flashdiff_cli.runs.decide import model_state
 from flashdiff_cli.runs.masks import files_of, from_alpha, name_operator, takes_alpha, without_missing
 from flashdiff_cli.runs.memory import check_memory
-from flashdiff_cli.runs.pieces import combine, describe_tile, diagnose, figures, grain_of, tiles_of
+from flashdiff_cli.runs.pieces import combine, describe_tile, diagnose, figures, grain_of, heeded_noise, tiles_of
 from flashdiff_cli.runs.record import Record
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -261,6 +261,8 @@ class Restorer:
             noise_std = diagnosis.noise_std if noise_std is None else noise_std
             start_step = diagnosis.start_step if start_step is None else start_step
             record.seconds["estimate"] = time.perf_counter() - begin
+        elif noise_std is not None:
+            noise_std = heeded_noise(noise_std, measured, operator, record)
         seed = picture_seed(settings.seed, picture.digest)
         if sample:
             seed = picture_seed(seed, b"sample" + sample.to_bytes(8, "big"))
@@ -317,8 +319,8 @@ class Restorer:
             diagnosis = diagnose(self.pipeline, lifted, tiles)
             used, record.degradation, name = diagnosis.operator, diagnosis.describe(), diagnosis.operator.name
             noise = diagnosis.noise_std if noise is None else noise
-        elif noise is None:
-            noise = noise_level(lifted).item()
+        else:
+            noise = noise_level(lifted).item() if noise is None else heeded_noise(noise, measured, operator, record)
         grain, variances = self.pipeline.stage.grain, []
         decoded, latent = Canvas(3, tuple(lifted.shape[2:])), None
         for tile in tiles:
