@@ -16,6 +16,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from flashdiff_cli.bench.records import NAME, read
 from flashdiff_cli.bench.results import results_markdown
 from flashdiff_cli.bench.tables import DIGITS, TITLES, arrow, number
 from flashdiff_cli.runs.report import write_text
@@ -124,7 +125,8 @@ def write_page(output: Path, page: Path) -> None:
 
 
 def keep_what_is_published(folder: Path) -> None:
-    """Leave out images, pages and drawings full of pictures, which are large and can be made again."""
+    """Leave out images, pages, drawings full of pictures, which are large and can be made again, and records that later ones replaced."""
+    write_text("".join(record.to_json() + "\n" for record in read(folder)), folder / NAME)
     for path in folder.iterdir():
         if path.name not in KEPT:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
