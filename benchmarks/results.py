@@ -65,6 +65,7 @@ SECTIONS = (
     Section("gblur-guided", "gblur-varying", (FACES,), 8, GUIDED, fidelity=False),
     Section("gblur-resample", "gblur-varying", (FACES,), 20, RESAMPLE, fidelity=False),
     Section("start-search", "start-search", (FACES,), 24),
+    Section("start-search-photographs", "start-search", (PHOTOGRAPHS,), 12),
     Section("robustness", "robustness", (FACES,), 8),
     Section("random-inpainting", "random-inpainting", (FACES,), 12, f"input,decoded,{CLASSICAL_MISSING},flash-ldps,flash-fast-ldps,severity"),
     Section("box-inpainting", "box-inpainting", (FACES,), 12, f"input,decoded,{CLASSICAL_MISSING},flash-ldps,flash-fast-ldps,severity"),
