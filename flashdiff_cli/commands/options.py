@@ -53,7 +53,7 @@ Noise = Annotated[
     Optional[float],
     typer.Option(
         "--noise-std",
-        help="Noise on intensities from 0 to 1 (default: estimated from the picture).",
+        help="Noise on intensities from 0 to 1 (default: estimated from the picture; much more that a blurred one plainly shows is heeded).",
         rich_help_panel="Degradation",
     ),
 ]

@@ -53,7 +53,7 @@ class Settings:
         mask: short for operator "mask-inpainting" with this mask_file, white where pixels are kept; "alpha": what the picture's
             own transparency hides is missing, and the result is opaque.
         kernel: short for operator "motion-blur" with this kernel_file.
-        noise_std: on intensities in [0, 1]; None: estimated.
+        noise_std: on intensities in [0, 1], see `operators.estimate.at_least_shown`; None: estimated.
         solver: registered name.
         solver_options: its settings, by option name.
         steps: of the whole reverse process, of which a run takes those below its start.
