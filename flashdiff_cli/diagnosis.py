@@ -35,7 +35,7 @@ class Diagnosis:
     """One of `classifier.KINDS`."""
     operator: Operator
     noise_std: float
-    """On intensities in [0, 1]."""
+    """On intensities in [0, 1]: what a solver is to reckon with (`estimate.enlarged_noise`)."""
     probabilities: dict[str, float] | None = None
     """Of all kinds; None where the model has no classifier and a Gaussian blur is taken for granted."""
 
@@ -89,8 +89,8 @@ def verdict(seen: Degradation) -> tuple[str, dict[str, float]]:
 
 
 def noise_of(kind: str, seen: Degradation, picture: torch.Tensor) -> float:
-    """Noise of one picture (1, 3, H, W) of this kind, on intensities in [0, 1]; what JPEG adds is in its operator."""
+    """Noise to reckon with in one picture (1, 3, H, W) of this kind, on intensities in [0, 1]; what JPEG adds is in its operator."""
     if kind == "jpeg":
         return 0.0
     found = min(seen.value("noise_std")[0].item(), 0.5)
-    return max(found, enlarged_noise(picture, seen.value("enlarged")[0].item())) if kind == "downsampling" else found
+    return max(found, enlarged_noise(picture, seen.value("enlarged")[0].clamp(1, 16).item())) if kind == "downsampling" else found

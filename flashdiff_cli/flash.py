@@ -98,7 +98,7 @@ def start(
         schedule: the grid in use.
         generators: one a sample, for the start noise.
         correction: c of eq. 9; scales the injected noise, not the start step. What the estimate is wrong by is noise too: a step chosen for m
-            times its variance lacks only c = 1 - 1 / m of that step's noise, and more makes the result rough.
+            times its variance, m > 1, lacks only about c = 1 - 1 / m of that step's noise, and more makes the result rough.
         variance_multiplier: applied to the estimated variance before anything else.
         mode: "stochastic" or "inversion".
         predict_noise: (z, timesteps) -> eps; needed by "inversion".

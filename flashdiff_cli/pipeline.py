@@ -21,7 +21,7 @@ from flashdiff_cli.hub.resolve import resolve_model
 from flashdiff_cli.loading import component_folder, load_component, read_config
 from flashdiff_cli.operators import OPERATORS, GaussianBlur, Operator
 from flashdiff_cli.operators.base import per_sample
-from flashdiff_cli.operators.estimate import at_least_shown, fit_blur, noise_level
+from flashdiff_cli.operators.estimate import fit_blur, noise_level
 from flashdiff_cli.restoration import Analysis, Clock, Restoration
 from flashdiff_cli.schedule import Schedule
 from flashdiff_cli.severity import SeverityEncoder, SeverityEstimate, trained_for
@@ -284,7 +284,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         Args:
             measurement: (B, 3, H, W) in [-1, 1] units, sides multiples of `grain`.
             operator: what degraded them; None: `diagnose` says, for each picture by itself.
-            noise_std: of the measurement noise on intensities in [0, 1], see `at_least_shown`; None estimates it.
+            noise_std: of the measurement noise on intensities in [0, 1], taken as it is; None estimates it.
             solver: name or instance; None takes the model's default.
             steps: length of the whole reverse process; None: `tuned` says, or all of the training steps.
             eta: 0 deterministic DDIM to 1 ancestral; None: `tuned` says, or the solver's default.
@@ -310,8 +310,8 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         generators = generators or [torch.Generator().manual_seed(0) for _ in range(batch)]
         if len(generators) != batch:
             raise UsageError(f"{batch} measurements need {batch} generators, not {len(generators)}")
-        if operator is not None:
-            noise_std = noise_level(measurement.float()).cpu() if noise_std is None else at_least_shown(noise_std, measurement, operator)
+        if operator is not None and noise_std is None:
+            noise_std = noise_level(measurement.float()).cpu()
         if batch > 1 and (operator is None or len({self.encoder_for(operator.name, encoder, n)[0] for n in per_sample(noise_std).tolist()}) > 1):
             # Each may need an operator of another class, or another severity encoder.
             settings = dict(solver=solver, steps=steps, eta=eta, noise_correction=noise_correction, encoder=encoder, callback=callback)

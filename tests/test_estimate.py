@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from flashdiff_cli.operators import GaussianBlur, Identity
+from flashdiff_cli.operators import GaussianBlur, Identity, MotionBlur
+from flashdiff_cli.operators.composition import Composition
 from flashdiff_cli.operators.estimate import at_least_shown, fit_blur, noise_level
 
 
@@ -48,4 +49,8 @@ def test_more_noise_than_was_told_is_heeded_after_a_blur_only():
     # What is not far off is taken as it was told, and so is more than there is.
     for told in (0.04, 0.2):
         assert at_least_shown(told, y[:1], blur.subset(torch.tensor([True, False]))).item() == pytest.approx(told)
-    assert at_least_shown(0.01, y, Identity()).item() == pytest.approx(0.01), "that may be detail"
+    texture = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    still = MotionBlur.make((64, 64), torch.Generator().manual_seed(0), kernel_file="", blur_length=0.0, blur_shake=0.0)
+    for operator in (Identity(), GaussianBlur(0.1), still, Composition(blur, Identity())):
+        assert at_least_shown(0.01, texture, operator).item() == pytest.approx(0.01), "that may be detail"
+    assert at_least_shown(0.01, texture, Composition(Identity(), GaussianBlur(2.0))).item() > 0.1

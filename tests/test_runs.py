@@ -32,13 +32,13 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def run(model, capsys):
-    """Run `restore`; (exit code, records, stderr)."""
+    """Run `restore` or another verb; (exit code, records, stderr)."""
 
-    def call(*arguments):
+    def call(*arguments, verb="restore"):
         code = 0
         try:
-            fixed = [] if "--start-step" in arguments else ["--start-step", "2"]
-            main(["restore", *map(str, arguments), "--model", str(model), "--json", *fixed])
+            fixed = [] if "--start-step" in arguments or verb != "restore" else ["--start-step", "2"]
+            main([verb, *map(str, arguments), "--model", str(model), "--json", *fixed])
         except SystemExit as leave:
             code = leave.code or 0
         out, err = capsys.readouterr()
@@ -136,6 +136,19 @@ def test_reports_and_tables(run, tmp_path):
         rows = list(csv.DictReader(file))
     assert [row["status"] for row in rows] == ["done", "failed", "done"]
     assert float(rows[0]["severity"]) == records[0]["severity"] and json.loads(rows[0]["operator"]) == records[0]["operator"]
+
+
+def test_noise_that_is_plain_to_see_is_heeded_and_said(run, tmp_path):
+    ramp = np.linspace(40, 215, 64)[None, :, None] + np.zeros((64, 1, 3))
+    noisy = ramp + 0.05 * 255 * np.random.default_rng(0).standard_normal(ramp.shape)
+    Image.fromarray(noisy.clip(0, 255).round().astype(np.uint8)).save(tmp_path / "a.png")
+    blur, again = ("--operator", "gaussian-blur", "--blur-std", "1"), {"restore": ("--overwrite",), "severity": ()}
+    for told, heeded in (("0.05", False), ("0.1", False), ("0.01", True)):
+        # Blind, what was told goes before what was seen, and is held against the picture likewise.
+        for verb, degradation in (("restore", blur), ("severity", blur), ("restore", ()), ("severity", ())):
+            _, (record,), _ = run(tmp_path / "a.png", *degradation, "--noise-std", told, *again[verb], verb=verb)
+            assert bool(record["notes"]) == heeded
+            assert record["noise_std"] == pytest.approx(0.05 if heeded else float(told), rel=0.1 if heeded else 1e-6)
 
 
 def test_in_place(run, tmp_path):

@@ -18,6 +18,7 @@ from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.fidelity import correct
 from flashdiff_cli.flash import Start, draw, from_noise
 from flashdiff_cli.operators import Operator
+from flashdiff_cli.operators.estimate import at_least_shown
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
 from flashdiff_cli.restoration import Analysis, Clock
 from flashdiff_cli.runs.journal import fingerprint
@@ -55,7 +56,7 @@ class Batch:
         """
         operator = Operator.stack([case.told for case in cases])
         measurement = torch.cat([case.measurement for case in cases])
-        noise_std = torch.tensor([case.told_noise for case in cases])
+        noise_std = at_least_shown(torch.tensor([case.told_noise for case in cases]), measurement, operator)
         clean = torch.cat([case.clean for case in cases])
         # What a condition's measurement looks like is the truth's matter, whatever the solver is told.
         lifted = torch.cat([case.operator.lift(case.measurement) for case in cases])

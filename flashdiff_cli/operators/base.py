@@ -83,8 +83,6 @@ class Operator(ABC):
     options: ClassVar[tuple[Option, ...]] = ()
     stride: int = 1
     """Pixels of the image, along each side, for one pixel of the measurement."""
-    blurs: ClassVar[bool] = False
-    """Whether it takes away fine detail, so that whatever is fine in a measurement is noise."""
     kin: ClassVar[str | None] = None
     """The degradation whose severity encoder serves where a model has none that was trained on this one."""
 
@@ -101,6 +99,10 @@ class Operator(ABC):
         raise UsageError(
             f"the operator {self.name} is not linear, so it has no adjoint; choose a solver that needs none"
         )
+
+    def hides_detail(self) -> torch.Tensor:
+        """(B,) or (1,), bool: whether it is known to take away fine detail, so that whatever is fine in a measurement is noise."""
+        return torch.tensor([False])
 
     @abstractmethod
     def describe(self, index: int = 0) -> dict[str, Any]:

@@ -43,6 +43,10 @@ class Composition(Operator):
             operators.append(operator)
         return Composition(*operators)
 
+    def hides_detail(self) -> torch.Tensor:
+        # The noise comes after the last.
+        return self.operators[-1].hides_detail()
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for operator in self.operators:
             x = operator.forward(x)

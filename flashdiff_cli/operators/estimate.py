@@ -62,10 +62,8 @@ def at_least_shown(noise_std: float | torch.Tensor, measurement: torch.Tensor, o
         (1,) or (B,) on the CPU.
     """
     told = per_sample(noise_std).cpu()
-    if not operator.blurs:
-        return told
     shown = noise_level(measurement.float()).cpu().to(told.dtype)
-    more = shown > SHOWN_TIMES * told + SHOWN_ABOVE
+    more = operator.hides_detail() & (shown > SHOWN_TIMES * told + SHOWN_ABOVE)
     return torch.where(more, shown, told) if bool(more.any()) else told
 
 
@@ -80,10 +78,11 @@ def enlarged_noise(measurement: torch.Tensor, factor: float) -> float:
         factor: how many times it was enlarged along each side.
 
     Returns:
-        on intensities in [0, 1]; 0 where a clean picture could show as much, or nothing can be said of so small a one.
+        a solver's noise_std, on intensities in [0, 1], two to four times what the noise was; 0 where most clean pictures show as much, or
+        nothing can be said of so small a one.
     """
     sides = [round(n / max(factor, 1.0)) for n in measurement.shape[2:]]
-    if min(sides) < 2 * BLOCK + 2:
+    if min(sides) < 3 * BLOCK + 2:
         return 0.0
     fine = _fine(F.interpolate(measurement.float(), size=sides, mode="bicubic", antialias=True))[0]
     rows, columns = (n // BLOCK for n in fine.shape[1:])

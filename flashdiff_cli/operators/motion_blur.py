@@ -34,7 +34,6 @@ class MotionBlur(Operator):
 
     name = "motion-blur"
     help = "motion blur along a random path, or with a kernel from a file"
-    blurs = True
     options = (
         Option("kernel_file", str, "picture or .npy file of the kernel, instead of a random path", ""),
         Option("blur_length", float, "length of the random path in pixels", 15.0, 0.0, 300.0),
@@ -60,6 +59,10 @@ class MotionBlur(Operator):
             return cls(read_kernel(values["kernel_file"])[None], kernel_file=values["kernel_file"])
         lengths, shakes = per_sample(values["blur_length"]), per_sample(values["blur_shake"])
         return cls(path_kernels(lengths, shakes, generator), {"blur_length": lengths, "blur_shake": shakes})
+
+    def hides_detail(self) -> torch.Tensor:
+        # A path shorter than two pixels leaves most of each pixel where it was.
+        return (self.kernel.flatten(1).amax(1) < 0.5).cpu()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         radius = self.kernel.shape[-1] // 2

@@ -12,6 +12,7 @@ import torch
 from flashdiff_cli.calibration import mean_gradient
 from flashdiff_cli.diagnosis import Diagnosis, pool, verdict
 from flashdiff_cli.operators import GaussianBlur, Operator
+from flashdiff_cli.operators.base import per_sample
 from flashdiff_cli.operators.estimate import at_least_shown
 from flashdiff_cli.pictures.tiles import Tile, cut
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
@@ -65,7 +66,7 @@ def diagnose(pipeline: FlashDiffusionPipeline, measured: torch.Tensor, tiles: Se
         pooled = pool(seen, [mean_gradient(part)[0].item() + 1e-6 for part in parts])
         kind, probabilities = verdict(pooled)
         if kind != "gaussian-blur":
-            return pipeline.diagnose(parts[0], pooled)
+            return pipeline.diagnose(measured, pooled)
     widths, noises, weights = [], [], []
     for part in parts:
         analysis = pipeline.analyse(part, "gaussian-blur")
@@ -80,10 +81,11 @@ def diagnose(pipeline: FlashDiffusionPipeline, measured: torch.Tensor, tiles: Se
 
 def heeded_noise(told: float, measured: torch.Tensor, operator: Operator, record: Record) -> float:
     """What noise a whole picture is restored with (`at_least_shown`), so that all its tiles agree; a note in the record if it was not told so."""
-    noise_std = at_least_shown(told, measured, operator).item()
-    if noise_std > told:
-        record.notes.append(f"noise {told:g} was told and {noise_std:.3f} is plain to see, which was taken")
-    return noise_std
+    heeded = at_least_shown(told, measured, operator)
+    if not bool(heeded > per_sample(told)):
+        return told
+    record.notes.append(f"noise {told:g} was told and {heeded.item():.3f} is plain to see, which was taken")
+    return heeded.item()
 
 
 def combine(record: Record, tiles: Sequence[Tile], results: Sequence[dict[str, Any]]) -> None:

@@ -261,8 +261,8 @@ class Restorer:
             noise_std = diagnosis.noise_std if noise_std is None else noise_std
             start_step = diagnosis.start_step if start_step is None else start_step
             record.seconds["estimate"] = time.perf_counter() - begin
-        elif noise_std is not None:
-            noise_std = heeded_noise(noise_std, measured, operator, record)
+        if settings.noise_std is not None:
+            noise_std = heeded_noise(settings.noise_std, measured, operator, record)
         seed = picture_seed(settings.seed, picture.digest)
         if sample:
             seed = picture_seed(seed, b"sample" + sample.to_bytes(8, "big"))
@@ -318,9 +318,11 @@ class Restorer:
         if operator is None:
             diagnosis = diagnose(self.pipeline, lifted, tiles)
             used, record.degradation, name = diagnosis.operator, diagnosis.describe(), diagnosis.operator.name
-            noise = diagnosis.noise_std if noise is None else noise
-        else:
-            noise = noise_level(lifted).item() if noise is None else heeded_noise(noise, measured, operator, record)
+            noise = diagnosis.noise_std
+        elif noise is None:
+            noise = noise_level(measured).item()
+        if settings.noise_std is not None:
+            noise = heeded_noise(settings.noise_std, measured, used, record)
         grain, variances = self.pipeline.stage.grain, []
         decoded, latent = Canvas(3, tuple(lifted.shape[2:])), None
         for tile in tiles:
