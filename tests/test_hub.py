@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.hub.checksums import SUMS, check_folder, write_sums
 from flashdiff_cli.hub.download import download
 from flashdiff_cli.hub.registry import known_models, parse, shipped_folder
+from flashdiff_cli.hub.resolve import find_model, resolve_model
 
 DEFAULTS = {"solver": "ldps", "steps": 10, "eta": 0.0}
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -224,6 +226,14 @@ def test_the_registry_is_complete_and_says_where_it_is_wrong():
     fields = {"domain": "", "resolution": 1, "megabytes": 1, "terms": ""}
     with pytest.raises(FlashdiffError, match="exactly one"):
         parse({"bad": fields}, "registry.json")
+
+
+def test_a_folder_of_pictures_may_be_called_what_the_model_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    assert resolve_model("photos") == find_model("photos") == shipped_folder(known_models()["photos"])
+    (tmp_path / "photos" / "model_index.json").write_text("{}")
+    assert resolve_model("photos") == Path("photos")
 
 
 def test_the_shipped_weights_are_those_that_were_published():

@@ -25,7 +25,7 @@ def resolve_model(
     """A model's folder; one that is not on this machine is fetched first.
 
     Args:
-        spec: a folder, a name of the registry, or `owner/name[@revision]` on the Hugging Face Hub.
+        spec: a folder (one that has a registered name only if it holds a model), a name of the registry, or `owner/name[@revision]` on the Hugging Face Hub.
         revision: branch, tag or commit on the Hub.
         offline: use what is on this machine.
         cache_dir: instead of the Hub's standard cache.
@@ -36,10 +36,10 @@ def resolve_model(
         UsageError: nothing goes by this name.
         FlashdiffError: it cannot be fetched, or is not here and the network is not to be used.
     """
-    folder = Path(spec)
-    if folder.is_dir():
+    folder, known = Path(spec), known_models().get(spec)
+    # A folder of pictures may be called what a known model is.
+    if folder.is_dir() and (known is None or (folder / "model_index.json").exists()):
         return folder
-    known = known_models().get(spec)
     if known is not None:
         return _resolve_known(known, offline, cache_dir, report, complete)
     if not HUB_ID.match(spec):
