@@ -42,9 +42,9 @@ def test_a_constant_picture_has_no_noise_and_some_width():
 
 
 def test_more_noise_than_was_told_is_heeded_after_a_blur_only():
-    scene = torch.linspace(-0.8, 0.8, 64).expand(2, 3, 64, 64)
+    ramp = torch.linspace(-0.8, 0.8, 64).expand(2, 3, 64, 64)
     blur = GaussianBlur(torch.tensor([1.0, 2.0]))
-    y = blur.measure(scene, torch.tensor([0.05, 0.02]), [torch.Generator().manual_seed(i) for i in range(2)])
+    y = blur.measure(ramp, torch.tensor([0.05, 0.02]), [torch.Generator().manual_seed(i) for i in range(2)])
     assert at_least_shown(torch.tensor([0.02, 0.02]), y, blur).tolist() == pytest.approx([0.05, 0.02], rel=0.1)
     # What is not far off is taken as it was told, and so is more than there is.
     for told in (0.04, 0.2):

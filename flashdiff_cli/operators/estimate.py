@@ -15,11 +15,17 @@ WIDTHS = torch.logspace(math.log10(0.2), math.log10(6.0), 25, dtype=torch.float6
 
 HIGH_PASS = torch.tensor([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]])
 """Second difference along both axes: nearly blind to edges and blur, all noise (Immerkaer 1996)."""
+
+OF_MEDIAN = 1 / 0.6745 / 6 / 2
+"""0.6745 sigma is the median of |N(0, sigma^2)|; the kernel's norm is 6; half, for intensities."""
+
 SHOWN_TIMES, SHOWN_ABOVE = 1.5, 0.01
 """How much more noise than was told a blurred measurement must show before it is believed. On 60 training pictures of each kind
 (Gaussian blur of 0.3 to 3 pixels, noise up to 0.1) fine detail was never taken for more than 0.008 of noise."""
 
 BLOCK, SMOOTH = 8, 0.05
+"""Of `enlarged_noise`: side of a block in pixels, and the share of the blocks that is taken for smooth."""
+
 DETAIL, WEIGHT = 0.005, 12.0
 """Of `enlarged_noise`: what the smooth parts of clean enlarged pictures show, and the noise for which the solver does best, as a
 multiple of what they show beyond it; found on training pictures enlarged 1.5 to 4 times with noise of 0 to 0.05."""
@@ -31,10 +37,6 @@ def _fine(measurement: torch.Tensor) -> torch.Tensor:
     return F.conv2d(measurement, kernel, groups=measurement.shape[1]).abs()
 
 
-# 0.6745 sigma is the median of |N(0, sigma^2)|; the kernel's norm is 6; half, for intensities.
-_OF_MEDIAN = 1 / 0.6745 / 6 / 2
-
-
 def noise_level(measurement: torch.Tensor) -> torch.Tensor:
     """Standard deviation of white noise, from the median absolute second difference.
 
@@ -44,7 +46,7 @@ def noise_level(measurement: torch.Tensor) -> torch.Tensor:
     Returns:
         (B,) on intensities in [0, 1].
     """
-    return _fine(measurement).flatten(1).median(1).values * _OF_MEDIAN
+    return _fine(measurement).flatten(1).median(1).values * OF_MEDIAN
 
 
 def at_least_shown(noise_std: float | torch.Tensor, measurement: torch.Tensor, operator: Operator) -> torch.Tensor:
@@ -61,10 +63,11 @@ def at_least_shown(noise_std: float | torch.Tensor, measurement: torch.Tensor, o
     Returns:
         (1,) or (B,) on the CPU.
     """
-    told = per_sample(noise_std).cpu()
+    told, hidden = per_sample(noise_std).cpu(), operator.hides_detail()
+    if not bool(hidden.any()):
+        return told
     shown = noise_level(measurement.float()).cpu().to(told.dtype)
-    more = operator.hides_detail() & (shown > SHOWN_TIMES * told + SHOWN_ABOVE)
-    return torch.where(more, shown, told) if bool(more.any()) else told
+    return torch.where(hidden & (shown > SHOWN_TIMES * told + SHOWN_ABOVE), shown, told)
 
 
 def enlarged_noise(measurement: torch.Tensor, factor: float) -> float:
@@ -87,7 +90,7 @@ def enlarged_noise(measurement: torch.Tensor, factor: float) -> float:
     fine = _fine(F.interpolate(measurement.float(), size=sides, mode="bicubic", antialias=True))[0]
     rows, columns = (n // BLOCK for n in fine.shape[1:])
     blocks = fine[:, : rows * BLOCK, : columns * BLOCK].unflatten(1, (rows, BLOCK)).unflatten(3, (columns, BLOCK))
-    level = blocks.permute(1, 3, 0, 2, 4).flatten(0, 1).flatten(1).median(1).values.quantile(SMOOTH).item() * _OF_MEDIAN
+    level = blocks.permute(1, 3, 0, 2, 4).flatten(0, 1).flatten(1).median(1).values.quantile(SMOOTH).item() * OF_MEDIAN
     return min(WEIGHT * math.sqrt(max(level**2 - DETAIL**2, 0.0)), 0.5)
 
 

@@ -258,7 +258,7 @@ class Restorer:
         if estimated:
             diagnosis = diagnose(self.pipeline, measured, tiles)
             operator, record.degradation = diagnosis.operator, diagnosis.describe()
-            noise_std = diagnosis.noise_std if noise_std is None else noise_std
+            noise_std = diagnosis.noise_std
             start_step = diagnosis.start_step if start_step is None else start_step
             record.seconds["estimate"] = time.perf_counter() - begin
         if settings.noise_std is not None:
