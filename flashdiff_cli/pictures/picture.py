@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps, ImageSequence
 
+from flashdiff_cli.pictures import jpeg
+
 KEPT_EXIF = (0x010E, 0x010F, 0x0110, 0x011A, 0x011B, 0x0128, 0x0131, 0x0132, 0x013B, 0x8298, 0x8769, 0x8825)
 """Caption, camera, resolution, software, dates, author, copyright, and the Exif and GPS tables. The rest describes how
 the old file was laid out (orientation, strips), which no longer holds."""
@@ -29,6 +31,10 @@ class Picture:
     """(H, W) opacity: uint8, or uint16 of a deep picture."""
     exif: bytes | None = None
     profile: bytes | None = None
+    jpeg_tables: list[list[int]] | None = None
+    """Of a JPEG file: the 64 divisors, row by row, with which it quantised brightness and, where it has colour, the colours."""
+    subsampling: str | None = None
+    """Of a colour JPEG file: "444", "422" or "420"; None if it is of another kind, or another ratio."""
     notes: list[str] = field(default_factory=list)
     """What was changed or dropped in reading, for people."""
 
@@ -88,6 +94,7 @@ def from_pil(picture: Image.Image) -> Picture:
         ValueError, OSError: Pillow cannot decode it.
     """
     notes = []
+    tables, subsampling = jpeg.compression(picture)
     if getattr(picture, "n_frames", 1) > 1:
         notes.append(f"first of {picture.n_frames} frames")
         picture = next(ImageSequence.Iterator(picture)).copy()
@@ -112,7 +119,8 @@ def from_pil(picture: Image.Image) -> Picture:
     pixels = torch.from_numpy(np.array(picture.convert("RGB")))
     # In place, so that a large picture is held once.
     image = pixels.permute(2, 0, 1)[None].to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1)
-    return Picture(image, grey=grey, alpha=alpha, exif=_kept(exif), profile=profile, notes=notes)
+    kept = {"exif": _kept(exif), "profile": profile, "jpeg_tables": tables, "subsampling": subsampling}
+    return Picture(image, grey=grey, alpha=alpha, notes=notes, **kept)
 
 
 def from_samples(
