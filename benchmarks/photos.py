@@ -18,8 +18,8 @@ from torchmetrics.functional.image import structural_similarity_index_measure as
 
 from flashdiff_cli.operators import GaussianBlur
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
+from flashdiff_cli.stats import ordering_accuracy, spearman
 from flashdiff_cli.training.data import validation_images
-from flashdiff_cli.training.degradation import ordering_accuracy, spearman
 
 NOISE_STD, LOW, HIGH, LEVELS = 0.05, 0.3, 3.0, 10
 
@@ -104,8 +104,8 @@ def summary(records, arms):
     out = {
         "pictures": len(records),
         "first_stage_psnr": mean(records, "first_stage", "psnr"),
-        "spearman": spearman(*(torch.tensor([r[k] for r in records]) for k in ("error_variance", "variance"))),
-        "ordering_accuracy": ordering_accuracy(torch.tensor([r["level_variances"] for r in records])),
+        "spearman": spearman(*([r[k] for r in records] for k in ("error_variance", "variance"))),
+        "ordering_accuracy": ordering_accuracy([r["level_variances"] for r in records]),
         "mean_start_by_level": torch.tensor([r["level_starts"] for r in records]).float().mean(0).tolist(),
         "truth_gradient": mean(records, "truth", "gradient") / first,
     }

@@ -8,7 +8,7 @@ import pytest
 
 from flashdiff_cli.bench.protocol import from_dict
 from flashdiff_cli.bench.records import BenchRecord
-from flashdiff_cli.bench.tables import mean_interval, number, severity_figures, summarise, to_html, to_markdown
+from flashdiff_cli.bench.tables import number, severity_figures, summarise, to_html, to_markdown
 from flashdiff_cli.runs.record import finite
 
 PROTOCOL = from_dict(
@@ -43,29 +43,6 @@ def records():
         else:
             made.append(record("full", i, status="failed", error="boom"))
     return made
-
-
-def test_an_interval_holds_the_true_mean_about_as_often_as_it_says():
-    rng = np.random.default_rng(0)
-    inside = 0
-    for i in range(200):
-        found = mean_interval(rng.normal(3.0, 1.0, 40), seed=i)
-        inside += found["low"] <= 3.0 <= found["high"]
-        assert found["low"] < found["mean"] < found["high"] and found["n"] == 40
-    assert 0.88 <= inside / 200 <= 0.99
-
-
-def test_an_interval_has_the_width_of_the_standard_error():
-    x = np.random.default_rng(1).normal(0, 2.0, 400)
-    found = mean_interval(x)
-    assert (found["high"] - found["low"]) / 2 == pytest.approx(1.96 * x.std() / 20, rel=0.1)
-    assert mean_interval(x) == found
-
-
-def test_few_values():
-    assert mean_interval([]) == {"n": 0, "mean": None, "low": None, "high": None}
-    assert mean_interval([4.0]) == {"n": 1, "mean": 4.0, "low": None, "high": None}
-    assert mean_interval([2.0, 2.0]) == {"n": 2, "mean": 2.0, "low": 2.0, "high": 2.0}
 
 
 def test_differences_are_paired_over_the_pictures_that_both_have():

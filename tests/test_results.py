@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from flashdiff_cli.bench.protocol import SEVERITY, load
+from flashdiff_cli.bench.records import parse
+from flashdiff_cli.bench.tables import summarise
+from flashdiff_cli.runs.record import finite
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PUBLISHED = REPOSITORY / "docs" / "results"
@@ -25,6 +28,14 @@ def driver():
 SECTIONS = driver().SECTIONS
 
 
+def flat(value, path=""):
+    """The numbers of nested dictionaries and lists by their path."""
+    if isinstance(value, (dict, list)):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return {k: v for key, part in items for k, v in flat(part, f"{path}/{key}").items()}
+    return {path: value} if isinstance(value, (int, float)) else {}
+
+
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda s: s.name)
 def test_a_section_names_arms_that_its_protocol_has(section):
     protocol = load(section.protocol)
@@ -39,6 +50,15 @@ def test_a_section_has_published_its_records(section):
     assert records and not [r for r in records if r["status"] == "failed"]
     assert len({r["image"] for r in records}) == section.limit
     assert f"(results/{section.name}/figures/" in (REPOSITORY / "docs" / "results.md").read_text()
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda s: s.name)
+def test_the_published_tables_follow_from_the_published_records(section):
+    folder = PUBLISHED / section.name
+    published = json.loads((folder / "summary.json").read_text())
+    found = json.loads(json.dumps(finite(summarise(parse((folder / "records.jsonl").read_text().splitlines()), load(section.protocol)))))
+    for name, condition in published["conditions"].items():
+        assert flat(found["conditions"][name]) == pytest.approx(flat(condition), rel=1e-6)
 
 
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda s: s.name)

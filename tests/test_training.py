@@ -13,7 +13,7 @@ from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.loading import load_component
 from flashdiff_cli.training import Recipe, train
 from flashdiff_cli.training.data import Crops, Entry, Source, entries
-from flashdiff_cli.training.degradation import Degradations, ordering_accuracy, spearman
+from flashdiff_cli.training.degradation import Degradations
 
 AUTOENCODER = {
     "latent_channels": 4,
@@ -223,11 +223,3 @@ def test_degradations_are_per_sample_and_at_a_level():
     assert (light - images).square().mean() < (heavy - images).square().mean()
     with pytest.raises(UsageError, match="unknown operator"):
         Degradations([{"operator": "no-such"}])
-
-
-def test_ordering_accuracy_and_rank_correlation():
-    assert ordering_accuracy(torch.tensor([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]])) == pytest.approx(0.5)
-    assert ordering_accuracy(torch.tensor([[1.0, 3.0, 2.0]])) == pytest.approx(2 / 3)
-    a = torch.tensor([0.1, 0.5, 0.2, 0.9])
-    assert spearman(a, a.exp()) == pytest.approx(1.0)
-    assert spearman(a, -a) == pytest.approx(-1.0)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from flashdiff_cli.bench.dataset import Item
-from flashdiff_cli.bench.intervals import mean_interval
+from flashdiff_cli.stats import mean_interval
 from flashdiff_cli.bench.metrics import MEASURES
 from flashdiff_cli.bench.protocol import SETTINGS, Arm, Condition, Protocol
 from flashdiff_cli.bench.records import BenchRecord

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from flashdiff_cli.bench.intervals import mean_interval
 from flashdiff_cli.bench.metrics import FOLDER, LOWER_IS_BETTER, MEASURES
 from flashdiff_cli.bench.protocol import SEVERITY, Protocol
 from flashdiff_cli.bench.records import BenchRecord
 from flashdiff_cli.bench.starts import start_search
-from flashdiff_cli.training.degradation import ordering_accuracy, spearman
+from flashdiff_cli.stats import mean_interval, ordering_accuracy, pearson, spearman
 
 COSTS = ("network_evaluations", "seconds", "start_step")
 DIGITS = {"psnr": 2, "ssim": 3, "ms_ssim": 3, "gmsd": 4, "haarpsi": 3, "gradient": 2, "lpips_vgg": 3, "lpips_alex": 3}
@@ -127,11 +125,9 @@ def severity_figures(records: Sequence[BenchRecord]) -> dict[str, Any] | None:
     found: dict[str, Any] = {}
     points = list(single.values()) or sweep
     if len(points) > 2:
-        estimated = torch.tensor([r.variance for r in points], dtype=torch.float64)
-        true = torch.tensor([r.error_variance for r in points], dtype=torch.float64)
-        found |= {"n": len(points), "spearman": spearman(true, estimated)}
-        found["pearson"] = torch.corrcoef(torch.stack([true, estimated]))[0, 1].item()
-        found["pearson_log"] = torch.corrcoef(torch.stack([true, estimated]).log())[0, 1].item()
+        true, estimated = (np.array([getattr(r, key) for r in points]) for key in ("error_variance", "variance"))
+        found |= {"n": len(points), "spearman": spearman(true, estimated), "pearson": pearson(true, estimated)}
+        found["pearson_log"] = pearson(np.log(true), np.log(estimated))
     if sweep:
         levels = sorted({r.level for r in sweep})
         rows: dict[str, dict[float, BenchRecord]] = {}
@@ -139,9 +135,9 @@ def severity_figures(records: Sequence[BenchRecord]) -> dict[str, Any] | None:
             rows.setdefault(record.image, {})[record.level] = record
         whole = [[row[t] for t in levels] for row in rows.values() if len(row) == len(levels)]
         if whole:
-            variances = torch.tensor([[r.variance for r in row] for row in whole], dtype=torch.float64)
+            variances = np.array([[r.variance for r in row] for row in whole])
             found |= {"sweep_pictures": len(whole), "levels": levels, "ordering_accuracy": ordering_accuracy(variances)}
-            found["mean_severity_by_level"] = variances.sqrt().mean(0).tolist()
+            found["mean_severity_by_level"] = np.sqrt(variances).mean(0).tolist()
             found["mean_start_by_level"] = np.mean([[r.start_step for r in row] for row in whole], axis=0).tolist()
     return found or None
 

@@ -67,7 +67,8 @@ def train(
     from flashdiff_cli.errors import UsageError
 
     try:
-        import accelerate
+        import accelerate  # noqa: F401
+        import scipy  # noqa: F401
     except ImportError:
         raise UsageError('training needs the extra packages of pip install "flashdiff[train]"') from None
     from flashdiff_cli.training import train as run

@@ -1,6 +1,5 @@
 """Random degradations for training a severity encoder, each sample with its own operator and parameters."""
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -92,21 +91,3 @@ class Degradations:
     def describe(self) -> list[dict]:
         """What the encoder was trained on, for its config."""
         return [{k: v for k, v in t.items() if k != "weight"} for t in self.tables]
-
-
-def ordering_accuracy(variances: torch.Tensor) -> float:
-    """Share of the pairs of degradation levels i < j with variance_i <= variance_j (paper Definition 1).
-
-    Args:
-        variances: (images, levels), levels rising.
-    """
-    levels = variances.shape[1]
-    pairs = [(variances[:, i] <= variances[:, j]).float().mean().item() for j in range(levels) for i in range(j)]
-    return sum(pairs) / len(pairs)
-
-
-def spearman(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Rank correlation of two (N,) samples without ties."""
-    ranks = [x.argsort().argsort().double() for x in (a, b)]
-    ranks = [r - r.mean() for r in ranks]
-    return (ranks[0] @ ranks[1] / math.sqrt((ranks[0] @ ranks[0]) * (ranks[1] @ ranks[1]))).item()

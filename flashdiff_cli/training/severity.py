@@ -9,7 +9,8 @@ from PIL import Image
 from flashdiff_cli.first_stage import FirstStage
 from flashdiff_cli.loading import load_component
 from flashdiff_cli.severity import SeverityEncoder, SeverityEstimate
-from flashdiff_cli.training.degradation import Degradations, ordering_accuracy, spearman
+from flashdiff_cli.stats import ordering_accuracy, spearman
+from flashdiff_cli.training.degradation import Degradations
 from flashdiff_cli.training.recipe import Recipe
 from flashdiff_cli.training.sheet import grid, to_picture
 

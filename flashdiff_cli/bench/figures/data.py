@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flashdiff_cli.bench.intervals import mean_interval
+from flashdiff_cli.stats import mean_interval, ordering_shares
 from flashdiff_cli.bench.records import Record, blind, kind, one
 
 SWEEP = "severity"
@@ -211,13 +211,8 @@ def paired(of: Mapping[str, Record], reference: Mapping[str, Record], metric: Me
 
 
 def ordering(sweep: Mapping[str, Sequence[Record]]) -> list[float]:
-    """Of each picture, the share of pairs of levels i < j with variance_i <= variance_j (paper Definition 1)."""
-    shares = []
-    for of in sweep.values():
-        v = np.array([r["severity"] for r in of])
-        first, second = np.triu_indices(len(v), 1)
-        shares.append(float((v[first] <= v[second]).mean()))
-    return shares
+    """Of each picture, the share of pairs of levels that severity puts in the right order (paper Definition 1)."""
+    return [float(ordering_shares([[r["severity"] for r in of]])[0]) for of in sweep.values()]
 
 
 def sizes(records: Iterable[Record]) -> str:

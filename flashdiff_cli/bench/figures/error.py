@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.stats import pearsonr, spearmanr
 
 from flashdiff_cli.bench.figures.data import View, pictures, sizes
 from flashdiff_cli.bench.figures.style import INK, Drawing, log_ticks, new_figure, note, slug
+from flashdiff_cli.stats import pearson, spearman
 
 LEAST = 8
 """The axes reach over at least this ratio."""
@@ -40,7 +40,7 @@ def error_variance(view: View) -> Drawing | None:
     axes.legend(loc="lower right")
     numbers = ""
     if len(seen) > 2 and np.ptp(true) > 0 and np.ptp(guess) > 0:
-        rank, straight = spearmanr(true, guess).statistic, pearsonr(np.log(true), np.log(guess)).statistic
+        rank, straight = spearman(true, guess), pearson(np.log(true), np.log(guess))
         numbers = f"Spearman {rank:.3f}\nPearson {straight:.3f} (logarithms)".replace("-", "\N{MINUS SIGN}")
         note(axes, numbers)
     caption = (
