@@ -6,10 +6,41 @@ from importlib.util import find_spec
 
 from PIL import Image, features
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".avif", ".heic", ".heif")
+READ = {
+    ".png": "PNG",
+    ".apng": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".jpe": "JPEG",
+    ".jfif": "JPEG",
+    ".mpo": "MPO",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".bmp": "BMP",
+    ".dib": "BMP",
+    ".gif": "GIF",
+    ".ppm": "PPM",
+    ".pgm": "PPM",
+    ".pbm": "PPM",
+    ".pnm": "PPM",
+    ".ico": "ICO",
+    ".jp2": "JPEG2000",
+    ".j2k": "JPEG2000",
+    ".avif": "AVIF",
+    ".heic": "HEIF",
+    ".heif": "HEIF",
+    ".hif": "HEIF",
+}
+"""Pillow's names of the formats that are read, by ending; the one list of what is found in folders and of what is opened by name."""
+
+OPENED = tuple(sorted({kind for kind in READ.values() if kind != "MPO"}))
+"""All that Pillow is asked to open (MPO is opened as JPEG). PostScript and its kin, for which it starts other programs, are not among them."""
+
+SUFFIXES = tuple(READ)
 """Of the files that a folder is searched for."""
 
-FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
+FORMATS = {ending: kind for ending, kind in READ.items() if kind in ("JPEG", "PNG", "WEBP", "TIFF", "BMP") and ending != ".apng"}
 """Pillow's names of the formats that can be written, by ending."""
 
 if features.check("avif"):
@@ -19,7 +50,7 @@ if find_spec("pillow_heif") is not None:
 
     pillow_heif.register_heif_opener()
     if "HEIF" in Image.SAVE:
-        FORMATS |= {".heic": "HEIF", ".heif": "HEIF"}
+        FORMATS |= {".heic": "HEIF", ".heif": "HEIF", ".hif": "HEIF"}
 
 LOSSY = {"JPEG": {"subsampling": 0}, "WEBP": {}, "AVIF": {"subsampling": "4:4:4"}, "HEIF": {"chroma": 444}}
 """Formats with a quality, and how each is told to keep colours as sharp as brightness."""
