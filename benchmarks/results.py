@@ -16,10 +16,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from flashdiff_cli.bench.records import NAME, read
 from flashdiff_cli.bench.results import results_markdown
-from flashdiff_cli.bench.tables import DIGITS, TITLES, arrow, number
-from flashdiff_cli.runs.report import write_text
+from flashdiff_cli.bench.tables import DIGITS, TITLES, arrow, markdown_table, number
+from flashdiff_cli.pages import write_text
 
 EXAMPLES = tuple(f"examples/{name}-clean.png" for name in ("blurry", "heavy", "light"))
 FACES, PHOTOGRAPHS = "FACES", "PHOTOGRAPHS"
@@ -84,7 +86,7 @@ def run(section: Section, folders: dict[str, str], output: Path, batch: int) -> 
 def in_short(folders: list[Path]) -> str:
     """One table of every arm that is compared with another: cost, and what it costs in quality."""
     head = ["section", "arm", "compared with", "n", "evaluations", "times fewer", *(TITLES[m] + arrow(m) for m in MEASURES)]
-    lines = ["| " + " | ".join(head) + " |", "| --- | --- | --- |" + " ---: |" * (len(head) - 3)]
+    rows = []
     for folder in folders:
         summary = json.loads((folder / "summary.json").read_text())
         for block in summary["conditions"].values():
@@ -94,9 +96,8 @@ def in_short(folders: list[Path]) -> str:
                     continue
                 cells = [number(found["measures"][m], DIGITS[m], signed=True) for m in MEASURES]
                 spent = number(arm["measures"]["network_evaluations"], 1, interval=False)
-                row = [folder.name, name, found["to"], str(arm["n"]), spent, f"{found['evaluations_ratio']:.0f}", *cells]
-                lines.append("| " + " | ".join(row) + " |")
-    return "\n".join(lines)
+                rows.append([folder.name, name, found["to"], str(arm["n"]), spent, f"{found['evaluations_ratio']:.0f}", *cells])
+    return "\n".join(markdown_table(pd.DataFrame(rows, columns=head), left=3))
 
 
 INTRODUCTION = """\

@@ -7,13 +7,15 @@ import shutil
 import subprocess
 from urllib.parse import unquote
 
+import pandas as pd
 import pytest
 from bench_records import bench, keep_images, record
+from markupsafe import escape
 
-from flashdiff_cli.bench import words
 from flashdiff_cli.bench.figures import draw_all
-from flashdiff_cli.bench.page import make_page
+from flashdiff_cli.bench.page import arm_table, condition_table, describe, facts, make_page
 from flashdiff_cli.bench.results import results_markdown
+from flashdiff_cli.bench.tables import Block
 from flashdiff_cli.errors import FlashdiffError, UsageError
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -46,8 +48,8 @@ PROTOCOL = {
     "versions": {"flashdiff": "0.1.0", "torch": "2.13"},
     "measures": {"usable": ["psnr"], "missing": ["lpips_vgg: no weights"]},
 }
-TABLE = (["arm", "n", "PSNR"], [["flash-ldps", 4, "30.12 [29.00, 31.00]"], ["<b>tv</b>", 0, None]])
-BLOCKS = [("blur", [TABLE], ["Rank correlation 0.93 & more."]), ("told", [], [])]
+TABLE = pd.DataFrame([["flash-ldps", 4, "30.12 [29.00, 31.00]"], ["<b>tv</b>", 0, None]], columns=["arm", "n", "PSNR"], dtype=object)
+BLOCKS = [Block("blur", [TABLE], ["Rank correlation 0.93 & more."]), Block("told", [], [])]
 SUMMARY = "# try\n\nA trial of <everything>\n\nMeans over n pictures.\n\n## blur\n\n| arm | n |\n| --- | ---: |\n| flash-ldps | 4 |\n"
 
 
@@ -70,13 +72,13 @@ def test_the_page_holds_tables_figures_pictures_and_facts_and_needs_no_other_fil
     assert "30.12 [29.00, 31.00]" in page and "Rank correlation 0.93 &amp; more." in page and "<td></td>" in page
     assert "A trial of &lt;everything&gt;" in page and "&lt;b&gt;tv&lt;/b&gt;" in page
     assert "set/000.png, blur, tv: &lt;script&gt;alert(1)&lt;/script&gt; &amp; no memory" in page
-    for words in ("abc1234", "flashdiff bench &#x27;my pictures&#x27;", "blur std 0.3 to 3", "every second picture"):
+    for words in ("abc1234", "flashdiff bench &#39;my pictures&#39;", "blur std 0.3 to 3", "every second picture"):
         assert words in page
     assert "lpips_vgg: no weights" in page
     assert "<b>4</b>pictures" in page and "<b>2</b>conditions" in page and "<b>1</b>failed" in page
     index = json.loads((folder / "figures" / "figures.json").read_text())
     shown = [entry for entry in index if not entry["name"].startswith("before-after.")]
-    assert all(html.escape(entry["caption"]) in page for entry in shown) and "image/svg+xml" in page and "image/jpeg" in page
+    assert all(str(escape(entry["caption"])) in page for entry in shown) and "image/svg+xml" in page and "image/jpeg" in page
     # Pictures: each with input, wiener, decoded, full, flash and clean, without the fixed starts.
     assert page.count('<div class="row">') == 4 + 2 and page.count('alt="set/000.png, ') == 2 * 6
     assert 'alt="set/000.png, fixed-20"' not in page
@@ -97,13 +99,13 @@ def test_the_page_tells_how_many_conditions_have_figures(tmp_path):
 
 
 def test_facts_are_words_and_only_of_what_was_run():
-    assert words.words({"blur_std": [0.3, 3.0], "none": None, "on": True}) == "blur std 0.3 to 3, on yes"
-    head, rows = words.conditions(PROTOCOL)
-    assert len(head) == len(rows[0]) and [r[0] for r in rows] == ["blur", "told"]
+    assert describe({"blur_std": [0.3, 3.0], "none": None, "on": True}) == "blur std 0.3 to 3, on yes"
+    rows = condition_table(PROTOCOL).to_numpy().tolist()
+    assert [r[0] for r in rows] == ["blur", "told"]
     assert rows[0][2:] == ["blur std 0.3 to 3", "0.05", "the truth"] and rows[1][4] == "noise std 0.05"
-    head, rows = words.arms(PROTOCOL)
+    rows = arm_table(PROTOCOL).to_numpy().tolist()
     assert rows[1] == ["flash-ldps", "ldps", "flash", "steps 250, eta 0, settings dc step 2.4"] and rows[0][3] == ""
-    assert words.facts({}) == [] and words.conditions({})[1] == [] and words.arms({})[1] == []
+    assert facts({}) == [] and condition_table({}).empty and arm_table({}).empty
 
 
 def test_a_damaged_protocol_is_an_error_in_one_line(tmp_path):

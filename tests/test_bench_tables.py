@@ -8,7 +8,7 @@ import pytest
 
 from flashdiff_cli.bench.protocol import from_dict
 from flashdiff_cli.bench.records import BenchRecord
-from flashdiff_cli.bench.tables import number, severity_figures, summarise, to_html, to_markdown
+from flashdiff_cli.bench.tables import frame, number, severity_figures, summarise, to_html, to_markdown
 from flashdiff_cli.runs.record import finite
 
 PROTOCOL = from_dict(
@@ -88,10 +88,10 @@ def test_records_that_the_protocol_does_not_know_come_last():
 def test_severity_against_truth():
     made = [record("decoded", i, variance=v, error_variance=e) for i, (v, e) in enumerate([(0.1, 0.2), (0.2, 0.4), (0.3, 0.3), (0.4, 0.8)])]
     made += [record("flash", i, variance=9.0, error_variance=9.0) for i in range(4)]
-    found = severity_figures(made)
+    found = severity_figures(frame(made))
     assert found["n"] == 4 and found["spearman"] == pytest.approx(0.8)
     assert found["pearson"] == pytest.approx(np.corrcoef([0.1, 0.2, 0.3, 0.4], [0.2, 0.4, 0.3, 0.8])[0, 1])
-    assert severity_figures([record("input", 0, psnr=1.0)]) is None
+    assert severity_figures(frame([record("input", 0, psnr=1.0)])) is None
 
 
 def test_the_order_of_levels_in_a_sweep():
@@ -102,7 +102,7 @@ def test_the_order_of_levels_in_a_sweep():
             if variance is not None:
                 made.append(record("severity", image, **values))
     stale = [record("severity", 9, level=0.25, variance=5.0, error_variance=1.0, settings="old")]
-    found = severity_figures(stale + made)
+    found = severity_figures(frame(stale + made))
     assert found["sweep_pictures"] == 2 and found["levels"] == [0.0, 0.5, 1.0]
     assert found["ordering_accuracy"] == pytest.approx((1 + 1 + 0.5) / 3)
     assert found["mean_start_by_level"] == [0.5, 0.5, 0.5] and found["n"] == 8

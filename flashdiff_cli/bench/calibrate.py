@@ -18,7 +18,6 @@ from typing import Any
 import torch
 
 from flashdiff_cli.bench.dataset import Item
-from flashdiff_cli.stats import mean_interval
 from flashdiff_cli.bench.metrics import MEASURES
 from flashdiff_cli.bench.protocol import SETTINGS, Arm, Condition, Protocol
 from flashdiff_cli.bench.records import BenchRecord
@@ -27,10 +26,11 @@ from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.hub.checksums import SUMS, renewed_sums
 from flashdiff_cli.loading import read_config
 from flashdiff_cli.operators.base import Option
+from flashdiff_cli.pages import write_text
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
 from flashdiff_cli.runs.plan import Job
-from flashdiff_cli.runs.report import write_text
 from flashdiff_cli.solvers import SOLVERS, load_entry_points
+from flashdiff_cli.stats import mean_interval
 
 OF_ARM = (
     Option("steps", int, "length of the schedule", None, 1, 1_000_000),

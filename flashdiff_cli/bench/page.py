@@ -2,127 +2,178 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import pandas as pd
 from PIL import Image
 
-from flashdiff_cli.bench import words
 from flashdiff_cli.bench.figures import CONDITIONS, FOLDER, read_index
 from flashdiff_cli.bench.figures.data import SWEEP, View
 from flashdiff_cli.bench.figures.grid import choose
 from flashdiff_cli.bench.figures.style import DPI, WIDTH
 from flashdiff_cli.bench.records import Record, kind, one
+from flashdiff_cli.bench.tables import Block
+from flashdiff_cli.errors import FlashdiffError
+from flashdiff_cli.pages import Shown, data_address, render, show_picture
 
-CSS = Path(__file__).with_name("page.css")
+PROTOCOL = "protocol.json"
 SIDE, LARGE = 320, 300_000
 """Longer side of a shown picture in pixels; bytes of an SVG that is too large for the page."""
-Table = tuple[Sequence[str], Sequence[Sequence[Any]]]
-"""Heading and rows; None is an empty cell."""
-Block = tuple[str, Sequence[Table], Sequence[str]]
-"""Name of a condition, its tables, and sentences under them."""
-
-text = html.escape
 
 
-def _address(form: str, data: bytes) -> str:
-    return f"data:image/{form};base64,{base64.b64encode(data).decode()}"
+def read_protocol(folder: Path | str) -> dict[str, Any]:
+    """Return what protocol.json of a bench folder holds; nothing if there is none.
+
+    Raises:
+        FlashdiffError: it is no JSON object.
+    """
+    path = Path(folder) / PROTOCOL
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FlashdiffError(f"{path}: cannot be read ({error}); run the bench again to write it") from error
+    if not isinstance(found, dict):
+        raise FlashdiffError(f"{path}: this is no JSON object; run the bench again to write it")
+    return found
 
 
-def _jpeg(path: Path, side: int, quality: int = 88) -> tuple[str, tuple[int, int]]:
-    """A picture file, made small, as a data address, and its size (width, height)."""
+def title_of(found: Mapping[str, Any], folder: Path | str) -> str:
+    """Return the protocol's title, or its name, or the folder's."""
+    protocol = found.get("protocol") or {}
+    return protocol.get("title") or protocol.get("name") or Path(folder).name
+
+
+def describe(value: Any) -> str:
+    """Return a value of protocol.json as text for people: tables as `name value` pairs, a range as `low to high`."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key.replace('_', ' ')} {describe(v)}" for key, v in value.items() if v is not None and v != {})
+    if isinstance(value, (list, tuple)):
+        if len(value) == 2 and all(isinstance(v, (int, float)) for v in value):
+            return f"{value[0]:g} to {value[1]:g}"
+        return ", ".join(map(describe, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else " ".join(str(value).split())
+
+
+def facts(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return (what, value) of a run: what was run on what, when, at which commit and on which machine; only what is there."""
+    protocol = found.get("protocol") or {}
+    rows = [
+        ("protocol", protocol.get("name")),
+        ("model", found.get("model")),
+        ("pictures", found.get("pictures")),
+        ("cut to", f"{protocol['size']} x {protocol['size']} pixels at most" if protocol.get("size") else None),
+        ("seed", protocol.get("seed")),
+        ("data", (protocol.get("dataset") or {}).get("rule")),
+        ("date", found.get("date")),
+        ("commit", found.get("commit")),
+        ("machine", found.get("machine")),
+        ("versions", found.get("versions")),
+        ("not measured", (found.get("measures") or {}).get("missing")),
+    ]
+    return [(name, describe(value)) for name, value in rows if value not in (None, "", [], {})]
+
+
+def condition_table(found: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the conditions that were run, a row each."""
+    chosen = found.get("conditions_run")
+    rows = []
+    for c in (found.get("protocol") or {}).get("condition") or []:
+        if chosen is None or c["name"] in chosen:
+            told = "the truth" if not c.get("assumed") else describe(c["assumed"])
+            rows.append([c["name"], str(c.get("operator")), describe(c.get("options") or {}), describe(c.get("noise_std")), told])
+    return pd.DataFrame(rows, columns=["condition", "operator", "parameters", "noise", "the solver is told"])
+
+
+def arm_table(found: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the arms that were run, a row each, with their settings."""
+    chosen = found.get("arms_run")
+    rows = []
+    for arm in (found.get("protocol") or {}).get("arm") or []:
+        if chosen is None or arm["name"] in chosen:
+            own = ("name", "baseline", "solver", "start", "against")
+            more = {k: v for k, v in arm.items() if k not in own and v is not None and v is not False and v != {}}
+            rows.append([arm["name"], str(arm.get("baseline") or arm.get("solver")), str(arm.get("start") or ""), describe(more)])
+    return pd.DataFrame(rows, columns=["arm", "solver or baseline", "start", "settings"])
+
+
+class Figure(NamedTuple):
+    """A figure of the page, with its caption."""
+
+    title: str
+    caption: str
+    shown: Shown
+    narrow: bool
+
+
+def _picture(path: Path, side: int) -> Shown:
     with Image.open(path) as opened:
-        picture = opened.convert("RGB")
-    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality, subsampling=0)
-    return _address("jpeg", buffer.getvalue()), picture.size
+        return show_picture(opened.convert("RGB"), side)
 
 
-def _figure(folder: Path, entry: Mapping[str, Any]) -> str:
-    """A figure with its caption: as SVG, or as JPEG where photographs make that large. As images, so that no names inside meet."""
+def _figure(folder: Path, entry: Mapping[str, Any]) -> Figure:
+    """Return a figure as SVG, or as JPEG where photographs make that large. As images, so that no names inside meet."""
     png, svg = (folder / FOLDER / f"{entry['name']}.{ending}" for ending in ("png", "svg"))
     with Image.open(png) as opened:
         (width, height), dots = opened.size, opened.info.get("dpi", (DPI,))[0]
     drawn = svg.read_bytes()
-    address = _jpeg(png, max(width, height))[0] if len(drawn) > LARGE else _address("svg+xml", drawn)
-    narrow = ' class="narrow"' if width / dots < 0.9 * WIDTH else ""
-    shown = f'<img src="{address}" width="{width}" height="{height}" alt="{text(entry["title"])}">'
-    return (
-        f'<figure{narrow}><div class="wide" tabindex="0">{shown}</div>'
-        f"<figcaption><b>{text(entry['title'])}</b>{text(entry['caption'])}</figcaption></figure>"
-    )
+    large = len(drawn) > LARGE
+    shown = _picture(png, max(width, height)) if large else Shown(data_address("image/svg+xml", drawn), width, height)
+    return Figure(entry["title"], entry["caption"], shown, width / dots < 0.9 * WIDTH)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]], words: bool = False) -> str:
-    if not rows:
-        return ""
-    top = "".join(f'<th scope="col">{text(str(cell))}</th>' for cell in head)
-    lines = ("".join(f"<td>{'' if cell is None else text(str(cell))}</td>" for cell in row) for row in rows)
-    body = "".join(f"<tr>{line}</tr>" for line in lines)
-    style = ' class="words"' if words else ""
-    return f'<div class="wide" tabindex="0"><table{style}><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+def _cells(view: View, image: str, arms: Sequence[str]) -> list[dict[str, Any]]:
+    cells = []
+    for arm in ("input", *arms, "clean"):
+        path, record = view.image_path(image, arm), view.arms.get(arm, {}).get(image, {})
+        if path.is_file():
+            cells.append({"arm": arm, "shown": _picture(path, SIDE), "psnr": record.get("psnr")})
+    return cells
 
 
-def _picture(view: View, image: str, arm: str, record: Record | None) -> str:
-    path = view.image_path(image, arm)
-    if not path.is_file():
-        return ""
-    address, (width, height) = _jpeg(path, SIDE)
-    decibels = None if record is None else record.get("psnr")
-    under = text(arm) + ("" if decibels is None else f"<br>{decibels:.2f} dB")
-    name = text(f"{image}, {arm}")
-    return f'<figure><img src="{address}" width="{width}" height="{height}" alt="{name}"><figcaption>{under}</figcaption></figure>'
-
-
-def _pictures(view: View) -> str:
-    """Pictures of one condition, each with all its arms but fixed starts, least degraded first."""
+def _pictures(view: View) -> list[dict[str, Any]]:
+    """Return pictures of one condition, each with all its arms but fixed starts, least degraded first."""
     arms = [arm for arm, of in view.arms.items() if kind(one(of)) not in ("input", "fixed")]
-    rows = []
-    for image, level in choose(view, arms):
-        cells = (_picture(view, image, arm, view.arms.get(arm, {}).get(image)) for arm in ("input", *arms, "clean"))
-        rows.append(f'<p class="soft">{text(image)}, level {level:.2f}</p><div class="row">{"".join(cells)}</div>')
-    return "<h3>Pictures</h3>" + "".join(rows) if rows else ""
+    return [{"image": image, "level": level, "cells": _cells(view, image, arms)} for image, level in choose(view, arms)]
 
 
-def _numbers(records: Sequence[Record]) -> str:
+def _numbers(records: Sequence[Record]) -> list[tuple[int, str]]:
     done = [r for r in records if r.get("status") == "done"]
-    shown = [
+    counts = [
         (len({(r["image"], r.get("digest")) for r in done}), "pictures"),
         (len({r["condition"] for r in done}), "conditions"),
         (len({r["arm"] for r in done} - {SWEEP}), "arms"),
         (sum(r.get("network_evaluations") or 0 for r in done), "network evaluations"),
         (sum(r.get("status") == "failed" for r in records), "failed"),
     ]
-    items = "".join(f"<li><b>{count:,}</b>{name.removesuffix('s') if count == 1 else name}</li>" for count, name in shown if count)
-    return f'<ul class="numbers">{items}</ul>'
+    return [(count, name.removesuffix("s") if count == 1 else name) for count, name in counts if count]
 
 
-def _failures(records: Sequence[Record]) -> str:
+def _failures(records: Sequence[Record]) -> list[str]:
     failed = [r for r in records if r.get("status") == "failed"]
-    lines = "".join(
-        f'<li class="failed">{text(r["image"])}, {text(r["condition"])}, {text(r["arm"])}: {text(r.get("error") or "failed")}</li>'
-        for r in failed
-    )
-    return f'<h2 id="failures">Failures</h2><ul>{lines}</ul>' if failed else ""
+    return [f"{r['image']}, {r['condition']}, {r['arm']}: {r.get('error') or 'failed'}" for r in failed]
 
 
-def _made(found: Mapping[str, Any]) -> str:
-    """How the numbers came about: conditions, arms, date, commit, machine and command."""
+def _made(found: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return how the numbers came about: conditions, arms, date, commit, machine and command."""
     if not found:
-        return ""
-    rows = "".join(f"<dt>{text(name)}</dt><dd>{text(value)}</dd>" for name, value in words.facts(found))
-    command = f"<pre><code>{text(found['command'])}</code></pre>" if found.get("command") else ""
-    tables = _table(*words.conditions(found), words=True) + _table(*words.arms(found), words=True)
-    return f'<h2 id="made">How this was made</h2><dl>{rows}</dl>{command}{tables}'
+        return None
+    return {
+        "facts": facts(found),
+        "command": found.get("command"),
+        "conditions": condition_table(found),
+        "arms": arm_table(found),
+    }
 
 
 def make_page(folder: Path | str, blocks: Iterable[Block], records: Sequence[Record]) -> str:
-    """The page of a bench.
+    """Return the page of a bench, as HTML.
 
     Args:
         folder: of the bench: `protocol.json`, `figures/` (`figures.draw_all`) and `images/` are taken from it, as far as
@@ -130,36 +181,30 @@ def make_page(folder: Path | str, blocks: Iterable[Block], records: Sequence[Rec
         blocks: tables and sentences by condition.
         records: of the bench, as read from `records.jsonl`.
 
-    Returns:
-        HTML.
-
     Raises:
         FlashdiffError: `protocol.json` is damaged.
     """
-    folder, blocks = Path(folder), list(blocks)
-    found, index, view = words.read_protocol(folder), read_index(folder), View.of(records, folder)
-    title = words.title(found, folder)
-    of_condition: dict[str | None, list[str]] = {}
+    folder, of = Path(folder), {block.name: block for block in blocks}
+    found, index, view = read_protocol(folder), read_index(folder), View.of(records, folder)
+    figures: dict[str | None, list[Figure]] = {}
     for entry in index:
         # The same pictures stand on the page themselves.
         if not entry["name"].startswith("before-after."):
-            of_condition.setdefault(entry["condition"], []).append(_figure(folder, entry))
-    names = list(dict.fromkeys([*(name for name, _, _ in blocks), *view.conditions]))
-    about = ", ".join(filter(None, (found.get("date"), f"model {found['model']}" if found.get("model") else None)))
-    parts = [f"<h1>{text(title)}</h1>", f'<p class="soft">{text(about)}</p>' if about else "", _numbers(records)]
-    links = "".join(f'<li><a href="#condition-{i}">{text(name)}</a></li>' for i, name in enumerate(names))
-    parts.append(f'<nav aria-label="conditions"><ul>{links}</ul></nav>' if len(names) > 1 else "")
-    if index and len(names) > CONDITIONS:
-        parts.append(f'<p class="soft">The first {CONDITIONS} of {len(names)} conditions have figures of their own.</p>')
-    parts += of_condition.get(None, [])
-    for i, name in enumerate(names):
-        parts.append(f'<h2 id="condition-{i}">{text(name)}</h2>')
-        for _, tables, sentences in (block for block in blocks if block[0] == name):
-            parts += [_table(head, rows) for head, rows in tables] + [f"<p>{text(sentence)}</p>" for sentence in sentences]
-        parts += [*of_condition.get(name, []), _pictures(view.only(name))]
-    parts += [_failures(records), _made(found)]
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-    style = CSS.read_text(encoding="utf-8")
-    body = "\n".join(filter(None, parts))
-    head += f"<title>{text(title)}</title><style>{style}</style>"
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
+            figures.setdefault(entry["condition"], []).append(_figure(folder, entry))
+    names = list(dict.fromkeys([*of, *view.conditions]))
+    sections = [
+        of.get(name, Block(name, [], []))._asdict()
+        | {"figures": figures.get(name, []), "pictures": _pictures(view.only(name))}
+        for name in names
+    ]
+    return render(
+        "bench.html",
+        title=title_of(found, folder),
+        about=", ".join(filter(None, (found.get("date"), f"model {found['model']}" if found.get("model") else None))),
+        numbers=_numbers(records),
+        limit=CONDITIONS if index and len(names) > CONDITIONS else None,
+        figures=figures.get(None, []),
+        sections=sections,
+        failures=_failures(records),
+        made=_made(found),
+    )

@@ -11,8 +11,8 @@ from typing import Any
 from flashdiff_cli.bench.facts import describe
 from flashdiff_cli.bench.runner import Bench
 from flashdiff_cli.bench.tables import blocks, scores_of_folders, summarise, to_html, to_markdown
+from flashdiff_cli.pages import write_text
 from flashdiff_cli.runs.record import finite
-from flashdiff_cli.runs.report import write_text
 
 
 def write_protocol(bench: Bench, arguments: Sequence[str]) -> None:

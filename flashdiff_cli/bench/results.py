@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from flashdiff_cli.bench import words
 from flashdiff_cli.bench.figures import FOLDER, read_index
+from flashdiff_cli.bench.page import PROTOCOL, facts, read_protocol, title_of
 from flashdiff_cli.errors import UsageError
 
 TABLES = "summary.md"
@@ -19,9 +19,9 @@ def _link(path: Path, base: Path) -> str:
     return quote(Path(os.path.relpath(path.resolve(), base.resolve())).as_posix())
 
 
-def _escape(words: str) -> str:
+def _escape(text: str) -> str:
     """A text that Markdown leaves as it is."""
-    return re.sub(r"([\\`*_{}\[\]<>|])", r"\\\1", words)
+    return re.sub(r"([\\`*_{}\[\]<>|])", r"\\\1", text)
 
 
 def _tables(folder: Path, title: str) -> str:
@@ -35,10 +35,10 @@ def _tables(folder: Path, title: str) -> str:
 
 
 def _section(folder: Path, base: Path) -> list[str]:
-    found = words.read_protocol(folder)
-    title = words.title(found, folder)
+    found = read_protocol(folder)
+    title = title_of(found, folder)
     parts = [f"## {_escape(title)}"]
-    rows = [f"- {name}: {_escape(value)}" for name, value in words.facts(found)]
+    rows = [f"- {name}: {_escape(value)}" for name, value in facts(found)]
     parts += ["\n".join(rows)] if rows else []
     if found.get("command"):
         parts.append(f"```sh\n{found['command']}\n```")
@@ -72,7 +72,7 @@ def results_markdown(folders: Path | str | Sequence[Path | str], base: Path | st
     """
     given = [Path(f) for f in ([folders] if isinstance(folders, (str, Path)) else folders)]
     for folder in given:
-        if not any((folder / name).exists() for name in (words.NAME, TABLES, FOLDER)):
+        if not any((folder / name).exists() for name in (PROTOCOL, TABLES, FOLDER)):
             raise UsageError(f"{folder}: no bench folder; give one that `flashdiff bench ... -o FOLDER` has written")
     base = Path(base) if base is not None else Path(os.path.commonpath([f.resolve() for f in given]))
     parts = ["# Results"]

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from flashdiff_cli.stats import mean_interval
 from flashdiff_cli.bench.metrics import LOWER_IS_BETTER
 from flashdiff_cli.bench.records import Record, blind, kind, one, solver
+from flashdiff_cli.stats import mean_interval
 
 Arm = Mapping[str, Record]
 """Records by picture."""

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from flashdiff_cli.bench.metrics import FOLDER, LOWER_IS_BETTER, MEASURES
 from flashdiff_cli.bench.protocol import SEVERITY, Protocol
 from flashdiff_cli.bench.records import BenchRecord
 from flashdiff_cli.bench.starts import start_search
+from flashdiff_cli.pages import render
 from flashdiff_cli.stats import mean_interval, ordering_accuracy, pearson, spearman
 
+SCORES = (*MEASURES, "lpips_vgg", "lpips_alex")
 COSTS = ("network_evaluations", "seconds", "start_step")
 DIGITS = {"psnr": 2, "ssim": 3, "ms_ssim": 3, "gmsd": 4, "haarpsi": 3, "gradient": 2, "lpips_vgg": 3, "lpips_alex": 3}
 DIGITS |= {"fid": 1, "kid": 4, "network_evaluations": 1, "seconds": 1, "start_step": 1}
@@ -25,26 +28,37 @@ TITLES |= {"lpips_vgg": "LPIPS VGG", "lpips_alex": "LPIPS Alex", "fid": "FID", "
 TITLES |= {"network_evaluations": "evaluations", "seconds": "seconds", "start_step": "start"}
 
 
-def value(record: BenchRecord, measure: str) -> float | None:
-    """A measure or cost of a record; None where it has none."""
-    found = record.seconds.get("total") if measure == "seconds" else getattr(record, measure, None)
-    return None if found is None or not math.isfinite(found) else float(found)
+class Block(NamedTuple):
+    """What is shown of one condition.
+
+    Attributes:
+        tables: cells are text or numbers, None is an empty one.
+        sentences: below the tables.
+    """
+
+    name: str
+    tables: list[pd.DataFrame]
+    sentences: list[str]
 
 
-def _values(records: dict[str, BenchRecord], measure: str) -> dict[str, float]:
-    pairs = ((image, value(record, measure)) for image, record in records.items())
-    return {image: v for image, v in pairs if v is not None}
+def frame(records: Sequence[BenchRecord]) -> pd.DataFrame:
+    """Return records as a table, a row each in their order; a number that is missing or not finite is NaN."""
+    data = pd.DataFrame([vars(r) for r in records], columns=[f.name for f in fields(BenchRecord)])
+    data["seconds"] = [r.seconds.get("total") for r in records]
+    numbers = [*SCORES, *COSTS, "level", "severity", "variance", "error_variance"]
+    data[numbers] = data[numbers].astype(float).replace([math.inf, -math.inf], math.nan)
+    return data
 
 
 def _ordered(wanted: Sequence[str], present: Sequence[str]) -> list[str]:
-    """Names of the protocol first, in its order; then those that only the records have."""
+    """Return the names of the protocol in its order, then those that only the records have."""
     return [n for n in wanted if n in present] + [n for n in dict.fromkeys(present) if n not in wanted]
 
 
 def summarise(
     records: Sequence[BenchRecord], protocol: Protocol, folder_scores: dict[tuple[str, str], dict] | None = None
 ) -> dict[str, Any]:
-    """Everything that the tables show.
+    """Return everything that the tables show.
 
     Args:
         records: the latest of each measurement and arm.
@@ -55,90 +69,96 @@ def summarise(
         `protocol`, `measures`, and `conditions`: by name `arms` (by name `n`, `skipped`, `failed`, `reason`, `measures` with mean,
         low, high and n of each measure and cost, `difference` to another arm), `start_search` (`starts.start_search`) and `severity`.
     """
-    measures = [m for m in protocol.metrics if m in (*MEASURES, "lpips_vgg", "lpips_alex")]
-    own = {arm.name: arm for arm in protocol.arm}
+    measures = [m for m in protocol.metrics if m in SCORES]
+    data = frame(records)
     conditions = {}
     for condition in _ordered([c.name for c in protocol.condition], [r.condition for r in records]):
-        here = [r for r in records if r.condition == condition]
-        by_arm: dict[str, dict[str, BenchRecord]] = {}
-        for record in here:
-            if record.arm != SEVERITY:
-                by_arm.setdefault(record.arm, {})[record.image] = record
-        done = {arm: {k: r for k, r in found.items() if r.status == "done"} for arm, found in by_arm.items()}
-        arms = {}
-        for name in _ordered(list(own), list(by_arm)):
-            statuses = [r.status for r in by_arm[name].values()]
-            row: dict[str, Any] = {"n": statuses.count("done"), "skipped": statuses.count("skipped"), "failed": statuses.count("failed")}
-            row["reason"] = next((r.error for r in by_arm[name].values() if r.status != "done"), None)
-            row["measures"] = {m: mean_interval(list(_values(done[name], m).values())) for m in (*measures, *COSTS)}
-            for measure, score in ((folder_scores or {}).get((condition, name)) or {}).items():
-                row["measures"][measure] = {"n": row["n"], "mean": score, "low": None, "high": None}
-            other = protocol.against(own[name], [arm for arm, found in done.items() if found]) if name in own else None
-            if other and row["n"]:
-                row["difference"] = _difference(done[name], done[other], other, measures)
-            if (worse := _share_worse(done[name], done.get("input", {}))) is not None:
-                row["worse_than_input"] = worse
-            if kinds := Counter(r.assumed["kind"] for r in done[name].values() if r.assumed and "kind" in r.assumed):
-                row["kinds"] = dict(kinds.most_common())
-            arms[name] = row
+        here = data[data["condition"] == condition]
+        arms = _arm_figures(here, protocol, measures)
+        for (where, name), scores in (folder_scores or {}).items():
+            if where == condition and name in arms:
+                for measure, score in scores.items():
+                    arms[name]["measures"][measure] = {"n": arms[name]["n"], "mean": score, "low": None, "high": None}
         # As the lines of records.jsonl are read by the figures.
-        plain = {arm: {image: vars(r) for image, r in found.items()} for arm, found in done.items()}
-        search = start_search(plain, measures)
+        plain: dict[str, dict[str, Any]] = {}
+        for r in records:
+            if (r.condition, r.status) == (condition, "done") and r.arm != SEVERITY:
+                plain.setdefault(r.arm, {})[r.image] = vars(r)
+        search = start_search({arm: plain.get(arm, {}) for arm in arms}, measures)
         conditions[condition] = {"arms": arms, "start_search": search, "severity": severity_figures(here)}
     shown = [*measures, *(m for m in protocol.metrics if m in FOLDER)]
     return {"protocol": protocol.name, "title": protocol.title, "measures": shown, "conditions": conditions}
 
 
-def _share_worse(mine: dict[str, BenchRecord], inputs: dict[str, BenchRecord]) -> float | None:
-    """Share of the pictures whose PSNR is below that of their measurement; None without any.
+def _arm_figures(here: pd.DataFrame, protocol: Protocol, measures: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return, for each arm of one condition, its counts, means, and differences to the arm that it is compared with."""
+    own = {arm.name: arm for arm in protocol.arm}
+    restored = here[here["arm"] != SEVERITY].drop_duplicates(["arm", "image"], keep="last")
+    found = {str(arm): part.set_index("image") for arm, part in restored.groupby("arm", sort=False)}
+    done = {arm: part[part["status"] == "done"] for arm, part in found.items()}
+    with_results = [arm for arm, part in done.items() if len(part)]
+    rows = {}
+    for name in _ordered(list(own), list(found)):
+        mine, statuses = done[name], found[name]["status"]
+        errors = found[name].loc[statuses != "done", "error"]
+        row: dict[str, Any] = {"n": len(mine), "skipped": int((statuses == "skipped").sum()), "failed": int((statuses == "failed").sum())}
+        row["reason"] = None if errors.empty else errors.iloc[0]
+        row["measures"] = {m: mean_interval(mine[m].dropna()) for m in (*measures, *COSTS)}
+        other = protocol.against(own[name], with_results) if name in own else None
+        if other and len(mine):
+            row["difference"] = _difference(mine, done[other], other, measures)
+        if name != "input" and "input" in done and (worse := _share_worse(mine["psnr"], done["input"]["psnr"])) is not None:
+            row["worse_than_input"] = worse
+        if kinds := Counter(assumed["kind"] for assumed in mine["assumed"] if assumed and "kind" in assumed):
+            row["kinds"] = dict(kinds.most_common())
+        rows[name] = row
+    return rows
+
+
+def _share_worse(mine: pd.Series, inputs: pd.Series) -> float | None:
+    """Return the share of the pictures whose PSNR is below that of their measurement; None without any.
 
     A measurement that is the clean picture itself, whose PSNR is no number, has nothing that could get better: it does not count.
     """
-    common = [k for k in mine if k in inputs and mine[k] is not inputs[k] and inputs[k].psnr is not None]
-    if not common:
-        return None
-    return sum(mine[k].psnr is not None and mine[k].psnr < inputs[k].psnr for k in common) / len(common)
+    mine, inputs = mine.align(inputs.dropna(), join="inner")
+    return float((mine < inputs).mean()) if len(mine) else None
 
 
-def _difference(mine: dict[str, BenchRecord], others: dict[str, BenchRecord], name: str, measures: Sequence[str]) -> dict[str, Any]:
-    """Paired differences (this arm minus the other), over the pictures that both have, and how many times fewer evaluations."""
-    found: dict[str, Any] = {"to": name, "measures": {}}
-    for measure in measures:
-        a, b = _values(mine, measure), _values(others, measure)
-        found["measures"][measure] = mean_interval([a[image] - b[image] for image in a if image in b])
-    a, b = _values(mine, "network_evaluations"), _values(others, "network_evaluations")
-    common = [image for image in a if image in b]
-    spent = sum(a[image] for image in common)
-    found["evaluations_ratio"] = sum(b[image] for image in common) / spent if spent else None
-    return found
+def _difference(mine: pd.DataFrame, others: pd.DataFrame, name: str, measures: Sequence[str]) -> dict[str, Any]:
+    """Return paired differences (this arm minus the other), over the pictures that both have, and how many times fewer evaluations."""
+    others = others.reindex(mine.index)
+    found = {m: mean_interval((mine[m] - others[m]).dropna()) for m in measures}
+    spent = pd.DataFrame({"mine": mine["network_evaluations"], "others": others["network_evaluations"]}).dropna().sum()
+    ratio = float(spent["others"] / spent["mine"]) if spent["mine"] else None
+    return {"to": name, "measures": found, "evaluations_ratio": ratio}
 
 
-def severity_figures(records: Sequence[BenchRecord]) -> dict[str, Any] | None:
-    """Estimated against true error variance over the pictures, and the order of levels in a sweep; None without either."""
-    single: dict[str, BenchRecord] = {}
-    for record in records:
-        if record.arm != SEVERITY and record.status == "done" and record.error_variance and record.variance:
-            single.setdefault(record.image, record)
-    sweep = [r for r in records if r.arm == SEVERITY and r.status == "done"]
-    if sweep:
-        sweep = [r for r in sweep if r.settings == sweep[-1].settings]
+def severity_figures(records: pd.DataFrame) -> dict[str, Any] | None:
+    """Return estimated against true error variance over the pictures, and the order of levels in a sweep; None without either.
+
+    Args:
+        records: of one condition (`frame`).
+    """
+    done = records[records["status"] == "done"]
+    swept = done["arm"] == SEVERITY
+    known = (done["error_variance"] > 0) & (done["variance"] > 0)
+    single, sweep = done[~swept & known].drop_duplicates("image"), done[swept]
+    if len(sweep):
+        current = sweep["settings"].iloc[-1]
+        sweep = sweep[sweep["settings"].isna() if current is None else sweep["settings"] == current]
     found: dict[str, Any] = {}
-    points = list(single.values()) or sweep
+    points = single if len(single) else sweep
     if len(points) > 2:
-        true, estimated = (np.array([getattr(r, key) for r in points]) for key in ("error_variance", "variance"))
+        true, estimated = points["error_variance"].to_numpy(), points["variance"].to_numpy()
         found |= {"n": len(points), "spearman": spearman(true, estimated), "pearson": pearson(true, estimated)}
         found["pearson_log"] = pearson(np.log(true), np.log(estimated))
-    if sweep:
-        levels = sorted({r.level for r in sweep})
-        rows: dict[str, dict[float, BenchRecord]] = {}
-        for record in sweep:
-            rows.setdefault(record.image, {})[record.level] = record
-        whole = [[row[t] for t in levels] for row in rows.values() if len(row) == len(levels)]
-        if whole:
-            variances = np.array([[r.variance for r in row] for row in whole])
-            found |= {"sweep_pictures": len(whole), "levels": levels, "ordering_accuracy": ordering_accuracy(variances)}
-            found["mean_severity_by_level"] = np.sqrt(variances).mean(0).tolist()
-            found["mean_start_by_level"] = np.mean([[r.start_step for r in row] for row in whole], axis=0).tolist()
+    by_level = {key: sweep.pivot_table(index="image", columns="level", values=key, aggfunc="last", sort=False) for key in ("variance", "start_step")}
+    variances = by_level["variance"].sort_index(axis="columns").dropna()
+    if len(variances):
+        starts = by_level["start_step"].loc[variances.index, variances.columns]
+        found |= {"sweep_pictures": len(variances), "levels": variances.columns.tolist(), "ordering_accuracy": ordering_accuracy(variances)}
+        found["mean_severity_by_level"] = np.sqrt(variances).mean().tolist()
+        found["mean_start_by_level"] = starts.mean().tolist()
     return found or None
 
 
@@ -154,15 +174,14 @@ def number(figures: dict[str, Any], digits: int, signed: bool = False, interval:
 
 
 def arrow(measure: str) -> str:
-    """Which way is better, for a heading; none for what has no better way."""
+    """Return which way is better, for a heading; nothing for what has no better way."""
     if measure in LOWER_IS_BETTER:
         return " ↓"
     return " ↑" if measure in ("psnr", "ssim", "ms_ssim", "haarpsi") else ""
 
 
-def _measure_rows(block: dict[str, Any], measures: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+def _measure_table(block: dict[str, Any], measures: Sequence[str]) -> pd.DataFrame:
     columns = [*measures, *COSTS]
-    head = ["arm", "n", *(TITLES[m] + arrow(m) for m in columns)]
     rows = []
     for name, arm in block["arms"].items():
         if not arm["n"]:
@@ -171,10 +190,10 @@ def _measure_rows(block: dict[str, Any], measures: Sequence[str]) -> tuple[list[
         empty = {"mean": None, "low": None}
         cells = [number(arm["measures"].get(m, empty), DIGITS[m], interval=m not in COSTS) for m in columns]
         rows.append([name, str(arm["n"]) + (f" ({arm['failed']} failed)" if arm["failed"] else ""), *cells])
-    return head, rows
+    return pd.DataFrame(rows, columns=["arm", "n", *(TITLES[m] + arrow(m) for m in columns)])
 
 
-def _difference_rows(block: dict[str, Any], measures: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+def _difference_table(block: dict[str, Any], measures: Sequence[str]) -> pd.DataFrame:
     shown = [m for m in measures if m not in FOLDER]
     rows = []
     for name, arm in block["arms"].items():
@@ -184,11 +203,14 @@ def _difference_rows(block: dict[str, Any], measures: Sequence[str]) -> tuple[li
         cells = [number(found["measures"][m], DIGITS[m], signed=True) for m in shown]
         n = max((found["measures"][m]["n"] for m in shown), default=0)
         rows.append([name, found["to"], str(n), *cells, "-" if ratio is None else f"{ratio:.1f}"])
-    return ["arm", "minus", "n", *(TITLES[m] + arrow(m) for m in shown), "times fewer evaluations"], rows
+    return pd.DataFrame(rows, columns=["arm", "minus", "n", *(TITLES[m] + arrow(m) for m in shown), "times fewer evaluations"])
 
 
-def _start_rows(found: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """The start search: a row for each matched arm, class of severity and measure."""
+STARTS = ("arm", "class", "n", "severity", "matched start", "measure", "best fixed start", "its mean", "matched", "difference", "%")
+
+
+def _start_table(found: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Return the start search: a row for each matched arm, class of severity and measure."""
     rows = []
     for search in found:
         for part in search["classes"]:
@@ -200,8 +222,7 @@ def _start_rows(found: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[s
                 means = [f"{of['best_mean']:.{digits}f}", f"{of['matched_mean']:.{digits}f}"]
                 difference = number(of["difference"], digits, signed=True)
                 rows.append([*what, TITLES[measure] + arrow(measure), str(of["best_start"]), *means, difference, percent])
-    head = ["arm", "class", "n", "severity", "matched start", "measure", "best fixed start", "its mean", "matched", "difference", "%"]
-    return head, rows
+    return pd.DataFrame(rows, columns=list(STARTS))
 
 
 def start_lines(found: Sequence[dict[str, Any]]) -> list[str]:
@@ -241,14 +262,14 @@ def arm_lines(arms: dict[str, dict[str, Any]]) -> list[str]:
     return lines
 
 
-def blocks(summary: dict[str, Any]):
+def blocks(summary: dict[str, Any]) -> list[Block]:
+    """Return what is shown of each condition."""
+    found = []
     for name, block in summary["conditions"].items():
-        tables = [_measure_rows(block, summary["measures"])]
-        if (difference := _difference_rows(block, summary["measures"]))[1]:
-            tables.append(difference)
-        if search := block["start_search"]:
-            tables.append(_start_rows(search))
-        yield name, tables, start_lines(search) + severity_lines(block["severity"]) + arm_lines(block["arms"])
+        tables = [_measure_table(block, summary["measures"]), _difference_table(block, summary["measures"]), _start_table(block["start_search"])]
+        sentences = start_lines(block["start_search"]) + severity_lines(block["severity"]) + arm_lines(block["arms"])
+        found.append(Block(name, [table for table in tables if len(table)], sentences))
+    return found
 
 
 NOTE = (
@@ -257,43 +278,28 @@ NOTE = (
 )
 
 
+def markdown_table(table: pd.DataFrame, left: int = 1) -> list[str]:
+    """Return the lines of a table of text in Markdown; `left` columns are words, the others numbers."""
+    rule = "| " + " | ".join(["---"] * left + ["---:"] * (table.shape[1] - left)) + " |"
+    rows = (" | ".join(cell.replace("|", "\\|") for cell in row) for row in table.to_numpy())
+    return ["| " + " | ".join(table.columns) + " |", rule, *(f"| {row} |" for row in rows)]
+
+
 def to_markdown(summary: dict[str, Any]) -> str:
-    """The tables as Markdown."""
+    """Return the tables as Markdown."""
     lines = [f"# {summary['protocol']}", "", *([summary["title"], ""] if summary["title"] else []), NOTE, ""]
     lines += [part for sentence in summary.get("missing", []) for part in (sentence + ".", "")]
     for name, tables, sentences in blocks(summary):
         lines += [f"## {name}", ""]
-        for head, rows in tables:
-            cell: Callable[[str], str] = lambda text: text.replace("|", "\\|")
-            lines += ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
-            lines += ["| " + " | ".join(map(cell, row)) + " |" for row in rows] + [""]
+        for table in tables:
+            lines += [*markdown_table(table), ""]
         lines += [part for sentence in sentences for part in (sentence, "")]
     return "\n".join(lines)
 
 
-STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:80rem;padding:0 1rem;color:#1a1a1a;background:#fff}"
-    ".scroll{overflow-x:auto}table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}"
-    "th,td{padding:.3rem .7rem;text-align:right;border-bottom:1px solid #ddd;white-space:nowrap}"
-    "th:first-child,td:first-child{text-align:left}"
-)
-
-
 def to_html(summary: dict[str, Any]) -> str:
-    """The tables as a page of its own that needs no other file."""
-    text = html.escape
-    parts = ['<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">']
-    parts += [f"<title>{text(summary['protocol'])}</title><style>{STYLE}</style><h1>{text(summary['protocol'])}</h1>"]
-    parts += [f"<p>{text(summary['title'])}</p>" if summary["title"] else "", f"<p>{text(NOTE)}</p>"]
-    parts += [f"<p>{text(sentence)}.</p>" for sentence in summary.get("missing", [])]
-    for name, tables, sentences in blocks(summary):
-        parts.append(f"<h2>{text(name)}</h2>")
-        for head, rows in tables:
-            top = "".join(f"<th>{text(c)}</th>" for c in head)
-            body = "".join("<tr>" + "".join(f"<td>{text(c)}</td>" for c in row) + "</tr>" for row in rows)
-            parts.append(f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>')
-        parts += [f"<p>{text(sentence)}</p>" for sentence in sentences]
-    return "\n".join(parts) + "</html>\n"
+    """Return the tables as a page of its own that needs no other file."""
+    return render("summary.html", summary=summary, note=NOTE, blocks=blocks(summary))
 
 
 def scores_of_folders(bench: Any, records: Sequence[BenchRecord]) -> dict[tuple[str, str], dict[str, float]]:

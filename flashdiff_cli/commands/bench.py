@@ -10,6 +10,7 @@ from typing import Annotated, Optional
 import typer
 
 from flashdiff_cli.commands import options
+from flashdiff_cli.commands.extras import require
 from flashdiff_cli.commands.flags import OPERATOR_FLAGS, OPERATOR_NAMES, SOLVER_FLAGS, closed, split, with_flags
 
 PROTOCOL, HERE = "Protocol", "Without a protocol"
@@ -135,6 +136,7 @@ def bench(
     if dry_run:
         show.say_plan(selected, len(jobs))
         return
+    require("bench", "a bench needs")
     from flashdiff_cli.bench.report import write_pictures, write_protocol, write_summary
     from flashdiff_cli.bench.runner import Bench
     from flashdiff_cli.runs.restorer import Restorer

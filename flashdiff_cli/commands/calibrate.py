@@ -11,6 +11,7 @@ import typer
 
 from flashdiff_cli.commands import options
 from flashdiff_cli.commands.bench import RANGES
+from flashdiff_cli.commands.extras import require
 from flashdiff_cli.commands.flags import OPERATOR_NAMES, SOLVER_FLAGS, Flag, closed, solver_help, split, with_flags
 
 LISTS = tuple(replace(flag, type=str, metavar="A,B,...") for flag in SOLVER_FLAGS)
@@ -74,6 +75,7 @@ def calibrate(
         raise UsageError(f"--model {model}: no such folder; the choice is stored in it, so give a folder, or --no-store")
     if output is None and not dry_run:
         raise UsageError("give --output: the folder of records")
+    require("bench", "a calibration needs")
     from flashdiff_cli.bench import calibrate as engine
     from flashdiff_cli.bench.dataset import scan
     from flashdiff_cli.bench.from_flags import parse

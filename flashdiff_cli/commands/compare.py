@@ -7,6 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from flashdiff_cli.commands.extras import require
+
 
 def compare(
     before: Annotated[Path, typer.Argument(metavar="BEFORE", help="Picture file.", show_default=False)],
@@ -29,10 +31,8 @@ def compare(
     pictures = [read_picture(path) for path in paths]
     captions = [path.name for path in paths]
     if truth is not None:
-        try:
-            from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
-        except ImportError:
-            raise UsageError('--truth needs the extra packages of pip install "flashdiff[bench]"') from None
+        require("bench", "--truth needs")
+        from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
         clean = (pictures[2].image + 1) / 2
         for index, picture in enumerate(pictures[:2]):

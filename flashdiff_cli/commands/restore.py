@@ -97,6 +97,7 @@ def restore(
     """
     from flashdiff_cli.commands.show import interruptible, meter, report, say_left, say_plan, stream
     from flashdiff_cli.errors import UsageError
+    from flashdiff_cli.pages import write_text
     from flashdiff_cli.pictures.files import write_picture
     from flashdiff_cli.pictures.formats import FORMATS
     from flashdiff_cli.runs.decide import DO, REFUSE, SKIP, decide, without_outputs
@@ -104,7 +105,7 @@ def restore(
     from flashdiff_cli.runs.many import each
     from flashdiff_cli.runs.plan import find, with_targets
     from flashdiff_cli.runs.record import Record
-    from flashdiff_cli.runs.report import make_report, write_text
+    from flashdiff_cli.runs.report import make_report
     from flashdiff_cli.runs.tabulate import to_csv
 
     ending = None

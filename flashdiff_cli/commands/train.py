@@ -9,6 +9,7 @@ from typing import Annotated, Optional
 import typer
 
 from flashdiff_cli.commands import options
+from flashdiff_cli.commands.extras import require
 
 
 class Stage(str, Enum):
@@ -66,11 +67,7 @@ def train(
     from flashdiff_cli.commands.training_bar import TrainingBar
     from flashdiff_cli.errors import UsageError
 
-    try:
-        import accelerate  # noqa: F401
-        import scipy  # noqa: F401
-    except ImportError:
-        raise UsageError('training needs the extra packages of pip install "flashdiff[train]"') from None
+    require("train", "training needs")
     from flashdiff_cli.training import train as run
     from flashdiff_cli.training.recipe import Recipe
 

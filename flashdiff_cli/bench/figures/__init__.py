@@ -20,7 +20,7 @@ from flashdiff_cli.bench.figures.style import RC, Drawing, save, slug
 from flashdiff_cli.bench.figures.sweep import severity_sweep
 from flashdiff_cli.bench.records import Record
 from flashdiff_cli.errors import FlashdiffError
-from flashdiff_cli.runs.report import write_text
+from flashdiff_cli.pages import write_text
 
 FOLDER, INDEX = "figures", "figures.json"
 OVER_CONDITIONS: tuple[Callable[[View], Drawing | None], ...] = (robustness, one_picture_everywhere)

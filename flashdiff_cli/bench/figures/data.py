@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from flashdiff_cli.stats import mean_interval, ordering_shares
 from flashdiff_cli.bench.records import Record, blind, kind, one
+from flashdiff_cli.stats import mean_interval, ordering_shares
 
 SWEEP = "severity"
 """The arm of records that measure a picture at rising levels and restore nothing."""

@@ -1,0 +1,71 @@
+"""Pages of HTML that need no other file and no network, from the templates of this package; all that they show is escaped."""
+
+from __future__ import annotations
+
+import base64
+import io
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from flashdiff_cli.pictures.whole import whole
+
+
+class Shown(NamedTuple):
+    """A picture within a page: its data address, and its size in pixels."""
+
+    address: str
+    width: int
+    height: int
+
+
+def data_address(kind: str, data: bytes) -> str:
+    """Return a file's content as an address, e.g. of the kind "image/jpeg"."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def show_picture(picture: Image.Image, side: int) -> Shown:
+    """Return an RGB picture as a JPEG of at most `side` pixels along the longer side; the picture itself is made small."""
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=88, subsampling=0)
+    return Shown(data_address("image/jpeg", buffer.getvalue()), *picture.size)
+
+
+@cache
+def _environment() -> Environment:
+    found = Environment(
+        loader=PackageLoader("flashdiff_cli", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    # Style and script of the package itself, which must stand as they are.
+    found.globals["source"] = lambda name: Markup(found.loader.get_source(found, name)[0])  # noqa: S704
+    return found
+
+
+def render(template: str, **values: Any) -> str:
+    """Return a page.
+
+    Args:
+        template: name of a file in `templates/`.
+        values: what it shows; text is escaped.
+    """
+    return _environment().get_template(template).render(values)
+
+
+def write_text(text: str, path: str | Path) -> None:
+    """Write a text file, first under a temporary name.
+
+    Raises:
+        FlashdiffError: the disk or the folder refuses.
+    """
+    with whole(Path(path)) as file:
+        file.write(text.encode())
