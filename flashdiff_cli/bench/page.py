@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-from PIL import Image
 
 from flashdiff_cli.bench.figures import CONDITIONS, FOLDER, read_index
 from flashdiff_cli.bench.figures.data import SWEEP, View
@@ -18,6 +17,7 @@ from flashdiff_cli.bench.records import Record, kind, one
 from flashdiff_cli.bench.tables import Block
 from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.pages import Shown, data_address, render, show_picture
+from flashdiff_cli.pictures.limits import open_image_file
 
 PROTOCOL = "protocol.json"
 SIDE, LARGE = 320, 300_000
@@ -113,14 +113,14 @@ class Figure(NamedTuple):
 
 
 def _picture(path: Path, side: int) -> Shown:
-    with Image.open(path) as opened:
+    with open_image_file(path) as opened:
         return show_picture(opened.convert("RGB"), side)
 
 
 def _figure(folder: Path, entry: Mapping[str, Any]) -> Figure:
     """Return a figure as SVG, or as JPEG where photographs make that large. As images, so that no names inside meet."""
     png, svg = (folder / FOLDER / f"{entry['name']}.{ending}" for ending in ("png", "svg"))
-    with Image.open(png) as opened:
+    with open_image_file(png) as opened:
         (width, height), dots = opened.size, opened.info.get("dpi", (DPI,))[0]
     drawn = svg.read_bytes()
     large = len(drawn) > LARGE

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
-from flashdiff_cli.errors import UsageError
+from flashdiff_cli.bounded import read_bounded, short
+from flashdiff_cli.errors import FlashdiffError, UsageError
+from flashdiff_cli.pictures import limits
+
+KERNEL_BYTES, HEADER_BYTES = 128 << 20, 4096
+KERNEL_SIDE = 2048
+"""Pixels along a side of a blur kernel."""
 
 
 def read_grey(path: str | Path, flag: str) -> torch.Tensor:
@@ -22,7 +29,7 @@ def read_grey(path: str | Path, flag: str) -> torch.Tensor:
         UsageError: there is no such file, or it is no picture.
     """
     try:
-        with Image.open(path) as picture:
+        with limits.open_image_file(path) as picture:
             picture = ImageOps.exif_transpose(picture)
             if picture.mode == "F":
                 return torch.from_numpy(np.array(picture, dtype=np.float32))
@@ -30,8 +37,12 @@ def read_grey(path: str | Path, flag: str) -> torch.Tensor:
             values = np.array(picture if deep else picture.convert("L"), dtype=np.float32)
     except FileNotFoundError:
         raise UsageError(f"{flag} {path}: no such file; give the path of a picture") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).split())[:120]
+    except UsageError:
+        raise
+    except FlashdiffError as error:
+        raise UsageError(f"{flag} {error}") from None
+    except Exception as error:  # decoders raise whatever their formats make them raise
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise UsageError(f"{flag} {path}: cannot be read as a picture ({reason}); give a PNG or the like") from error
     return torch.from_numpy(values / (65535.0 if deep else 255.0))
 
@@ -53,22 +64,11 @@ def read_kernel(path: str | Path, flag: str = "--kernel-file") -> torch.Tensor:
             negative or not finite.
     """
     if Path(path).suffix.lower() == ".npy":
-        try:
-            values = np.load(path, allow_pickle=False)
-        except FileNotFoundError:
-            raise UsageError(f"{flag} {path}: no such file; give a picture or a .npy file") from None
-        except (OSError, ValueError, EOFError) as error:
-            reason = " ".join(str(error).split())[:120]
-            raise UsageError(
-                f"{flag} {path}: cannot be read as an array ({reason}); save it with numpy.save"
-            ) from error
-        if values.ndim != 2 or values.dtype.kind not in "fiub":
-            raise UsageError(
-                f"{flag} {path}: a kernel is a two-dimensional array of numbers, not {values.dtype} {values.shape}"
-            )
-        kernel = torch.from_numpy(values.astype(np.float64))
+        kernel = torch.from_numpy(_read_array(path, flag).astype(np.float64))
     else:
         kernel = read_grey(path, flag).double()
+    if max(kernel.shape) > KERNEL_SIDE:
+        raise UsageError(f"{flag} {path}: a kernel of {kernel.shape[1]} x {kernel.shape[0]}; at most {KERNEL_SIDE} along a side")
     if (
         kernel.numel() == 0
         or not bool(torch.isfinite(kernel).all())
@@ -77,6 +77,30 @@ def read_kernel(path: str | Path, flag: str = "--kernel-file") -> torch.Tensor:
     ):
         raise UsageError(f"{flag} {path}: a kernel needs values of at least 0 that are not all 0; check the file")
     return square(kernel) / kernel.sum()
+
+
+def _read_array(path: str | Path, flag: str) -> np.ndarray:
+    """The two-dimensional array of numbers in a .npy file; what its header claims is compared with what is there."""
+    try:
+        file = io.BytesIO(read_bounded(path, KERNEL_BYTES, "a kernel is small"))
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, columns_first, kind = read(file, max_header_size=HEADER_BYTES)
+        if len(shape) != 2 or kind.kind not in "fiub" or kind.hasobject:
+            raise UsageError(f"{flag} {path}: a kernel is a two-dimensional array of numbers, not {kind} {short(shape)}")
+        rest = file.read()
+        if shape[0] * shape[1] * kind.itemsize > len(rest):
+            raise ValueError("its header claims more numbers than there are")
+        return np.frombuffer(rest, kind, shape[0] * shape[1]).reshape(shape, order="F" if columns_first else "C")
+    except FileNotFoundError:
+        raise UsageError(f"{flag} {path}: no such file; give a picture or a .npy file") from None
+    except UsageError:
+        raise
+    except FlashdiffError as error:
+        raise UsageError(f"{flag} {error}") from None
+    except Exception as error:  # headers are Python literals, which fail in many ways
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise UsageError(f"{flag} {path}: cannot be read as an array ({reason}); save it with numpy.save") from error
 
 
 def square(kernel: torch.Tensor) -> torch.Tensor:

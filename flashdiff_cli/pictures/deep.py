@@ -18,10 +18,14 @@ import numpy as np
 from PIL import Image, TiffImagePlugin
 from PIL.PngImagePlugin import putchunk
 
+from flashdiff_cli.pictures import limits
+
 OTHER_ORDER = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
 TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PLAIN, DEFLATE, PACKBITS = (1,), (8, 32946), (32773,)
 """TIFF compressions that tifffile reads without compiled helpers."""
+RATIOS = ((PLAIN, 1), (DEFLATE, 1032), (PACKBITS, 64))
+"""How many times more bytes can come out of each than go in."""
 GREY, COLOUR = (0, 1), (2,)
 """TIFF photometric interpretations; 0 is grey with white at 0."""
 
@@ -37,7 +41,7 @@ def _raw_mode(tile) -> str:
 
 def _decoded(data: bytes, raw_mode: str) -> np.ndarray:
     """(H, W, bands) uint8: the first frame of a file, decoded as if its pixels were laid out as `raw_mode` says."""
-    with Image.open(io.BytesIO(data)) as file:
+    with limits.open_image(data) as file:
         file.tile = [
             tile._replace(args=raw_mode if isinstance(tile.args, str) else (raw_mode, *tile.args[1:])) for tile in file.tile
         ]
@@ -119,6 +123,7 @@ def read_tiff(data: bytes, limit: int) -> tuple[np.ndarray, int, bytes | None, l
                 raise Image.DecompressionBombError(f"{page.imagewidth} x {page.imagelength}")
             if page.compression not in PLAIN + DEFLATE + PACKBITS or page.predictor not in (1, 2):
                 raise UnknownKind("TIFF compression of this kind is not read for such colours; save it without compression")
+            _check_stored(data, page)
             if page.compression in DEFLATE:
                 _check_deflated(data, page)
             values = page.asarray(maxworkers=1)
@@ -132,6 +137,14 @@ def read_tiff(data: bytes, limit: int) -> tuple[np.ndarray, int, bytes | None, l
         raise
     except Exception as error:  # of damaged files it raises whatever the damage leads to
         raise ValueError(str(error) or type(error).__name__) from error
+
+
+def _check_stored(data: bytes, page) -> None:
+    """Raise a ValueError if a page claims more than the bytes that it points to can hold: tifffile would allocate all of it."""
+    stored = sum(max(0, min(length, len(data) - begin)) for begin, length in zip(page.dataoffsets, page.databytecounts))
+    claimed = page.imagewidth * page.imagelength * page.samplesperpixel * page.bitspersample // 8
+    if claimed > stored * next(ratio for kinds, ratio in RATIOS if page.compression in kinds) + 64:
+        raise ValueError(f"its header claims {claimed:,} bytes of pixels, of which {stored:,} are there")
 
 
 def _check_deflated(data: bytes, page) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import warnings
 from contextlib import suppress
 from dataclasses import replace
@@ -13,7 +12,7 @@ from typing import BinaryIO
 from PIL import Image
 
 from flashdiff_cli.errors import FlashdiffError, UsageError
-from flashdiff_cli.pictures import deep
+from flashdiff_cli.pictures import deep, limits
 from flashdiff_cli.pictures.formats import FORMATS, LOSSY, needed
 from flashdiff_cli.pictures.picture import Picture, from_pil, from_samples
 from flashdiff_cli.pictures.whole import whole
@@ -26,7 +25,7 @@ DEEP = {"PNG": deep.write_png, "TIFF": deep.write_tiff}
 def _decode(data: bytes) -> Picture:
     """The picture of a file's bytes; what Pillow, tifffile and EXIF make of a damaged one is raised."""
     try:
-        file = Image.open(io.BytesIO(data))
+        file = limits.open_image(data)
     except Image.UnidentifiedImageError:
         if not deep.is_tiff(data):
             raise
@@ -44,7 +43,7 @@ def _decode(data: bytes) -> Picture:
 
 
 def _decode_tiff(data: bytes) -> Picture:
-    values, orientation, profile, notes = deep.read_tiff(data, 2 * Image.MAX_IMAGE_PIXELS)
+    values, orientation, profile, notes = deep.read_tiff(data, limits.max_pixels())
     exif = Image.Exif()
     with suppress(Exception):  # of damaged tags, Pillow raises whatever comes; the colours are there
         exif.load(data)
@@ -59,7 +58,7 @@ def read_picture(path: str | Path) -> Picture:
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
+        data = limits.read_file(path)
     except FileNotFoundError:
         raise FlashdiffError(f"{path}: no such file") from None
     except IsADirectoryError:
@@ -72,10 +71,10 @@ def read_picture(path: str | Path) -> Picture:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             picture = _decode(data)
-    except deep.UnknownKind as error:
+    except (deep.UnknownKind, limits.Refused) as error:
         raise FlashdiffError(f"{path}: {error}") from None
     except Image.DecompressionBombError:
-        raise FlashdiffError(f"{path}: its header claims more pixels than a photograph has; if it is one, make it smaller first") from None
+        raise FlashdiffError(f"{path}: its header claims more pixels than a photograph has; if it is one, set {limits.VARIABLE}") from None
     except Image.UnidentifiedImageError:
         reason = needed(data) or "not a picture in a format that can be read; give PNG, JPEG, TIFF, WebP, AVIF or BMP"
         raise FlashdiffError(f"{path}: {reason}") from None

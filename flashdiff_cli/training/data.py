@@ -4,7 +4,6 @@ The crop with index *i* depends on the seed and on *i* alone, not on the number 
 before, so a run that resumes at index *i* sees exactly what an undisturbed run would have seen.
 """
 
-import io
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,14 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
+from flashdiff_cli.bounded import open_regular
 from flashdiff_cli.errors import FlashdiffError
+from flashdiff_cli.pictures import limits
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+
+ATTEMPTS, ONWARD = 100, 1_000_003
+"""How many pictures in a row may fail to decode, and how much further in the sequence the next one is looked for."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +33,13 @@ class Entry:
 
     def read(self) -> Image.Image:
         """The decoded picture, RGB, 8 bits a channel."""
-        with open(self.path, "rb") as file:
-            file.seek(self.offset)
-            data = file.read() if self.size is None else file.read(self.size)
-        return Image.open(io.BytesIO(data)).convert("RGB")
+        if self.size is None:
+            data = limits.read_file(self.path)
+        else:
+            with open_regular(self.path) as file:
+                file.seek(self.offset)
+                data = file.read(self.size)
+        return limits.open_image(data).convert("RGB")
 
 
 def entries(path: str | Path) -> list[Entry]:
@@ -43,14 +50,15 @@ def entries(path: str | Path) -> list[Entry]:
     """
     path = Path(path)
     if path.is_dir():
-        found = [Entry(str(p)) for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES]
+        found = [Entry(str(p)) for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES and p.is_file()]
         for shard in sorted(path.rglob("*.tar")):
             found += entries(shard)
     elif path.suffix == ".tar" and path.is_file():
         try:
-            with tarfile.open(path) as tar:
+            # A stream of its own, for a compressed shard has no places to read its members from.
+            with open_regular(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
                 members = [m for m in tar if m.isfile() and Path(m.name).suffix.lower() in SUFFIXES]
-        except tarfile.TarError as error:
+        except (tarfile.TarError, OSError, ValueError) as error:
             raise FlashdiffError(f"{path}: not a readable tar shard ({error}); is it complete?") from error
         found = [Entry(str(path), m.offset_data, m.size) for m in members]
     elif path.is_file():
@@ -107,13 +115,15 @@ class Crops(Dataset):
         return source, source.entries[self._order(chosen, epoch)[place]]
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        rng = np.random.default_rng([self.seed, 0, index])
-        source, entry = self._locate(index, rng)
-        try:
-            picture = entry.read()
-        except (OSError, ValueError, Image.DecompressionBombError):
-            return self[index + 1_000_003]
-        return to_tensor(self._crop(picture, source, rng))
+        for place in range(index, index + ATTEMPTS * ONWARD, ONWARD):
+            rng = np.random.default_rng([self.seed, 0, place])
+            source, entry = self._locate(place, rng)
+            try:
+                picture = entry.read()
+            except Exception:  # decoders raise whatever their formats make them raise
+                continue
+            return to_tensor(self._crop(picture, source, rng))
+        raise FlashdiffError(f"{entry.path}: this picture and {ATTEMPTS - 1} others could not be read; check the training data")
 
     def _crop(self, picture: Image.Image, source: Source, rng: np.random.Generator) -> Image.Image:
         short = min(picture.size)

@@ -18,6 +18,7 @@ from PIL import Image
 
 from flashdiff_cli.bench.figures.data import View
 from flashdiff_cli.bench.records import Record, kind, one, solver
+from flashdiff_cli.pictures.limits import open_image_file
 
 WIDTH = 8.0
 """Inches; at 100 dots an inch a figure is 800 pixels wide. PNGs are finer: DPI, those with photographs PHOTO_DPI."""
@@ -114,7 +115,7 @@ def thumbnail(view: View, image: str, arm: str) -> np.ndarray | None:
     path = view.image_path(image, arm)
     if not path.is_file():
         return None
-    with Image.open(path) as opened:
+    with open_image_file(path) as opened:
         picture = opened.convert("RGB")
     picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     return np.asarray(picture)

@@ -1,0 +1,96 @@
+"""What a picture file may be before any of it is decoded: a regular file, of a format that the documents name, within bounds.
+
+Bounds are far above what cameras, scanners and editors write, and far below what makes a machine swap or wait. The one that a user
+may meet, the number of pixels, is raised by the environment variable FLASHDIFF_MAX_MEGAPIXELS.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from pathlib import Path
+
+from PIL import Image, ImageFile
+
+from flashdiff_cli.bounded import read_bounded
+from flashdiff_cli.errors import UsageError
+from flashdiff_cli.pictures import structure
+from flashdiff_cli.pictures.formats import OPENED
+from flashdiff_cli.pictures.structure import Refused
+
+VARIABLE = "FLASHDIFF_MAX_MEGAPIXELS"
+MEGAPIXELS = 178
+"""Pixels of a picture, in millions, unless FLASHDIFF_MAX_MEGAPIXELS says otherwise."""
+MOST_MEGAPIXELS = 4000
+"""What the variable can be raised to: beyond, sizes no longer fit the numbers that decoders count with."""
+BYTES_PER_PIXEL, MORE_BYTES = 16, 256 << 20
+"""Of a file: four channels of 32 bits, and room for metadata."""
+
+
+def max_pixels() -> int:
+    """Pixels that one picture may have.
+
+    Raises:
+        UsageError: FLASHDIFF_MAX_MEGAPIXELS is no number above 0, or too large.
+    """
+    text = os.environ.get(VARIABLE, "").strip() or str(MEGAPIXELS)
+    try:
+        megapixels = float(text)
+    except ValueError:
+        megapixels = -1.0
+    if not 0 < megapixels <= MOST_MEGAPIXELS:
+        raise UsageError(f"{VARIABLE}={text[:40]}: give millions of pixels, above 0 and at most {MOST_MEGAPIXELS}")
+    return int(megapixels * 1e6)
+
+
+def read_file(path: str | Path) -> bytes:
+    """The bytes of a picture file.
+
+    Raises:
+        OSError: it is missing, a folder, or cannot be read.
+        FlashdiffError: it is a pipe, a device or a socket, or larger than any picture within the limit of pixels.
+    """
+    return read_bounded(path, BYTES_PER_PIXEL * max_pixels() + MORE_BYTES, f"for larger pictures set {VARIABLE}")
+
+
+def open_image(data: bytes) -> ImageFile.ImageFile:
+    """Open a picture file's bytes with Pillow, once they are known to lie within the bounds. Nothing is decoded yet.
+
+    Args:
+        data: of the file.
+
+    Returns:
+        as `PIL.Image.open` does.
+
+    Raises:
+        Refused: its structure claims more than a decoder should be asked for; the message says what.
+        DecompressionBombError: it has too many pixels.
+        UnidentifiedImageError: it is of no format that is read.
+        and whatever Pillow raises for a damaged file.
+    """
+    limit = max_pixels()
+    structure.check(data, limit)
+    if limit > 2 * (Image.MAX_IMAGE_PIXELS or limit):
+        # Pillow refuses twice its own number, also of what it finds inside a file.
+        Image.MAX_IMAGE_PIXELS = limit // 2
+    Image.init()
+    known = [name for name in OPENED if name in Image.OPEN]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        opened = Image.open(io.BytesIO(data), formats=known)
+    if opened.width * opened.height > limit:
+        raise Image.DecompressionBombError(f"{opened.width} x {opened.height} pixels")
+    structure.check_work(data, opened.width * opened.height)
+    exif = opened.info.get("exif")
+    if isinstance(exif, bytes):
+        structure.check_exif(exif)
+    return opened
+
+
+def open_image_file(path: str | Path) -> ImageFile.ImageFile:
+    """`read_file`, then `open_image`."""
+    return open_image(read_file(path))
+
+
+__all__ = ["OPENED", "VARIABLE", "Refused", "max_pixels", "open_image", "open_image_file", "read_file"]
