@@ -28,7 +28,7 @@ _HOMES = {
     "write_picture": "pictures.files",
     "Record": "runs.record",
     "Restorer": "runs.restorer",
-    "Settings": "runs.restorer",
+    "Settings": "runs.settings",
     "restore": "runs.restorer",
     "convert_ldm": "hub.convert",
     "convert_severity": "hub.convert",

@@ -17,7 +17,7 @@ from flashdiff_cli.bench.records import Log, image_path, parse, read
 from flashdiff_cli.bench.runner import Bench, Work
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.pictures.files import read_picture
-from flashdiff_cli.runs.plan import Job, find
+from flashdiff_cli.runs.inputs import Job, find
 
 DEFAULTS = {"solver": "ldps", "steps": 20, "eta": 0.0}
 BLUR = {"name": "blur", "operator": "gaussian-blur", "options": {"blur_std": [0.3, 2.0]}}

@@ -17,7 +17,7 @@ from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.hub.checksums import check_folder, write_sums
 from flashdiff_cli.operators import GaussianBlur
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
-from flashdiff_cli.runs.plan import Job
+from flashdiff_cli.runs.inputs import Job
 from flashdiff_cli.runs.restorer import Restorer, Settings
 
 DEFAULTS = {"solver": "ldps", "steps": 8, "eta": 0.0, "noise_correction": 0.9, "solver_settings": {"ldps": {"dc_step": 0.5}}}
@@ -198,7 +198,7 @@ def made_up(search, worth):
 @pytest.fixture
 def search(tmp_path, pictures):
     from flashdiff_cli.bench.dataset import scan
-    from flashdiff_cli.runs.plan import find
+    from flashdiff_cli.runs.inputs import find
 
     pipeline = tiny_pipeline(defaults=DEFAULTS)
 

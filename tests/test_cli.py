@@ -21,7 +21,7 @@ from flashdiff_cli.commands.restore import restore
 from flashdiff_cli.commands.severity import severity
 from flashdiff_cli.operators import OPERATORS
 from flashdiff_cli.runs.journal import NAME
-from flashdiff_cli.runs.restorer import TILE
+from flashdiff_cli.runs.settings import TILE
 from flashdiff_cli.solvers import SOLVERS
 
 DEFAULTS = {"solver": "ldps", "steps": 40, "eta": 0.0}

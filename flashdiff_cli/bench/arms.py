@@ -174,6 +174,21 @@ def plan(
     return Plan(arm, solver, len(schedule), eta, **of_start, fidelity=bool(fidelity))
 
 
+def condition_identity(condition: Condition) -> dict[str, Any]:
+    """Return what a measurement depends on besides picture and seed, under names that stay: records keep a hash of it."""
+    assumed = condition.assumed
+    told = assumed and {"operator": assumed.operator, "options": assumed.options, "noise_std": assumed.noise_std}
+    return {
+        "name": condition.name,
+        "operator": condition.operator,
+        "options": condition.options,
+        "noise_std": condition.noise_std,
+        "assumed": told,
+        "draws": condition.draws,
+        "stored": condition.stored,
+    }
+
+
 def given_only(value: Any) -> Any:
     """Without entries that are None, false or empty, at any depth: a field added later changes no fingerprint."""
     if not isinstance(value, dict):
@@ -202,7 +217,7 @@ class Identities:
     def settings(self, plan: Plan, condition: Condition, protocol: Protocol) -> str:
         """Everything that a record depends on besides the picture and its size."""
         arm, pipe = plan.arm, self.pipeline
-        parts: dict[str, Any] = {"condition": asdict(condition), "seed": protocol.seed, "baseline": arm.baseline}
+        parts: dict[str, Any] = {"condition": condition_identity(condition), "seed": protocol.seed, "baseline": arm.baseline}
         if arm.baseline in classical.CLASSICAL:
             parts["settings"] = classical.complete(arm.baseline, arm.settings)
         if arm.blind:
@@ -213,12 +228,25 @@ class Identities:
             schedule = pipe.schedule(plan.steps, plan.eta)
             parts |= {"unet": self.weights("unet"), "first_stage": self.weights("first_stage"), "solver": plan.described_solver}
             parts["schedule"] = fingerprint(timesteps=schedule.timesteps.tolist(), levels=schedule.levels.tolist())
-            parts["choices"] = {k: getattr(plan, k) for k in CHOICES}
+            parts["choices"] = {
+                "steps": plan.steps,
+                "eta": plan.eta,
+                "noise_correction": plan.noise_correction,
+                "variance_multiplier": plan.variance_multiplier,
+                "fidelity": plan.fidelity,
+            }
             parts["start"] = [arm.start, arm.start_step, arm.blind]
             parts["denoiser_gain"] = pipe.defaults["denoiser_gain"]
             if arm.kind == "flash" and pipe.defaults["noise_rule"] != "variance":
                 parts["noise_rule"] = pipe.defaults["noise_rule"]
         return fingerprint(**given_only(parts))
+
+    def sweep(self, condition: Condition, protocol: Protocol) -> str:
+        """Everything that a record of a severity sweep depends on besides the picture and its size."""
+        tuned = self.pipeline.tuned(None, condition.told[0], None, condition.most_noise)
+        parts = {"condition": condition_identity(condition), "seed": protocol.seed, "levels": protocol.levels}
+        parts |= {"steps": tuned["steps"], "multiplier": tuned["variance_multiplier"]}
+        return fingerprint(**given_only(parts | self.of_encoder(condition, None)))
 
     def reached_blind(self) -> list[str]:
         """The components that a blind restoration may use to look at a picture."""

@@ -28,7 +28,7 @@ from flashdiff_cli.loading import read_config
 from flashdiff_cli.operators.base import Option
 from flashdiff_cli.pages import write_text
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
-from flashdiff_cli.runs.plan import Job
+from flashdiff_cli.runs.inputs import Job
 from flashdiff_cli.solvers import SOLVERS, load_entry_points
 from flashdiff_cli.stats import mean_interval
 

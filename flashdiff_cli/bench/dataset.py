@@ -14,7 +14,7 @@ from flashdiff_cli.bench.protocol import Condition, value_at
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.operators import OPERATORS, Operator
 from flashdiff_cli.pictures.files import read_picture
-from flashdiff_cli.runs.plan import Job
+from flashdiff_cli.runs.inputs import Job
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from flashdiff_cli import __version__
-from flashdiff_cli.bench.arms import Batch, Identities, Outcome, Plan, Unfit, encoder_of, given_only, plan, run, told
+from flashdiff_cli.bench.arms import Batch, Identities, Outcome, Plan, Unfit, encoder_of, plan, run, told
 from flashdiff_cli.bench.dataset import Case, Item, batches, degrade
 from flashdiff_cli.bench.metrics import FOLDER, Measures
 from flashdiff_cli.bench.protocol import SEVERITY, Condition, Protocol
@@ -20,7 +20,6 @@ from flashdiff_cli.bench.records import BenchRecord, Log, image_path
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.pictures.files import Picture, write_picture
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
-from flashdiff_cli.runs.journal import fingerprint
 
 Watch = Callable[[str, float, float | None], None]
 """Called with (what is done now, share of the work done, seconds left or None)."""
@@ -114,10 +113,7 @@ class Bench:
         cells = [(c, p) for c in selected.condition for p in self.plans[c.name]]
         self.settings = {(c.name, p.arm.name): identities.settings(p, c, protocol) for c, p in cells}
         for c in selected.condition if selected.levels else ():
-            parts = {"condition": asdict(c), "seed": protocol.seed, "levels": protocol.levels}
-            tuned = pipeline.tuned(None, c.told[0], None, c.most_noise)
-            parts |= {"steps": tuned["steps"], "multiplier": tuned["variance_multiplier"]}
-            self.settings[c.name, SEVERITY] = fingerprint(**given_only(parts | identities.of_encoder(c, None)))
+            self.settings[c.name, SEVERITY] = identities.sweep(c, protocol)
         self.work = Work()
 
     def _is_done(self, condition: str, arm: str, item: Item, level: float | None = None) -> bool:

@@ -128,7 +128,7 @@ def bench(
     if output is None and not dry_run:
         raise UsageError("give --output: the folder of records, tables and images")
 
-    from flashdiff_cli.runs.plan import find
+    from flashdiff_cli.runs.inputs import find
 
     jobs = find(images, recursive, None, sys.stdin)
     ids = ids or plan.dataset.get("ids")

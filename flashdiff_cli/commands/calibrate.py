@@ -81,7 +81,7 @@ def calibrate(
     from flashdiff_cli.bench.from_flags import parse
     from flashdiff_cli.bench.protocol import Condition
     from flashdiff_cli.commands import calibrate_show as show
-    from flashdiff_cli.runs.plan import find
+    from flashdiff_cli.runs.inputs import find
     from flashdiff_cli.runs.restorer import Restorer
 
     of_operator, _ = split(values)

@@ -40,7 +40,7 @@ def encode(
     from flashdiff_cli.pictures.files import write_picture
     from flashdiff_cli.pictures.tensors import write_tensors
     from flashdiff_cli.runs.many import each
-    from flashdiff_cli.runs.plan import find, with_targets
+    from flashdiff_cli.runs.inputs import find, with_targets
 
     jobs = with_targets(find(inputs, recursive, limit, sys.stdin), None if output is None else f"{output}/", "-latent", ".png")
     if output is not None:

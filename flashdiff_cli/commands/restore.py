@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Optional
@@ -103,7 +102,7 @@ def restore(
     from flashdiff_cli.runs.decide import DO, REFUSE, SKIP, decide, without_outputs
     from flashdiff_cli.runs.journal import Journal, fingerprint
     from flashdiff_cli.runs.many import each
-    from flashdiff_cli.runs.plan import find, with_targets
+    from flashdiff_cli.runs.inputs import find, with_targets
     from flashdiff_cli.runs.record import Record
     from flashdiff_cli.runs.report import make_report
     from flashdiff_cli.runs.tabulate import to_csv
@@ -147,7 +146,7 @@ def restore(
     settings.check()
     files = {name: sha256_of(path) for name, path in files_of(settings.operator_options).items()}
     asked = {"quality": quality, "dtype": dtype, "samples": samples, "map": severity_map, "files": files}
-    made_with = fingerprint(**asdict(settings), **asked, **Restorer.identity(model, offline))
+    made_with = fingerprint(**settings.identity(), **asked, **Restorer.identity(model, offline))
     decisions = decide(jobs, journal, made_with, overwrite, resume)
     if dry_run:
         say_plan(decisions, json)

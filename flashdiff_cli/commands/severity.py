@@ -35,7 +35,7 @@ def severity(
     """How hard is each picture? Its severity, estimated degradation and start step, without restoring it."""
     from flashdiff_cli.commands.show import interruptible, meter, report, say_left, stream
     from flashdiff_cli.runs.many import each
-    from flashdiff_cli.runs.plan import find
+    from flashdiff_cli.runs.inputs import find
 
     jobs = find(inputs, recursive, limit, sys.stdin)
     with meter(len(jobs), quiet) as shown, interruptible(shown) as stopped:

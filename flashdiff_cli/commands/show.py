@@ -26,7 +26,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from flashdiff_cli.runs.decide import Decision
-    from flashdiff_cli.runs.plan import Job
+    from flashdiff_cli.runs.inputs import Job
     from flashdiff_cli.runs.record import Record
 
 WIDTH = 80

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flashdiff_cli.hub.checksums import SUMS
 from flashdiff_cli.runs.journal import DONE, FOREIGN, STALE, Journal
-from flashdiff_cli.runs.plan import Job
+from flashdiff_cli.runs.inputs import Job
 
 DO, SKIP, REFUSE = "restore", "skip", "refuse"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flashdiff_cli.errors import FlashdiffError
-from flashdiff_cli.runs.plan import Job
+from flashdiff_cli.runs.inputs import Job
 from flashdiff_cli.runs.record import Record
 
 NAME = ".flashdiff.jsonl"

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.pictures.files import Picture, read_picture
-from flashdiff_cli.runs.plan import Job
+from flashdiff_cli.runs.inputs import Job
 from flashdiff_cli.runs.record import Record
 
 Finish = Callable[[Record], None]
