@@ -25,9 +25,9 @@ from flashdiff_cli.bench.runner import Bench
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.hub.checksums import SUMS, renewed_sums
 from flashdiff_cli.loading import read_config
-from flashdiff_cli.operators.base import Option
 from flashdiff_cli.pages import write_text
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
+from flashdiff_cli.registry import Option
 from flashdiff_cli.runs.inputs import Job
 from flashdiff_cli.solvers import SOLVERS, load_entry_points
 from flashdiff_cli.stats import mean_interval

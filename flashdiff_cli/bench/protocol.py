@@ -13,7 +13,7 @@ from flashdiff_cli.bench.classical import CLASSICAL
 from flashdiff_cli.bench.metrics import EXTRA, FOLDER, MEASURES
 from flashdiff_cli.errors import UsageError
 from flashdiff_cli.operators import OPERATORS
-from flashdiff_cli.operators.base import Option
+from flashdiff_cli.registry import Option
 from flashdiff_cli.solvers import SOLVERS, load_entry_points
 
 PACKAGED = Path(__file__).with_name("protocols")

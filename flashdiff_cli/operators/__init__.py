@@ -1,6 +1,6 @@
 """Degradations: one file an operator."""
 
-from flashdiff_cli.operators.base import OPERATORS, Operator, Option
+from flashdiff_cli.operators.base import Operator
 from flashdiff_cli.operators.composition import Composition
 from flashdiff_cli.operators.downsampling import Downsampling
 from flashdiff_cli.operators.enlargement import Enlargement
@@ -16,6 +16,8 @@ from flashdiff_cli.operators.inpainting import (
 from flashdiff_cli.operators.jpeg import Jpeg
 from flashdiff_cli.operators.motion_blur import MotionBlur
 from flashdiff_cli.operators.nonlinear_blur import NonlinearBlur
+from flashdiff_cli.operators.registry import OPERATORS
+from flashdiff_cli.registry import Option
 
 __all__ = [
     "OPERATORS",

@@ -25,7 +25,7 @@ class Composition(Operator):
     name = "composition"
     help = "one degradation after another"
     parts: ClassVar[tuple[type[Operator], ...]] = ()
-    """The classes that `make` builds, in order; see `chain`."""
+    """The classes that `make` builds, in order; see `registry.chain`."""
 
     def __init__(self, *operators: Operator):
         if not operators:
@@ -109,16 +109,3 @@ class Composition(Operator):
         if len({len(operator.operators) for operator in operators}) > 1:
             raise cls._unstackable("chains of different lengths")
         return Composition(*(Operator.stack(parts) for parts in zip(*(o.operators for o in operators), strict=True)))
-
-
-def chain(parts: Sequence[type[Operator]]) -> type[Composition]:
-    """A class that builds the composition of `parts` from the union of their options; equal names are shared."""
-    options = {option.name: option for part in parts for option in part.options}
-    facts = {
-        "name": "+".join(part.name for part in parts),
-        "help": ", then ".join(part.help for part in parts),
-        "linear": all(part.linear for part in parts),
-        "options": tuple(options.values()),
-        "parts": tuple(parts),
-    }
-    return type("Chain", (Composition,), facts)

@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from flashdiff_cli.errors import UsageError
-from flashdiff_cli.operators.base import OPERATORS, Operator, Option
+from flashdiff_cli.operators.base import Operator
 from flashdiff_cli.operators.mirror import Margins, fold, pad
+from flashdiff_cli.operators.registry import OPERATORS
+from flashdiff_cli.registry import Option
 
 FILTERS = ("bicubic", "box")
 

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from flashdiff_cli.operators.base import OPERATORS, Operator, Option, choose, per_sample
+from flashdiff_cli.operators.base import Operator, choose, per_sample
 from flashdiff_cli.operators.mirror import Margins, fold, pad
+from flashdiff_cli.operators.registry import OPERATORS
+from flashdiff_cli.registry import Option
 
 KERNEL_SIZE = 61
 """The reference's kernel is 61 x 61; taps beyond six standard deviations are below float32 and are left out."""

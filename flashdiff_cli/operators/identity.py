@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from flashdiff_cli.operators.base import OPERATORS, Operator
+from flashdiff_cli.operators.base import Operator
+from flashdiff_cli.operators.registry import OPERATORS
 
 
 @OPERATORS.add

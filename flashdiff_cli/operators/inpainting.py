@@ -12,9 +12,11 @@ from typing import Any
 import torch
 
 from flashdiff_cli.errors import UsageError
-from flashdiff_cli.operators.base import OPERATORS, Operator, Option, choose, per_sample
+from flashdiff_cli.operators.base import Operator, choose, per_sample
 from flashdiff_cli.operators.files import read_mask
 from flashdiff_cli.operators.mirror import mirror_index
+from flashdiff_cli.operators.registry import OPERATORS
+from flashdiff_cli.registry import Option
 
 
 class Inpainting(Operator):

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from flashdiff_cli.operators.base import OPERATORS, Operator, Option, choose, per_sample
+from flashdiff_cli.operators.base import Operator, choose, per_sample
+from flashdiff_cli.operators.registry import OPERATORS
+from flashdiff_cli.registry import Option
 
 BLOCK = 8
 CHROMA = ("420", "444")

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from flashdiff_cli.operators.base import OPERATORS, Operator, Option, choose, per_sample
+from flashdiff_cli.operators.base import Operator, choose, per_sample
 from flashdiff_cli.operators.files import read_kernel
 from flashdiff_cli.operators.mirror import Margins, fold, pad
+from flashdiff_cli.operators.registry import OPERATORS
+from flashdiff_cli.registry import Option
 
 DIRECT_RADIUS = 5
 """Up to this radius a direct convolution is faster than two Fourier transforms (measured at 256 x 256)."""

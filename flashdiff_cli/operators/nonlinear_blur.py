@@ -13,9 +13,11 @@ import torch.nn.functional as F
 from huggingface_hub import snapshot_download
 
 from flashdiff_cli.errors import FlashdiffError, UsageError
-from flashdiff_cli.operators.base import OPERATORS, Operator, Option, choose, per_sample
+from flashdiff_cli.operators.base import Operator, choose, per_sample
 from flashdiff_cli.operators.blur_network import BlurNetwork
 from flashdiff_cli.operators.mirror import Margins, pad
+from flashdiff_cli.operators.registry import OPERATORS
+from flashdiff_cli.registry import Option
 
 CODE_SIDE = 2
 """The paper draws a code of 2 x 2 places, one for each quarter of a 256 x 256 image."""

@@ -17,7 +17,8 @@ import torch
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.first_stage import FirstStage
 from flashdiff_cli.flash import Start, draw
-from flashdiff_cli.operators.base import Operator, Option, Registry
+from flashdiff_cli.operators.base import Operator
+from flashdiff_cli.registry import Option, Registry
 from flashdiff_cli.schedule import Schedule
 
 ENTRY_POINTS = "flashdiff.solvers"

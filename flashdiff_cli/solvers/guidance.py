@@ -11,7 +11,7 @@ from abc import abstractmethod
 
 import torch
 
-from flashdiff_cli.operators.base import Option
+from flashdiff_cli.registry import Option
 from flashdiff_cli.solvers.base import Problem, Solver, norm
 
 GUIDANCE = ("norm", "bayes")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from flashdiff_cli.operators.base import Option
+from flashdiff_cli.registry import Option
 from flashdiff_cli.schedule import Schedule
 from flashdiff_cli.solvers.base import SOLVERS, Problem, Solver
 

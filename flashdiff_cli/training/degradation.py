@@ -5,7 +5,8 @@ from typing import NamedTuple
 import torch
 
 from flashdiff_cli.errors import UsageError
-from flashdiff_cli.operators.base import OPERATORS, Operator
+from flashdiff_cli.operators.base import Operator
+from flashdiff_cli.operators.registry import OPERATORS
 
 
 class Draw(NamedTuple):

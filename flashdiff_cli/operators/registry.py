@@ -1,0 +1,37 @@
+"""Operators by name; each file of this folder adds its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flashdiff_cli.operators.base import Operator
+from flashdiff_cli.operators.composition import Composition
+from flashdiff_cli.registry import Registry
+
+
+def chain(parts: Sequence[type[Operator]]) -> type[Composition]:
+    """A class that builds the composition of `parts` from the union of their options; equal names are shared."""
+    options = {option.name: option for part in parts for option in part.options}
+    facts = {
+        "name": "+".join(part.name for part in parts),
+        "help": ", then ".join(part.help for part in parts),
+        "linear": all(part.linear for part in parts),
+        "options": tuple(options.values()),
+        "parts": tuple(parts),
+    }
+    return type("Chain", (Composition,), facts)
+
+
+class OperatorRegistry(Registry):
+    """Operators by name; `a+b` is the operator that applies `a`, then `b`."""
+
+    def __getitem__(self, name: str) -> type[Operator]:
+        if "+" not in name:
+            return super().__getitem__(name)
+        return chain([self[part] for part in name.split("+")])
+
+    def __contains__(self, name: str) -> bool:
+        return all(super(OperatorRegistry, self).__contains__(part) for part in name.split("+"))
+
+
+OPERATORS = OperatorRegistry("operator")

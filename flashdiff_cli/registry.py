@@ -1,0 +1,85 @@
+"""Named classes, and the options that they declare; needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from flashdiff_cli.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Option:
+    """A parameter that an operator or a solver takes on the command line and reports in records."""
+
+    name: str
+    """As in Python, e.g. `blur_std`; the command line says `--blur-std`."""
+    type: type
+    help: str
+    default: Any = None
+    """None: the option must be given (or estimated)."""
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+    """Of a text option: the values it can have; empty: any."""
+
+    def parse(self, value: Any) -> Any:
+        """Convert and check a value.
+
+        Raises:
+            UsageError: the value is missing, of another type, not finite or out of range.
+        """
+        flag = "--" + self.name.replace("_", "-")
+        if value is None:
+            value = self.default
+        if value is None:
+            raise UsageError(f"{flag} is needed for this operator: {self.help}")
+        try:
+            value = self.type(value)
+        except (TypeError, ValueError):
+            raise UsageError(f"{flag} {value!r} is not a {self.type.__name__}") from None
+        if self.choices and value not in self.choices:
+            raise UsageError(f"{flag} {value!r} is unknown; choose from {', '.join(self.choices)}")
+        low, high = self.minimum, self.maximum
+        if isinstance(value, (int, float)) and not (
+            (low is None or value >= low) and (high is None or value <= high) and abs(value) != float("inf")
+        ):
+            bounds = (
+                "that is finite"
+                if low is None
+                else f"of at least {low:g}"
+                if high is None
+                else f"from {low:g} to {high:g}"
+            )
+            raise UsageError(f"{flag} {value} is out of range; give a number {bounds}")
+        return value
+
+
+class Registry:
+    """Named classes: added once, found by name with a useful error."""
+
+    def __init__(self, kind: str):
+        self.kind = kind
+        self._classes: dict[str, type] = {}
+
+    def add(self, cls: type) -> type:
+        """Register a class under its `name`; usable as a decorator.
+
+        Raises:
+            ValueError: the name is taken.
+        """
+        if cls.name in self._classes:
+            raise ValueError(f"a {self.kind} named {cls.name} is already registered")
+        self._classes[cls.name] = cls
+        return cls
+
+    def __getitem__(self, name: str) -> type:
+        if name not in self._classes:
+            raise UsageError(f"unknown {self.kind} {name!r}; choose from {', '.join(sorted(self._classes))}")
+        return self._classes[name]
+
+    def __iter__(self):
+        return iter(sorted(self._classes))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._classes
