@@ -17,7 +17,7 @@ from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.operators.files import read_grey, read_kernel
 from flashdiff_cli.pictures import deep, limits, structure
 from flashdiff_cli.pictures.files import read_picture
-from flashdiff_cli.runs.plan import find
+from flashdiff_cli.runs.inputs import find
 from flashdiff_cli.training.data import Entry, entries
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n%%EndComments\nshowpage\n%%EOF\n"
