@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from flashdiff_cli.errors import one_line
 from flashdiff_cli.pictures.whole import whole
 
 
@@ -36,11 +37,19 @@ def show_picture(picture: Image.Image, side: int) -> Shown:
     return Shown(data_address("image/jpeg", buffer.getvalue()), *picture.size)
 
 
+def _printed(value: Any) -> Any:
+    """A value of a page: of a text that is not the package's own, what acts instead of being shown as its escape."""
+    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
+        return value
+    return "".join(c if c.isprintable() or c in "\n\t" else one_line(c) for c in value)
+
+
 @cache
 def _environment() -> Environment:
     found = Environment(
         loader=PackageLoader("flashdiff_cli", "templates"),
         autoescape=True,
+        finalize=_printed,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -68,4 +77,5 @@ def write_text(text: str, path: str | Path) -> None:
         FlashdiffError: the disk or the folder refuses.
     """
     with whole(Path(path)) as file:
-        file.write(text.encode())
+        # A name may hold bytes that are no text; they are written as their escapes.
+        file.write(text.encode(errors="backslashreplace"))

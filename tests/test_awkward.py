@@ -118,6 +118,7 @@ GOOD = {
     "rgb16-deflate.tif": (tiff(3, np.uint16, compression="zlib", predictor=True), ".tif", "RGB"),
     "cmyk16.tif": (tiff(4, np.uint16, photometric="separated"), ".tif", "RGB"),
     "float-rgb.tif": (tiff(3, np.float32), ".tif", "RGB"),
+    "float-lzma.tif": (tiff(3, np.float32, compression="lzma"), ".tif", "RGB"),
     "half-float-rgb.tif": (tiff(3, np.float16), ".tif", "RGB"),
     "rgb32.tif": (tiff(3, np.uint32), ".tif", "RGB"),
     "rgba16.png": (raw_png(4, 4, 16, 6, b"".join(b"\0" + bytes(32) for _ in range(4))), ".png", "RGBA"),
@@ -162,7 +163,6 @@ BAD = {
     "half-float.tif": (tiff(3, np.float32)[:2000], "half-float.tif"),
     "bomb16.png": (raw_png(60000, 60000, 16, 2, b""), "more pixels"),
     "bomb-float.tif": (tiff(3, np.float32).replace(struct.pack("<HHII", 256, 4, 1, W), struct.pack("<HHII", 256, 4, 1, 2**28)), "more pixels"),
-    "float-lzma.tif": (tiff(3, np.float32, compression="lzma"), "without compression"),
     "half.avif": (saved(rgb(200, 200), "AVIF")[:700], "half.avif"),
     "no-width.png": (raw_png(0, 10, 8, 2, b""), "no-width.png"),
 }

@@ -17,9 +17,10 @@ from PIL import Image
 from tiny import save_tiny_model
 
 from flashdiff_cli.commands.app import main
-from flashdiff_cli.pictures.deep import write_png, write_tiff
+from flashdiff_cli.pictures.png import write_png
 from flashdiff_cli.pictures.files import read_picture
 from flashdiff_cli.pictures.formats import FORMATS
+from flashdiff_cli.pictures.tiff import write_tiff
 from flashdiff_cli.runs.journal import NAME
 
 COUNT = int(os.environ.get("FLASHDIFF_MUTATIONS", 160))
@@ -41,7 +42,7 @@ def seeds():
     for ending, write in (("png", write_png), ("tif", write_tiff)):
         for channels in (2, 3):
             buffer = io.BytesIO()
-            write(buffer, values[..., :channels] * np.uint16(257), None, None)
+            write(buffer, values[..., :channels] * np.uint16(257))
             found.append((ending, buffer.getvalue()))
     for compression in (None, "zlib"):
         buffer = io.BytesIO()

@@ -18,7 +18,7 @@ from flashdiff_cli.commands.encode import encode
 from flashdiff_cli.commands.models import models
 from flashdiff_cli.commands.restore import restore
 from flashdiff_cli.commands.severity import severity
-from flashdiff_cli.commands.show import say_error
+from flashdiff_cli.commands.show import lenient, say_error
 from flashdiff_cli.commands.train import train
 from flashdiff_cli.errors import FlashdiffError, UsageError
 
@@ -51,6 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the program and leave with its exit code: 0 done, 1 some failed, 2 wrong usage, 130 interrupted."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     warnings.filterwarnings("ignore")
+    lenient()
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     try:
         app(args=arguments, obj=sys.argv[1:] if arguments is None else arguments)

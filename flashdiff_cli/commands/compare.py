@@ -19,7 +19,7 @@ def compare(
     ] = None,
 ) -> None:
     """Two pictures side by side as one PNG."""
-    from flashdiff_cli.errors import UsageError
+    from flashdiff_cli.errors import UsageError, one_line
     from flashdiff_cli.pictures.files import check_output, from_pil, read_picture, write_picture
     from flashdiff_cli.pictures.side import side_by_side
 
@@ -42,7 +42,7 @@ def compare(
             psnr = peak_signal_noise_ratio(image, clean, data_range=1.0).item()
             ssim = structural_similarity_index_measure(image, clean, data_range=1.0).item()
             captions[index] += f": {psnr:.2f} dB, SSIM {ssim:.3f}"
-            print(f"{paths[index]}: PSNR {psnr:.2f} dB, SSIM {ssim:.4f}")
+            print(one_line(f"{paths[index]}: PSNR {psnr:.2f} dB, SSIM {ssim:.4f}"))
     sheet = side_by_side([picture.to_rgb() for picture in pictures], captions)
     write_picture(from_pil(sheet), target)
-    print(target)
+    print(one_line(str(target)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -36,13 +37,24 @@ def encode(
     **values,
 ) -> None:
     """Write the estimated latent and severity (NAME-latent.safetensors) and the decoded latent (NAME-latent.png)."""
-    from flashdiff_cli.commands.show import interruptible, meter, report, say_left, stream
+    from flashdiff_cli.commands.piped import STANDARD
+    from flashdiff_cli.commands.show import interruptible, meter, report, say_error, say_left, stream
+    from flashdiff_cli.errors import UsageError
     from flashdiff_cli.pictures.files import write_picture
     from flashdiff_cli.pictures.tensors import write_tensors
+    from flashdiff_cli.runs.inputs import find, say_passed, with_targets
     from flashdiff_cli.runs.many import each
-    from flashdiff_cli.runs.inputs import find, with_targets
+    from flashdiff_cli.runs.piped import read_standard_input
 
-    jobs = with_targets(find(inputs, recursive, limit, sys.stdin), None if output is None else f"{output}/", "-latent", ".png")
+    content = read_standard_input(sys.stdin) if STANDARD in inputs else []
+    if isinstance(content, bytes):
+        raise UsageError("-: standard input is a picture; encode writes files named after its inputs, so give it a file")
+    passed: Counter[str] = Counter()
+    found = find(inputs, recursive, limit, content, passed)
+    said = say_passed(passed)
+    if said is not None:
+        say_error(said)
+    jobs = with_targets(found, None if output is None else f"{output}/", "-latent", ".png")
     if output is not None:
         jobs = [job.renamed("-latent") for job in jobs]
     with meter(len(jobs), quiet) as shown, interruptible(shown) as stopped:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Optional
@@ -38,7 +39,10 @@ def restore(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; do nothing.")] = False,
     suffix: Annotated[str, typer.Option("--suffix", help="Added to names of outputs beside their inputs.")] = "-restored",
     format: Annotated[Optional[str], typer.Option("--format", help="png, jpg, webp, avif, tiff, bmp or heic (default: as the input).")] = None,
-    quality: Annotated[int, typer.Option("--quality", min=1, max=100, help="Of JPEG, WebP, AVIF and HEIC.")] = 95,
+    quality: Annotated[
+        Optional[int],
+        typer.Option("--quality", min=1, max=100, help="Of JPEG, WebP, AVIF and HEIC (default: 95; the file's own if finer)."),
+    ] = None,
     operator: options.Operator = None,
     mask: options.Mask = None,
     kernel: options.Kernel = None,
@@ -94,15 +98,26 @@ def restore(
 
     flashdiff restore holiday/ -r -o restored/
     """
-    from flashdiff_cli.commands.show import interruptible, meter, report, say_left, say_plan, stream
+    from flashdiff_cli.commands.piped import STANDARD, check_free, check_piped, write_piped
+    from flashdiff_cli.commands.show import (
+        interruptible,
+        meter,
+        report,
+        say_error,
+        say_json,
+        say_left,
+        say_plan,
+        stream,
+    )
     from flashdiff_cli.errors import UsageError
     from flashdiff_cli.pages import write_text
     from flashdiff_cli.pictures.files import write_picture
     from flashdiff_cli.pictures.formats import FORMATS
     from flashdiff_cli.runs.decide import DO, REFUSE, SKIP, decide, without_outputs
+    from flashdiff_cli.runs.inputs import Job, find, say_passed, with_targets
     from flashdiff_cli.runs.journal import Journal, fingerprint
     from flashdiff_cli.runs.many import each
-    from flashdiff_cli.runs.inputs import find, with_targets
+    from flashdiff_cli.runs.piped import read_standard_input
     from flashdiff_cli.runs.record import Record
     from flashdiff_cli.runs.report import make_report
     from flashdiff_cli.runs.tabulate import to_csv
@@ -114,9 +129,22 @@ def restore(
             raise UsageError(f"--format {format!r} cannot be written; choose from {', '.join(name[1:] for name in FORMATS)}")
     if overwrite and resume:
         raise UsageError("--overwrite and --resume exclude each other: the one does all again, the other keeps all that is there")
-    journal = Journal()
-    jobs = without_outputs(find(inputs, recursive, None, sys.stdin), journal)[:limit]
-    jobs = with_targets(jobs, output, suffix, ending, in_place)
+    content = read_standard_input(sys.stdin) if STANDARD in inputs else []
+    piped = isinstance(content, bytes) or output == STANDARD
+    journal, jobs = Journal(), []
+    if piped:
+        refused = {"--in-place": in_place, "--resume": resume, "--samples": samples > 1, "--severity-map": severity_map}
+        check_piped(inputs, content, output, json, refused | {"--dry-run": dry_run, "--csv": csv, "--report": page})
+        check_free(output, overwrite)
+    else:
+        passed: Counter[str] = Counter()
+        found = find(inputs, recursive, None, content, passed)
+        jobs = without_outputs(found, journal)
+        passed["made by earlier runs"] = len(found) - len(jobs)
+        said = say_passed(passed)
+        if said is not None:
+            say_error(said)
+        jobs = with_targets(jobs[:limit], output, suffix, ending, in_place)
     of_operator, of_solver = split(values)
 
     from flashdiff_cli.hub.download import sha256_of
@@ -144,6 +172,19 @@ def restore(
         tile=tile,
     )
     settings.check()
+    if piped:
+        job = Job(inputs[0], inputs[0], data=content if isinstance(content, bytes) else None)
+        with meter(1, quiet) as shown:
+            restorer = Restorer(model, device, dtype, offline=offline)
+            restorer.check(settings)
+            shown.begin(str(job.source))
+            restored, record = restorer.restore(job.read(), settings, str(job.source), shown.step)
+            write_piped(job, restored, record, output, ending, quality)
+        if output not in (None, STANDARD):
+            report([record], json)
+        if json:
+            say_json(record.to_json())
+        raise typer.Exit(0)
     files = {name: sha256_of(path) for name, path in files_of(settings.operator_options).items()}
     asked = {"quality": quality, "dtype": dtype, "samples": samples, "map": severity_map, "files": files}
     made_with = fingerprint(**settings.identity(), **asked, **Restorer.identity(model, offline))
@@ -175,7 +216,7 @@ def restore(
                     record.others.append(str(extras.write_severity_map(map_, job.target)))
                 if more is not None:
                     more(record)
-                write_picture(restored, job.target, quality)
+                write_picture(restored, job.target, quality, notes=record.notes)
                 record.output = str(job.target)
                 journal.add(job, made_with, record)
 

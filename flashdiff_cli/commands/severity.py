@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 
 import typer
 
@@ -33,11 +34,24 @@ def severity(
     **values,
 ) -> None:
     """How hard is each picture? Its severity, estimated degradation and start step, without restoring it."""
-    from flashdiff_cli.commands.show import interruptible, meter, report, say_left, stream
+    from flashdiff_cli.commands.piped import STANDARD
+    from flashdiff_cli.commands.show import interruptible, meter, report, say_error, say_left, stream
+    from flashdiff_cli.errors import UsageError
+    from flashdiff_cli.runs.inputs import Job, find, say_passed
     from flashdiff_cli.runs.many import each
-    from flashdiff_cli.runs.inputs import find
+    from flashdiff_cli.runs.piped import read_standard_input
 
-    jobs = find(inputs, recursive, limit, sys.stdin)
+    content = read_standard_input(sys.stdin) if STANDARD in inputs else []
+    if isinstance(content, bytes):
+        if len(inputs) > 1:
+            raise UsageError("through a pipe goes one picture: give no other input")
+        jobs = [Job(STANDARD, STANDARD, data=content)]
+    else:
+        passed: Counter[str] = Counter()
+        jobs = find(inputs, recursive, limit, content, passed)
+        said = say_passed(passed)
+        if said is not None:
+            say_error(said)
     with meter(len(jobs), quiet) as shown, interruptible(shown) as stopped:
         from flashdiff_cli.runs.restorer import Restorer, Settings
 

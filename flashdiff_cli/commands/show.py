@@ -24,6 +24,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from flashdiff_cli.errors import one_line
+
 if TYPE_CHECKING:
     from flashdiff_cli.runs.decide import Decision
     from flashdiff_cli.runs.inputs import Job
@@ -39,7 +41,23 @@ def errors() -> Console:
 
 def say_error(message: str) -> None:
     """One line on stderr."""
-    print(f"flashdiff: {' '.join(message.split())}", file=sys.stderr)
+    print(f"flashdiff: {one_line(' '.join(message.split()))}", file=sys.stderr)
+
+
+def lenient() -> None:
+    """What a console's code page cannot show is written as its escape, on stdout and stderr: names are any bytes."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def say_json(text: str) -> None:
+    """One line of JSON on stdout, in ASCII where its code page lacks a character."""
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(json.loads(text))
+    print(text, flush=True)
 
 
 class Meter:
@@ -64,7 +82,7 @@ class Meter:
 
     def begin(self, name: str) -> None:
         """A picture begins."""
-        self.bar.reset(self.steps, total=None, description=escape(Path(name).name[:24]))
+        self.bar.reset(self.steps, total=None, description=escape(one_line(Path(name).name)[:24]))
 
     def step(self, done: int, total: int) -> None:
         """`done` of `total` steps of the present picture are run."""
@@ -118,10 +136,10 @@ def say_plan(decisions: Sequence[Decision], as_json: bool) -> None:
         job = decision.job
         if as_json:
             values = {"input": str(job.source), "output": str(job.target), "action": decision.action, "reason": decision.reason}
-            print(json.dumps(values, ensure_ascii=False))
+            say_json(json.dumps(values, ensure_ascii=False))
         else:
             why = f" ({decision.reason})" if decision.reason else ""
-            print(f"{decision.action:8} {job.source} > {job.target}{why}")
+            print(one_line(f"{decision.action:8} {job.source} > {job.target}{why}"))
 
 
 def describe_operator(record: Record) -> str:
@@ -136,16 +154,17 @@ def describe_operator(record: Record) -> str:
     sure = f" ({found['confidence']:.0%})" if estimated and "confidence" in found else ""
     noise = "" if record.noise_std is None else f"noise {record.noise_std:.3f}"
     lines = [line for line in (f"{short} {values}".strip() + sure, noise) if line]
-    return "\n".join(("~" if estimated else "") + line for line in lines)
+    return "\n".join(one_line(("~" if estimated else "") + line) for line in lines)
 
 
 def describe_files(record: Record) -> str:
     """The input's name and below it the output: its name where it stands beside the input, else its path."""
     source = Path(record.input)
     if not record.output:
-        return escape(source.name)
+        return escape(one_line(source.name))
     target = Path(record.output)
-    return escape(f"{source.name}\n> {target.name if target.parent == source.parent else target}")
+    shown = target.name if target.parent == source.parent else target
+    return escape(f"{one_line(source.name)}\n> {one_line(str(shown))}")
 
 
 def table(records: list[Record], restored: bool) -> Table:
@@ -194,7 +213,7 @@ def stream(records: Iterable[Record], as_json: bool, ended: Callable[[], None]) 
             if record.status == "failed":
                 say_error(record.error or "failed")
             if as_json:
-                print(record.to_json(), flush=True)
+                say_json(record.to_json())
     except KeyboardInterrupt:
         return taken, True
     return taken, False

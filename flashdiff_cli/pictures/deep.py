@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import io
 import logging
-import struct
 import sys
 import zlib
-from typing import BinaryIO
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
-from PIL import Image, TiffImagePlugin
-from PIL.PngImagePlugin import putchunk
+from PIL import Image
 
-from flashdiff_cli.pictures import limits
+from flashdiff_cli.pictures import limits, tiff
 
 OTHER_ORDER = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
 TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PLAIN, DEFLATE, PACKBITS = (1,), (8, 32946), (32773,)
 """TIFF compressions that tifffile reads without compiled helpers."""
 RATIOS = ((PLAIN, 1), (DEFLATE, 1032), (PACKBITS, 64))
-"""How many times more bytes can come out of each than go in."""
+"""How many times more bytes can come out of each than go in; of others, MOST_RATIO."""
+MOST_RATIO = 5000
 GREY, COLOUR = (0, 1), (2,)
 """TIFF photometric interpretations; 0 is grey with white at 0."""
 
@@ -90,7 +90,7 @@ def is_planar(file: Image.Image) -> bool:
     return file.format == "TIFF" and getattr(file, "_planar_configuration", 1) == 2 and 16 in file.tag_v2.get(258, ())
 
 
-def read_tiff(data: bytes, limit: int) -> tuple[np.ndarray, int, bytes | None, list[str]]:
+def read_tiff(data: bytes, limit: int) -> tuple[np.ndarray, dict[int, Any], list[str]]:
     """Read the first page of a TIFF file that Pillow does not know.
 
     Args:
@@ -98,8 +98,8 @@ def read_tiff(data: bytes, limit: int) -> tuple[np.ndarray, int, bytes | None, l
         limit: pixels that it may have.
 
     Returns:
-        (H, W, C) of any number type, C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA; its orientation as EXIF counts;
-        its colour profile; notes for people.
+        (H, W, C) of any number type, C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA, not turned yet; its tags by number; notes
+        for people.
 
     Raises:
         UnknownKind: of its colours or its compression.
@@ -121,29 +121,56 @@ def read_tiff(data: bytes, limit: int) -> tuple[np.ndarray, int, bytes | None, l
                 raise ValueError("it has no pixels")
             if page.imagewidth * page.imagelength > limit:
                 raise Image.DecompressionBombError(f"{page.imagewidth} x {page.imagelength}")
-            if page.compression not in PLAIN + DEFLATE + PACKBITS or page.predictor not in (1, 2):
-                raise UnknownKind("TIFF compression of this kind is not read for such colours; save it without compression")
             _check_stored(data, page)
-            if page.compression in DEFLATE:
-                _check_deflated(data, page)
-            values = page.asarray(maxworkers=1)
-            values = np.moveaxis(values, 0, -1) if page.planarconfig == 2 and values.ndim == 3 else values
-            values = values.reshape(page.imagelength, page.imagewidth, channels)
+            values = _pixels(data, page)
             if page.photometric == 0:
                 values[..., 0] = (np.iinfo(values.dtype).max if values.dtype.kind == "u" else 1) - values[..., 0]
-            orientation = page.tags.valueof(274, 1)
-            return values, int(orientation), page.iccprofile, [f"first of {pages} frames"] if pages > 1 else []
+            return values, _tags(page), [f"first of {pages} frames; the others were left out"] if pages > 1 else []
     except (UnknownKind, ValueError, MemoryError, Image.DecompressionBombError):
         raise
     except Exception as error:  # of damaged files it raises whatever the damage leads to
         raise ValueError(str(error) or type(error).__name__) from error
 
 
+def _tags(page) -> dict[int, Any]:
+    """A page's tags by number; of damaged ones what can be had."""
+    found = {}
+    for tag in page.tags:
+        with suppress(Exception):  # an odd tag is no reason to refuse the pixels
+            found[int(tag.code)] = tag.value
+    return found
+
+
+def _pixels(data: bytes, page) -> np.ndarray:
+    """(H, W, C): a page's samples."""
+    channels, bits = page.samplesperpixel, page.bitspersample
+    if bits in (8, 16, 32, 64) and page.compression in PLAIN + DEFLATE + PACKBITS and page.predictor in (1, tiff.DIFFERENCES):
+        if page.compression in DEFLATE:
+            _check_deflated(data, page)
+        values = page.asarray(maxworkers=1)
+        values = np.moveaxis(values, 0, -1) if page.planarconfig == 2 and values.ndim == 3 else values
+        return values.reshape(page.imagelength, page.imagewidth, channels)
+    if page.planarconfig != 1 or not tiff.is_unpacked(page.compression):
+        raise UnknownKind("TIFF compression of this kind is not read for such colours; save it without compression")
+    rows, width = (page.tilelength, page.tilewidth) if page.is_tiled else (min(page.rowsperstrip, page.imagelength), page.imagewidth)
+    down, across = -(-page.imagelength // rows), -(-page.imagewidth // width)
+    if len(page.dataoffsets) != down * across or rows * width > 4 * page.imagewidth * page.imagelength + 65536:
+        raise ValueError("its parts do not make up its size")
+    dtype = np.dtype(page.dtype if bits in (8, 16, 32, 64) else np.uint16 if bits < 16 else np.uint32).newbyteorder(page.parent.byteorder)
+    whole = np.zeros((down * rows, across * width, channels), dtype.newbyteorder("="))
+    for i, (begin, length) in enumerate(zip(page.dataoffsets, page.databytecounts, strict=True)):
+        top, left = i // across * rows, i % across * width
+        height = rows if page.is_tiled else min(rows, page.imagelength - top)
+        lines = tiff.unpacked(data[begin : begin + length], page.compression, height, -(-width * channels * bits // 8))
+        whole[top : top + height, left : left + width] = tiff.samples(lines, dtype, channels, bits, page.predictor)
+    return whole[: page.imagelength, : page.imagewidth]
+
+
 def _check_stored(data: bytes, page) -> None:
     """Raise a ValueError if a page claims more than the bytes that it points to can hold: tifffile would allocate all of it."""
     stored = sum(max(0, min(length, len(data) - begin)) for begin, length in zip(page.dataoffsets, page.databytecounts))
     claimed = page.imagewidth * page.imagelength * page.samplesperpixel * page.bitspersample // 8
-    if claimed > stored * next(ratio for kinds, ratio in RATIOS if page.compression in kinds) + 64:
+    if claimed > stored * next((ratio for kinds, ratio in RATIOS if page.compression in kinds), MOST_RATIO) + 64:
         raise ValueError(f"its header claims {claimed:,} bytes of pixels, of which {stored:,} are there")
 
 
@@ -164,52 +191,3 @@ def upright(values: np.ndarray, orientation: int) -> np.ndarray:
     if orientation in (3, 4, 7, 8):
         values = values[::-1]
     return values
-
-
-def write_png(file: BinaryIO, values: np.ndarray, exif: bytes | None, profile: bytes | None) -> None:
-    """Write a 16-bit PNG.
-
-    Args:
-        file: open for writing.
-        values: (H, W, C) uint16, C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA.
-        exif, profile: kept in it.
-    """
-    height, width, channels = values.shape
-    file.write(b"\x89PNG\r\n\x1a\n")
-    putchunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0))
-    if profile:
-        putchunk(file, b"iCCP", b"ICC Profile\0\0", zlib.compress(profile))
-    if exif:
-        putchunk(file, b"eXIf", exif.removeprefix(b"Exif\0\0"))
-    rows = np.ascontiguousarray(values, ">u2").view(np.uint8).reshape(height, -1)
-    filtered = np.empty((height, 1 + rows.shape[1]), np.uint8)
-    # Filter 2, "up": what the row above predicts is left out.
-    filtered[:, 0], filtered[:1, 1:] = 2, rows[:1]
-    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
-    putchunk(file, b"IDAT", zlib.compress(filtered, 6))
-    putchunk(file, b"IEND", b"")
-
-
-def write_tiff(file: BinaryIO, values: np.ndarray, exif: bytes | None, profile: bytes | None) -> None:
-    """Write a 16-bit TIFF without compression; arguments as for `write_png`."""
-    height, width, channels = values.shape
-    tags = TiffImagePlugin.ImageFileDirectory_v2(prefix=b"II")
-    if exif:
-        known = Image.Exif()
-        known.load(exif)
-        for tag in known:
-            tags[tag] = known.get_ifd(tag) if tag in (0x8769, 0x8825) else known[tag]
-    if profile:
-        tags[TiffImagePlugin.ICCPROFILE] = profile
-    pixels = np.ascontiguousarray(values, "<u2")
-    tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH] = width, height
-    tags[TiffImagePlugin.BITSPERSAMPLE], tags[TiffImagePlugin.SAMPLESPERPIXEL] = (16,) * channels, channels
-    tags[TiffImagePlugin.COMPRESSION], tags[TiffImagePlugin.PLANAR_CONFIGURATION] = 1, 1
-    tags[TiffImagePlugin.PHOTOMETRIC_INTERPRETATION] = 1 if channels < 3 else 2
-    if channels in (2, 4):
-        tags[TiffImagePlugin.EXTRASAMPLES] = 2
-    tags[TiffImagePlugin.ROWSPERSTRIP] = height
-    tags.tagtype[TiffImagePlugin.STRIPBYTECOUNTS] = 4
-    tags[TiffImagePlugin.STRIPBYTECOUNTS], tags[TiffImagePlugin.STRIPOFFSETS] = pixels.nbytes, (0,)
-    tags.save(file)
-    file.write(pixels)

@@ -3,51 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import warnings
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 from PIL import Image
 
-from flashdiff_cli.errors import FlashdiffError, UsageError
+from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.pictures import deep, limits
-from flashdiff_cli.pictures.formats import FORMATS, LOSSY, needed
-from flashdiff_cli.pictures.picture import Picture, from_pil, from_samples
+from flashdiff_cli.pictures.decode import decode
+from flashdiff_cli.pictures.encode import encode
+from flashdiff_cli.pictures.formats import FORMATS, check_output, needed
+from flashdiff_cli.pictures.picture import Picture, from_pil
 from flashdiff_cli.pictures.whole import whole
 
-ORIENTATION = 0x0112
-DEEP = {"PNG": deep.write_png, "TIFF": deep.write_tiff}
-"""How 16 bits a channel are written; other formats get 8."""
-
-
-def _decode(data: bytes) -> Picture:
-    """The picture of a file's bytes; what Pillow, tifffile and EXIF make of a damaged one is raised."""
-    try:
-        file = limits.open_image(data)
-    except Image.UnidentifiedImageError:
-        if not deep.is_tiff(data):
-            raise
-        return _decode_tiff(data)
-    with file:
-        if deep.is_planar(file):
-            return _decode_tiff(data)
-        values = deep.samples(file, data)
-        if values is None:
-            return from_pil(file)
-        exif, frames = file.getexif(), getattr(file, "n_frames", 1)
-        notes = [f"first of {frames} frames"] if frames > 1 else []
-        values = deep.upright(values, exif.get(ORIENTATION, 1))
-        return from_samples(values, file.info.get("transparency"), exif, file.info.get("icc_profile"), notes)
-
-
-def _decode_tiff(data: bytes) -> Picture:
-    values, orientation, profile, notes = deep.read_tiff(data, limits.max_pixels())
-    exif = Image.Exif()
-    with suppress(Exception):  # of damaged tags, Pillow raises whatever comes; the colours are there
-        exif.load(data)
-    return from_samples(deep.upright(values, orientation), None, exif, profile, notes)
+__all__ = ["Picture", "check_output", "encoded", "from_pil", "picture_of", "read_picture", "write_picture", "write_to"]
 
 
 def read_picture(path: str | Path) -> Picture:
@@ -63,63 +37,111 @@ def read_picture(path: str | Path) -> Picture:
         raise FlashdiffError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise FlashdiffError(f"{path}: a folder, not a picture") from None
-    except OSError as error:
-        raise FlashdiffError(f"{path}: cannot be read ({error.strerror})") from error
+    except (OSError, ValueError) as error:
+        raise FlashdiffError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    return picture_of(data, str(path))
+
+
+def picture_of(data: bytes, name: str) -> Picture:
+    """The picture of a file's bytes.
+
+    Args:
+        data: of the file.
+        name: of the file, for messages.
+
+    Raises:
+        FlashdiffError: as `read_picture`.
+    """
     if not data:
-        raise FlashdiffError(f"{path}: the file is empty (0 bytes); copy it again from its source")
+        raise FlashdiffError(f"{name}: the file is empty (0 bytes); copy it again from its source")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            picture = _decode(data)
+            picture = decode(data)
     except (deep.UnknownKind, limits.Refused) as error:
-        raise FlashdiffError(f"{path}: {error}") from None
+        raise FlashdiffError(f"{name}: {error}") from None
     except Image.DecompressionBombError:
-        raise FlashdiffError(f"{path}: its header claims more pixels than a photograph has; if it is one, set {limits.VARIABLE}") from None
+        raise FlashdiffError(f"{name}: its header claims more pixels than a photograph has; if it is one, set {limits.VARIABLE}") from None
     except Image.UnidentifiedImageError:
         reason = needed(data) or "not a picture in a format that can be read; give PNG, JPEG, TIFF, WebP, AVIF or BMP"
-        raise FlashdiffError(f"{path}: {reason}") from None
+        raise FlashdiffError(f"{name}: {reason}") from None
+    except MemoryError as error:
+        raise FlashdiffError(f"{name}: there is not enough memory to read it; close other programs, or make it smaller first") from error
     except Exception as error:  # Pillow's decoders raise whatever their formats make them raise
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise FlashdiffError(f"{path}: damaged or truncated picture ({reason}); copy it again from its source") from error
+        raise FlashdiffError(f"{name}: damaged or truncated picture ({reason}); copy it again from its source") from error
     picture.digest = hashlib.sha256(data).digest()
     return picture
 
 
-def check_output(path: Path) -> None:
-    """Raise a UsageError if a picture cannot be written under this name's ending."""
-    if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"{path}: cannot write {path.suffix or 'a name without an ending'}; end it in {', '.join(FORMATS)}")
-
-
-def _encode(picture: Picture, file: BinaryIO, kind: str, quality: int) -> None:
-    if picture.deep and kind in DEEP:
-        DEEP[kind](file, picture.to_samples(), picture.exif, picture.profile)
-        return
-    pil = replace(picture, deep=False).to_pil()
-    if kind in ("JPEG", "BMP") and pil.mode in ("LA", "RGBA"):
-        flat = Image.new("RGB", pil.size, "white")
-        flat.paste(pil, mask=pil.getchannel("A"))
-        pil = flat.convert("L") if picture.grey else flat
-    extras = {"exif": picture.exif, "icc_profile": picture.profile}
-    extras = {k: v for k, v in extras.items() if v and kind != "BMP"}
-    if kind in LOSSY:
-        extras |= {"quality": quality} | ({} if picture.grey else LOSSY[kind])
-    pil.save(file, kind, **extras)
-
-
-def write_picture(picture: Picture, path: str | Path, quality: int = 95) -> None:
+def write_picture(
+    picture: Picture,
+    path: str | Path,
+    quality: int | None = None,
+    into: Callable[[Path], AbstractContextManager[BinaryIO]] = whole,
+    notes: list[str] | None = None,
+) -> None:
     """Write a picture file in the format of its ending: first under a temporary name, then moved.
 
     Args:
         picture: what to write.
         path: its ending chooses the format; folders are made.
-        quality: of JPEG, WebP, AVIF and HEIC, 1 to 100.
+        quality: see `encode`.
+        into: opens it; see `pictures.whole`.
+        notes: what the format cannot hold is added, before the file gets its name.
 
     Raises:
         UsageError: unknown ending.
-        FlashdiffError: the disk or the folder refuses.
+        FlashdiffError: the disk or the folder refuses, or the picture does not fit the format.
     """
     path = Path(path)
     check_output(path)
-    with whole(path) as file:
-        _encode(picture, file, FORMATS[path.suffix.lower()], quality)
+    with into(path) as file:
+        found = write_to(picture, file, path.suffix, quality, str(path))
+        if notes is not None:
+            notes += found
+
+
+def write_to(picture: Picture, file: BinaryIO, ending: str, quality: int | None = None, name: str = "the result") -> list[str]:
+    """Write a picture into an open file; see `write_picture`.
+
+    Args:
+        picture: what to write.
+        file: open for writing; it must be at its beginning and allow to go back there.
+        ending: chooses the format.
+        quality: see `encode`.
+        name: of the file, for messages.
+
+    Returns:
+        notes on what the format cannot hold.
+    """
+    kind = FORMATS[ending.lower()]
+    try:
+        return encode(picture, file, kind, quality)
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        failed: Exception = error
+    except (FlashdiffError, MemoryError):
+        raise
+    except Exception as error:  # of odd metadata, Pillow's writers raise whatever comes
+        failed = error
+    # A picture is not lost for what its file says besides.
+    file.seek(0)
+    file.truncate()
+    try:
+        notes = encode(replace(picture, metadata=picture.metadata.layout()), file, kind, quality)
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise FlashdiffError(f"{name}: cannot be written as {kind} ({failed}); choose another format") from failed
+    except Exception:
+        raise FlashdiffError(f"{name}: cannot be written as {kind} ({failed}); choose another format") from failed
+    return [*notes, f"what its file said besides the pixels could not be written ({type(failed).__name__}) and was left out"]
+
+
+def encoded(picture: Picture, ending: str, quality: int | None = None) -> tuple[bytes, list[str]]:
+    """A picture as the bytes of a file, and the notes of `write_picture`."""
+    buffer = io.BytesIO()
+    notes = write_to(picture, buffer, ending, quality)
+    return buffer.getvalue(), notes

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 
 from PIL import Image, features
+
+from flashdiff_cli.errors import UsageError
 
 READ = {
     ".png": "PNG",
@@ -54,6 +57,12 @@ if find_spec("pillow_heif") is not None:
 
 LOSSY = {"JPEG": {"subsampling": 0}, "WEBP": {}, "AVIF": {"subsampling": "4:4:4"}, "HEIF": {"chroma": 444}}
 """Formats with a quality, and how each is told to keep colours as sharp as brightness."""
+
+
+def check_output(path: Path) -> None:
+    """Raise a UsageError if a picture cannot be written under this name's ending."""
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(f"{path}: cannot write {path.suffix or 'a name without an ending'}; end it in {', '.join(FORMATS)}")
 
 
 def needed(data: bytes) -> str | None:

@@ -61,7 +61,7 @@ def write_samples(
     first: Picture,
     target: Path,
     count: int,
-    quality: int,
+    quality: int | None,
     callback: Callable[[int, int], None] | None = None,
 ) -> Callable[[Record], None]:
     """Restore a picture `count - 1` times more and write each beside `target` as NAME-sample2, NAME-sample3, ...
@@ -71,7 +71,7 @@ def write_samples(
         first: the first restoration.
         target: where that one goes.
         count: in all, at least 2.
-        quality: of JPEG and WebP.
+        quality: of JPEG and WebP; None: see `pictures.encode`.
 
     Returns:
         a function that writes the mean (NAME-mean) and the map of the standard deviation (NAME-uncertainty.png) and

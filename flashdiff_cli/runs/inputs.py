@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import glob
+import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flashdiff_cli.errors import FlashdiffError, UsageError
-from flashdiff_cli.pictures.files import check_output
-from flashdiff_cli.pictures.formats import FORMATS, SUFFIXES
+from flashdiff_cli.pictures.formats import FORMATS, SUFFIXES, check_output
+
+if TYPE_CHECKING:
+    from flashdiff_cli.pictures.picture import Picture
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,18 @@ class Job:
     target: Path | None = None
     named: bool = True
     """Whether the file itself was named, and not found in a folder or by a pattern."""
+    data: bytes | None = None
+    """The source's bytes, where it is no file but came by standard input."""
+
+    def read(self) -> Picture:
+        """The source's picture.
+
+        Raises:
+            FlashdiffError: it cannot be read.
+        """
+        from flashdiff_cli.pictures.files import picture_of, read_picture
+
+        return read_picture(self.source) if self.data is None else picture_of(self.data, str(self.source))
 
     @property
     def in_place(self) -> bool:
@@ -33,38 +50,108 @@ class Job:
         return replace(self, target=self.target.with_name(self.target.stem + suffix + self.target.suffix))
 
 
-def _matches(given: Path, listed: Iterable[str]) -> list[tuple[Path, bool]]:
+def _listed(listed: Iterable[str | bytes]) -> list[tuple[Path, bool]]:
+    """The paths of a list, one a line; names are bytes, whatever they mean in the console's code."""
+    names = (os.fsdecode(line).rstrip("\r\n") for line in listed)
+    return [(Path(name), True) for name in names if name.strip()]
+
+
+def _matches(given: Path, listed: Iterable[str | bytes], passed: Counter[str]) -> list[tuple[Path, bool]]:
     """The paths that one argument names: itself, what a pattern matches, or the lines of a list; whether by name."""
     text = str(given)
     if text == "-":
-        return [(Path(line.rstrip("\r\n")), True) for line in listed if line.strip()]
-    if any(c in text for c in "*?[") and not given.exists():
+        return _listed(listed)
+    if any(c in text for c in "*?[") and not os.path.lexists(given):
         found = sorted(glob.glob(text, recursive=True))
         if not found:
             raise FlashdiffError(f"{text}: nothing matches this pattern")
-        return [(path, False) for path in map(Path, found) if path.is_dir() or path.suffix.lower() in SUFFIXES]
+        kept = []
+        for path in map(Path, found):
+            # Only what the pattern's own wildcards have found can be somebody's thumbnails.
+            odd = [part for part in path.parts if is_cache(part) and part not in given.parts]
+            reason = "in folders of thumbnails" if odd else None if path.is_dir() else _no_picture(path)
+            if reason is None:
+                kept.append((path, False))
+            else:
+                passed[reason] += 1
+        return kept
     return [(given, True)]
 
 
-def _in_folder(folder: Path, recursive: bool) -> list[tuple[Path, Path]]:
-    walk = folder.rglob("*") if recursive else folder.glob("*")
-    files = sorted(p for p in walk if p.suffix.lower() in SUFFIXES and p.is_file() and not p.name.startswith("."))
-    return [(path, path.relative_to(folder)) for path in files]
+CACHES = frozenset({"@eadir", "__macosx", "#recycle", "$recycle.bin", "lost+found", "system volume information"})
+"""Folders in which systems keep thumbnails and what was deleted, besides those whose names begin with a dot."""
+
+
+def is_cache(name: str) -> bool:
+    """Whether a folder of this name holds thumbnails or deleted files, and is not meant by who names the folder above it."""
+    return name.startswith(".") and name not in (".", "..") or name.casefold() in CACHES
+
+
+def _no_picture(path: Path) -> str | None:
+    """Why a file in a folder is passed over; None if it is not."""
+    suffix = path.suffix.lower()
+    if path.name.startswith("."):
+        return "hidden"
+    if suffix not in SUFFIXES:
+        return suffix if suffix and len(suffix) < 9 else "without a known ending"
+    return None if path.is_file() else "pipes, devices or broken links"
+
+
+def _in_folder(folder: Path, recursive: bool, passed: Counter[str]) -> list[tuple[Path, Path]]:
+    """The pictures in a folder, sorted, and their paths below it; what is passed over is counted by its reason."""
+    files = []
+
+    def unreadable(error: OSError) -> None:
+        passed["in folders that cannot be read"] += 1
+
+    for at, folders, names in os.walk(folder, onerror=unreadable):
+        here = Path(at)
+        caches = [name for name in folders if is_cache(name)]
+        linked = [name for name in folders if not is_cache(name) and (here / name).is_symlink()]
+        passed["hidden folders or folders of thumbnails"] += len(caches)
+        passed["links to folders" if recursive else "subfolders (-r looks in them)"] += len(linked)
+        inside = sorted(set(folders) - {*caches, *linked})
+        passed["subfolders (-r looks in them)"] += 0 if recursive else len(inside)
+        folders[:] = inside if recursive else []
+        for name in names:
+            path = here / name
+            reason = _no_picture(path)
+            if reason is None:
+                files.append(path)
+            # The journal of earlier runs and what systems leave everywhere are nobody's pictures.
+            elif reason != "hidden" or path.suffix.lower() in SUFFIXES:
+                passed[reason] += 1
+    return [(path, path.relative_to(folder)) for path in sorted(files)]
+
+
+def say_passed(passed: Counter[str]) -> str | None:
+    """One line on what was passed over in folders; None if nothing was."""
+    found = +passed
+    if not found:
+        return None
+    parts = [f"{count} {reason}" for reason, count in found.most_common(6)]
+    rest = found.total() - sum(count for _, count in found.most_common(6))
+    return f"{found.total()} passed over in folders: {', '.join(parts)}{f', {rest} others' if rest else ''}"
 
 
 def find(
-    inputs: Sequence[str | Path], recursive: bool = False, limit: int | None = None, listed: Iterable[str] = ()
+    inputs: Sequence[str | Path],
+    recursive: bool = False,
+    limit: int | None = None,
+    listed: Iterable[str | bytes] = (),
+    passed: Counter[str] | None = None,
 ) -> list[Job]:
     """The pictures that the given names stand for, each once, in the order given and sorted in folders.
 
     A file that was named is taken whatever its ending; in folders and patterns only pictures' endings count, and names
-    that begin with a dot do not.
+    that begin with a dot do not, nor do folders that hold thumbnails or deleted files.
 
     Args:
         inputs: files, folders, patterns (`*`, `?`, `[a-z]`, `**`), or `-` for `listed`.
         recursive: look in subfolders too.
         limit: take the first so many.
         listed: lines, each a path; asked for only where `-` is given.
+        passed: what is passed over in folders is counted here, by its reason (see `say_passed`).
 
     Raises:
         UsageError: nothing was given.
@@ -73,13 +160,17 @@ def find(
     if not inputs:
         raise UsageError("give at least one picture or folder")
     jobs, seen = [], set()
-    for given, named in (match for argument in inputs for match in _matches(Path(argument), listed)):
+    passed = Counter() if passed is None else passed
+    for given, named in (match for argument in inputs for match in _matches(Path(argument), listed, passed)):
         if given.is_dir():
             named = False
-            found = _in_folder(given, recursive)
+            here: Counter[str] = Counter()
+            found = _in_folder(given, recursive, here)
+            passed.update(here)
             if not found:
                 hint = "" if recursive else "; -r looks in its subfolders too"
-                raise FlashdiffError(f"{given}: no pictures in this folder{hint}")
+                said = say_passed(here)
+                raise FlashdiffError(f"{given}: no pictures in this folder{hint}{f' ({said})' if said else ''}")
         else:
             found = [(given, Path(given.name))]
         for path, below in found:

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 from flashdiff_cli.errors import FlashdiffError
-from flashdiff_cli.pictures.files import Picture, read_picture
+from flashdiff_cli.pictures.files import Picture
 from flashdiff_cli.runs.inputs import Job
 from flashdiff_cli.runs.record import Record
 
@@ -35,7 +35,7 @@ def _failure(job: Job, error: Exception) -> Record | None:
 
 def _read(job: Job) -> tuple[Picture, float]:
     start = time.perf_counter()
-    picture = read_picture(job.source)
+    picture = job.read()
     return picture, time.perf_counter() - start
 
 

@@ -8,7 +8,23 @@ import json
 from collections.abc import Sequence
 from dataclasses import fields
 
+from flashdiff_cli.errors import one_line
 from flashdiff_cli.runs.record import Record
+
+FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What a spreadsheet takes for the beginning of a formula, in narrow and wide letters."""
+
+
+def cell(value: object) -> object:
+    """A value as a cell: text without characters that act instead of being shown, and never taken for a formula."""
+    if isinstance(value, (dict, list)):
+        text = json.dumps(value, ensure_ascii=False)
+        return text if text.isprintable() else json.dumps(value)
+    if not isinstance(value, str):
+        return value
+    # In pieces, because `one_line` shortens what is too long for a line.
+    text = "".join(one_line(value[i : i + 100]) for i in range(0, len(value), 100)).encode(errors="backslashreplace").decode()
+    return f"'{text}" if text.lstrip().startswith(FORMULA) else text
 
 
 def to_csv(records: Sequence[Record]) -> str:
@@ -19,6 +35,5 @@ def to_csv(records: Sequence[Record]) -> str:
     writer.writerow(names)
     for record in records:
         values = json.loads(record.to_json())
-        row = (values[name] for name in names)
-        writer.writerow(json.dumps(v, ensure_ascii=False) if isinstance(v, (dict, list)) else v for v in row)
+        writer.writerow(cell(values[name]) for name in names)
     return out.getvalue()

@@ -1,0 +1,88 @@
+"""One picture through a pipe: from standard input, to standard output, or both."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flashdiff_cli.errors import FlashdiffError, UsageError
+
+if TYPE_CHECKING:
+    from flashdiff_cli.pictures.picture import Picture
+    from flashdiff_cli.runs.inputs import Job
+    from flashdiff_cli.runs.record import Record
+
+STANDARD = Path("-")
+
+
+def check_piped(
+    inputs: Sequence[Path], content: bytes | list[bytes], output: Path | None, as_json: bool, refused: Mapping[str, Any]
+) -> None:
+    """Raise an error for what makes no sense with one picture through a pipe, before a model is loaded.
+
+    Args:
+        inputs: as given.
+        content: of standard input, see `read_standard_input`; an empty list if it was not asked for.
+        output: as given; None and "-": standard output.
+        as_json: whether standard output is wanted for records.
+        refused: options that need files, by name, and whether each was given.
+
+    Raises:
+        UsageError: it makes no sense.
+        FlashdiffError: the output is there already; see `--overwrite` in `refused`.
+    """
+    if len(inputs) > 1 or inputs[0].is_dir() or content and isinstance(content, list):
+        raise UsageError("through a pipe goes one picture: give no other input, no folder, and no list of names")
+    given = [name for name, value in refused.items() if value]
+    if given:
+        raise UsageError(f"{given[0]} needs files; with a picture through a pipe leave it out")
+    if output in (None, STANDARD):
+        if as_json:
+            raise UsageError("--json and the picture both want standard output; give --output FILE")
+        if sys.stdout.isatty():
+            raise UsageError("the picture would go to the terminal; redirect standard output, or give --output FILE")
+    elif output.is_dir() or not output.suffix:
+        raise UsageError(f"--output {output}: a folder for a picture that has no name; give a file")
+
+
+def check_free(output: Path | None, overwrite: bool) -> None:
+    """Raise an error if a file stands where the picture is to go, or none can be written there."""
+    from flashdiff_cli.pictures.formats import check_output
+
+    if output not in (None, STANDARD):
+        check_output(output)
+        if output.exists() and not overwrite:
+            raise FlashdiffError(f"{output}: exists already; choose another --output, or pass --overwrite")
+
+
+def write_piped(
+    job: Job, restored: Picture, record: Record, output: Path | None, ending: str | None, quality: int | None
+) -> None:
+    """Write the result, and what became of it into its record.
+
+    Args:
+        job: its source.
+        restored, record: of it.
+        output: a file; None and "-": standard output.
+        ending: of the format to write; None: the output's, else as the source's.
+        quality: see `write_picture`.
+
+    Raises:
+        FlashdiffError: it cannot be written.
+    """
+    from flashdiff_cli.pictures.files import encoded, write_picture
+    from flashdiff_cli.pictures.formats import FORMATS
+    from flashdiff_cli.runs.piped import ending_of
+
+    if output not in (None, STANDARD):
+        write_picture(restored, output, quality, notes=record.notes)
+        record.output = str(output)
+        return
+    own = job.source.suffix.lower() if job.data is None else ending_of(job.data)
+    content, notes = encoded(restored, ending or (own if own in FORMATS else ".png"), quality)
+    record.notes += notes
+    record.output = str(STANDARD)
+    sys.stdout.buffer.write(content)
+    sys.stdout.buffer.flush()

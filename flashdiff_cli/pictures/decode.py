@@ -1,0 +1,152 @@
+"""The bytes of a picture file as an image; what is damaged but whole where its pixels are is mended first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+
+import numpy as np
+import torch
+from PIL import Image
+
+from flashdiff_cli.pictures import deep, jpeg, limits, metadata, png, tiff
+from flashdiff_cli.pictures.fill import fill
+from flashdiff_cli.pictures.limits import open_image
+from flashdiff_cli.pictures.picture import Picture, frames_note, from_pil, from_samples
+
+MOST_LOST = 0.25
+"""Share of a picture's pixels that its file may lack at its end; of more, little would be true."""
+Mended = tuple[bytes, Callable[[], np.ndarray] | None, str]
+"""A file made whole; the pixels that it lacks, (H, W) bool, upright; a note."""
+WITHOUT = "what it says besides its pixels is damaged and was left out"
+
+
+def decode(data: bytes) -> Picture:
+    """The picture of a file's bytes.
+
+    Raises:
+        what Pillow, tifffile and EXIF make of one that is damaged, and cannot be mended.
+    """
+    try:
+        return _decode(data)
+    except (deep.UnknownKind, limits.Refused, MemoryError, Image.DecompressionBombError):
+        raise
+    except Exception as error:
+        for repaired, lost, note in _mended(data):
+            with suppress(Exception):
+                picture = _decode(repaired)
+                missing = None if lost is None else lost()
+                return _without_lost(picture, missing, note)
+        raise error
+
+
+def _decode(data: bytes) -> Picture:
+    try:
+        file = open_image(data)
+    except Image.UnidentifiedImageError:
+        if not deep.is_tiff(data):
+            raise
+        return _decode_tiff(data)
+    with file:
+        if deep.is_planar(file):
+            return _decode_tiff(data)
+        values = deep.samples(file, data)
+        if values is None:
+            return from_pil(file, data)
+        # TIFF is turned by Pillow when it is loaded, as it was for `values`.
+        file.load()
+        orientation = 1 if file.format == "TIFF" else metadata.find_orientation(file)
+        notes = frames_note(file)
+        said = metadata.read_metadata(file, data, notes, orientation in (5, 6, 7, 8)).turned(orientation)
+        tags = dict(getattr(file, "tag_v2", {}))
+        return replace(from_samples(deep.upright(values, orientation), file.info.get("transparency"), notes, tags), metadata=said)
+
+
+def _decode_tiff(data: bytes) -> Picture:
+    values, tags, notes = deep.read_tiff(data, limits.max_pixels())
+    orientation = tags.get(metadata.ORIENTATION, 1)
+    orientation = int(orientation) if orientation in range(1, 9) else 1
+    values = deep.upright(values, orientation)
+    said = metadata.of_tags(data, tags, values.shape[1::-1], notes).turned(orientation)
+    if values.dtype == np.uint8:
+        kept = from_pil(Image.fromarray(np.ascontiguousarray(values[..., 0] if values.shape[-1] == 1 else values)))
+        return replace(kept, metadata=said, notes=notes)
+    bits = tags.get(258)
+    bits = bits[0] if isinstance(bits, tuple) and bits else bits
+    return replace(from_samples(values, None, notes, tags, bits), metadata=said)
+
+
+def _mended(data: bytes) -> Iterator[Mended]:
+    """Ways to make a damaged file whole, the most careful first."""
+    if data.startswith(jpeg.HEAD):
+        ended = jpeg.with_end(data)
+        if ended is not None:
+            yield ended, lambda: _lost_blocks(ended), "its end is missing"
+        yield jpeg.without_metadata(data), None, WITHOUT
+        if ended is not None:
+            bare = jpeg.without_metadata(ended)
+            yield bare, lambda: _lost_blocks(bare), f"its end is missing, and {WITHOUT}"
+    elif data.startswith(png.HEAD):
+        mended = png.mended(data)
+        if mended is not None:
+            yield mended[0], lambda: _lost_rows(mended[0], mended[1]), f"its end is missing, or {WITHOUT}"
+    elif deep.is_tiff(data):
+        with suppress(Exception):
+            lacking = tiff.lacking(data)
+            if lacking is not None:
+                yield lacking[0], lambda: _lost_rows(*lacking), "its end is missing"
+        bare = tiff.without_metadata(data)
+        if bare is not None:
+            yield bare, None, WITHOUT
+    elif data.startswith(b"BM"):
+        longer = data + bytes(min(4 * len(data), 1 << 26))
+        yield longer, lambda: _lost_of_bmp(data), "its end is missing"
+
+
+def _lost_blocks(data: bytes) -> np.ndarray:
+    with open_image(data) as file:
+        orientation = metadata.find_orientation(file)
+        if jpeg.is_progressive(data):
+            return np.zeros((1, 1), bool)
+        pixels = np.asarray(file)
+    lost = jpeg.lost(pixels[..., None] if pixels.ndim == 2 else pixels)
+    return deep.upright(lost[..., None], orientation)[..., 0]
+
+
+def _lost_rows(data: bytes, rows: int) -> np.ndarray:
+    """The lowest rows of what is stored."""
+    with open_image(data) as file:
+        lost = np.zeros((file.height, file.width), bool)
+        lost[file.height - rows :] = True
+        orientation = metadata.find_orientation(file)
+    return deep.upright(lost[..., None], orientation)[..., 0]
+
+
+def _lost_of_bmp(data: bytes) -> np.ndarray:
+    """Rows of a file that begins with the lowest; of one that is compressed, all."""
+    with open_image(data) as file:
+        width, height = file.size
+        name, _, begin, args = file.tile[0]
+    lost = np.ones((height, width), bool)
+    if name == "raw":
+        there = max(0, len(data) - begin) // max(int(args[1]), 1)
+        rows = slice(0, there) if args[2] > 0 else slice(height - there, height)
+        lost[rows] = False
+    return lost
+
+
+def _without_lost(picture: Picture, missing: np.ndarray | None, note: str) -> Picture:
+    """The picture with what its file lacks filled from the rest, and notes on it.
+
+    Raises:
+        ValueError: it lacks too much.
+    """
+    notes = [*picture.notes, note]
+    if missing is not None and missing.any():
+        share = float(missing.mean())
+        if share > MOST_LOST:
+            raise ValueError("too little of it is there")
+        notes.append(f"{share:.1%} of its pixels are lost and were filled from those around them")
+        return replace(picture, image=fill(picture.image, torch.from_numpy(np.ascontiguousarray(missing))), notes=notes)
+    return replace(picture, notes=notes)

@@ -1,0 +1,111 @@
+"""PNG files: their chunks, one that lacks its end, and 16 bits a channel, which Pillow does not write."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
+
+import numpy as np
+from PIL.PngImagePlugin import putchunk
+
+HEAD = b"\x89PNG\r\n\x1a\n"
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""Samples a pixel, by type of colour."""
+PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")
+COLOUR = (b"cICP", b"mDCV", b"cLLI", b"sRGB", b"gAMA", b"cHRM")
+TEXT = (b"tEXt", b"zTXt", b"iTXt", b"tIME")
+PIECE = 1 << 16
+
+
+def chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
+    """Walk the chunks of a file, its end left out.
+
+    Yields:
+        (kind, contents as far as they are there, whether they are whole and as their checksum says).
+    """
+    place = len(HEAD)
+    while place + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, place)
+        contents = data[place + 8 : place + 8 + length]
+        tail = data[place + 8 + length : place + 12 + length]
+        if kind == b"IEND":
+            return
+        yield kind, contents, tail == struct.pack(">I", zlib.crc32(contents, zlib.crc32(kind)))
+        place += 12 + length
+
+
+def chunk(kind: bytes, contents: bytes) -> bytes:
+    """A chunk, ready to be written."""
+    return struct.pack(">I", len(contents)) + kind + contents + struct.pack(">I", zlib.crc32(contents, zlib.crc32(kind)))
+
+
+def _inflated(parts: Sequence[bytes], most: int) -> bytes | None:
+    """What a stream of pixels holds, at most so many bytes; None if it is damaged and not just cut."""
+    stream, out = zlib.decompressobj(), bytearray()
+    try:
+        for part in parts:
+            for begin in range(0, len(part), PIECE):
+                out += stream.decompress(part[begin : begin + PIECE], most - len(out) + 1)
+                if len(out) > most:
+                    return None
+    except zlib.error:
+        return None
+    return bytes(out)
+
+
+def mended(data: bytes) -> tuple[bytes, int] | None:
+    """The same file with only those chunks that its pixels need, and with an end.
+
+    Returns:
+        the file; how many rows at the bottom it did not hold, which are black. None if it is damaged and not just cut,
+        or a row cannot be told.
+    """
+    found = list(chunks(data))
+    if not found or found[0][0] != b"IHDR" or len(found[0][1]) != 13:
+        return None
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", found[0][1])
+    if not width or not height or colour not in CHANNELS or depth not in (1, 2, 4, 8, 16):
+        return None
+    row = 1 + -(-width * depth * CHANNELS[colour] // 8)
+    # Of an interlaced picture each of the seven passes has rows of its own; they are never more than this.
+    pixels = _inflated([contents for kind, contents, _ in found if kind == b"IDAT"], height * row if not interlaced else 2 * height * row + 64)
+    if pixels is None or not pixels:
+        return None
+    lost = 0
+    if not interlaced:
+        lost = height - len(pixels) // row
+        pixels = pixels[: (height - lost) * row] + bytes(lost * row)
+    kept = [chunk(kind, contents) for kind, contents, good in found if kind in PIXELS[:3] and (good or kind == b"IHDR")]
+    kept += [chunk(kind, contents) for kind, contents, good in found if kind in COLOUR and good]
+    order = sorted(kept, key=lambda part: (part[4:8] != b"IHDR", part[4:8] not in COLOUR, part[4:8] != b"PLTE"))
+    return HEAD + b"".join(order) + chunk(b"IDAT", zlib.compress(pixels, 1)) + chunk(b"IEND", b""), lost
+
+
+def with_chunks(data: bytes, more: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """A file with more chunks right behind its header."""
+    head = len(HEAD) + 25
+    return data[:head] + b"".join(chunk(kind, contents) for kind, contents in more) + data[head:]
+
+
+def write_png(file: BinaryIO, values: np.ndarray, more: Sequence[tuple[bytes, bytes]] = ()) -> None:
+    """Write a 16-bit PNG.
+
+    Args:
+        file: open for writing.
+        values: (H, W, C) uint16, C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA.
+        more: chunks that go before the pixels, (kind, contents).
+    """
+    height, width, channels = values.shape
+    file.write(HEAD)
+    putchunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0))
+    for kind, contents in more:
+        putchunk(file, kind, contents)
+    rows = np.ascontiguousarray(values, ">u2").view(np.uint8).reshape(height, -1)
+    filtered = np.empty((height, 1 + rows.shape[1]), np.uint8)
+    # Filter 2, "up": what the row above predicts is left out.
+    filtered[:, 0], filtered[:1, 1:] = 2, rows[:1]
+    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+    putchunk(file, b"IDAT", zlib.compress(filtered, 6))
+    putchunk(file, b"IEND", b"")
