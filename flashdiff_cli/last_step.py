@@ -70,7 +70,7 @@ class LastStep(ModelMixin, ConfigMixin):
         )
         self.reduce = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(channels, channels[1:]))
         self.enlarge = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in zip(channels, channels[1:]))
-        self.leave = nn.Conv2d(channels[0], 12, 3, padding=1)
+        self.leave = nn.Conv2d(channels[0], 24, 3, padding=1)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
 
@@ -80,7 +80,10 @@ class LastStep(ModelMixin, ConfigMixin):
         return 2 ** len(self.down)
 
     def forward(self, planes: torch.Tensor) -> torch.Tensor:
-        """Return what the first data solution lacks: (B, 16, H, W) -> (B, 3, H, W), on the scale of [-1, 1]."""
+        """Return pictures (B, 3, H, W) on the scale of [-1, 1], not clipped, from planes (B, 16, H, W).
+
+        Of the first data solution, moved towards measurement, image and second solution by weights of each pixel, and a residual.
+        """
         x = self.enter(F.pixel_unshuffle(planes.to(self.dtype), 2))
         kept = []
         for level, blocks in enumerate(self.down):
@@ -90,7 +93,10 @@ class LastStep(ModelMixin, ConfigMixin):
                 x = self.reduce[level](x)
         for level in reversed(range(len(self.up))):
             x = self.up[level](self.enlarge[level](x) + kept[level])
-        return F.pixel_shuffle(self.leave(x), 2).float()
+        residual, weights = F.pixel_shuffle(self.leave(x), 2).float().split(3, 1)
+        measured, image, first, second = planes[:, :12].float().split(3, 1)
+        moved = (w * (part - first) for w, part in zip(weights.split(1, 1), (measured, image, second), strict=True))
+        return first + residual + sum(moved)
 
     def restore(
         self,
@@ -110,8 +116,7 @@ class LastStep(ModelMixin, ConfigMixin):
             rounds: instead of the configured number.
         """
         for number in range(self.config.rounds if rounds is None else rounds):
-            seen, base = planes(image, measurement, operator, noise_std, number)
-            image = (base + self(seen)).clamp(-1, 1)
+            image = self(planes(image, measurement, operator, noise_std, number)).clamp(-1, 1)
         return image
 
 
@@ -135,8 +140,8 @@ def mean_gain(operator: Operator, like: torch.Tensor) -> torch.Tensor:
 
 def planes(
     image: torch.Tensor, measurement: torch.Tensor, operator: Operator | None, noise_std: torch.Tensor, number: int = 0
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what the network sees in a round, (B, 16, H, W), and the first data solution (B, 3, H, W).
+) -> torch.Tensor:
+    """Return what the network sees in a round, (B, 16, H, W).
 
     Args:
         image: (B, 3, H, W) in [-1, 1].
@@ -168,4 +173,4 @@ def planes(
         shown = shown * kept + image * (1 - kept)
     maps = [NOISE_SCALE * value.sqrt().view(-1, 1, 1, 1).expand(batch, 1, height, width) for value in (noise, error)]
     known = torch.full_like(kept, trust)
-    return torch.cat([shown, image, *solutions, *maps, known, kept], 1), solutions[0]
+    return torch.cat([shown, image, *solutions, *maps, known, kept], 1)

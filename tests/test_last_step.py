@@ -32,8 +32,8 @@ def operators():
 def test_every_operator_has_its_planes(operator):
     x = image()
     y = x if operator is None else operator.on_signed(x)
-    seen, base = planes(image(seed=1), y, operator, torch.tensor([0.02]))
-    assert seen.shape == (2, PLANES, 32, 32) and base.shape == x.shape
+    seen = planes(image(seed=1), y, operator, torch.tensor([0.02]))
+    assert seen.shape == (2, PLANES, 32, 32)
     assert torch.isfinite(seen).all()
     trust = {None: 0.0, Jpeg: 0.5}.get(operator and type(operator), 1.0)
     assert (seen[:, 14] == trust).all()
@@ -46,14 +46,24 @@ def test_a_new_network_returns_the_data_solution():
     network = LastStep(channels=(8, 12), blocks=(1, 1), rounds=1)
     assert torch.equal(network.restore(x, y, None, torch.tensor([0.05])), y.clamp(-1, 1))
     blur = GaussianBlur(1.5)
-    seen, base = planes(x, y, blur, torch.tensor([0.05]))
-    assert torch.equal(network.restore(x, y, blur, torch.tensor([0.05])), base.clamp(-1, 1))
+    first = planes(x, y, blur, torch.tensor([0.05]))[:, 6:9]
+    assert torch.equal(network.restore(x, y, blur, torch.tensor([0.05])), first.clamp(-1, 1))
+
+
+def test_weights_choose_among_what_is_seen():
+    network, x, y = tiny(rounds=1), image(), image(seed=1)
+    torch.nn.init.zeros_(network.leave.weight)
+    with torch.no_grad():
+        # Pixel shuffling takes four channels for one: after the residual come the weights of measurement, image, second solution.
+        network.leave.bias[12:16] = 1.0
+    seen = planes(x, y, GaussianBlur(1.5), torch.tensor([0.05]))
+    assert torch.allclose(network(seen), y, atol=1e-5)
 
 
 def test_the_second_solution_is_nearer_to_the_data():
     blur, truth = GaussianBlur(1.5), image()
     y = blur.on_signed(truth)
-    seen, _ = planes(image(seed=1), y, blur, torch.tensor([0.02]))
+    seen = planes(image(seed=1), y, blur, torch.tensor([0.02]))
     left = [(blur.on_signed(part) - y).square().mean() for part in (seen[:, 3:6], seen[:, 6:9], seen[:, 9:12])]
     assert left[2] < left[1] < left[0]
     assert STRONGER > 1
@@ -62,7 +72,7 @@ def test_the_second_solution_is_nearer_to_the_data():
 def test_the_error_is_bounded_from_below():
     """Where noise explains the residual, a data solution would be the image itself and say nothing."""
     x = image()
-    seen, _ = planes(x, x, Identity(), torch.tensor([0.0]))
+    seen = planes(x, x, Identity(), torch.tensor([0.0]))
     assert (seen[:, 13] >= 5 * LEAST_ERROR - 1e-6).all()
 
 
@@ -71,7 +81,7 @@ def test_what_a_mask_hides_is_not_seen():
     mask[:, 8:16, 8:16] = 0
     operator, x = Inpainting(mask), image()
     y = operator.on_signed(x)
-    seen, _ = planes(image(seed=1), y, operator, torch.tensor([0.0]))
+    seen = planes(image(seed=1), y, operator, torch.tensor([0.0]))
     assert torch.equal(seen[:, :3, 8:16, 8:16], image(seed=1)[..., 8:16, 8:16]), "the image stands in for the measurement in holes"
     assert torch.equal(seen[:, 15:16], mask.expand(2, 1, -1, -1))
 

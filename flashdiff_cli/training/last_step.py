@@ -107,8 +107,8 @@ class LastStepTask:
             found[(type(operator), getattr(operator, "chroma", ""), type(operator) is Inpainting and i)].append(i)
         return list(found.values())
 
-    def seen(self, samples: list[Degraded], images: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the planes (B, 16, H, W) of a round and the data solutions (B, 3, H, W)."""
+    def seen(self, samples: list[Degraded], images: torch.Tensor, number: int) -> torch.Tensor:
+        """Return the planes (B, 16, H, W) of a round."""
         order, parts = [], []
         for chosen in self.groups(samples):
             operators = [samples[i].operator for i in chosen]
@@ -118,7 +118,7 @@ class LastStepTask:
             parts.append(planes(images[chosen], measured, operator, noise, number))
             order += chosen
         back = torch.tensor(order).argsort()
-        return tuple(torch.cat(part)[back] for part in zip(*parts, strict=True))
+        return torch.cat(parts)[back]
 
     def loss(self, module, images, generator):
         samples = [degrade(image.cpu().float(), generator) for image in images]
@@ -128,8 +128,8 @@ class LastStepTask:
         losses = []
         for number in range(self.rounds):
             with torch.no_grad():
-                seen, base = self.seen(samples, x, number)
-            result = base + module(seen)
+                seen = self.seen(samples, x, number)
+            result = module(seen)
             error = (result - target).square().mean((1, 2, 3))
             losses.append((error + FLOOR).log().mean())
             # A round learns from what the one before really left, without a gradient through the data term.
