@@ -13,7 +13,7 @@ class Option:
     """A parameter that an operator or a solver takes on the command line and reports in records."""
 
     name: str
-    """As in Python, e.g. `blur_std`; the command line says `--blur-std`."""
+    """As in Python, e.g. `blur_std`; the command line says `--blur-std`, in its messages too."""
     type: type
     help: str
     default: Any = None
@@ -29,17 +29,17 @@ class Option:
         Raises:
             UsageError: the value is missing, of another type, not finite or out of range.
         """
-        flag = "--" + self.name.replace("_", "-")
+        name = f"`{self.name}`"
         if value is None:
             value = self.default
         if value is None:
-            raise UsageError(f"{flag} is needed for this operator: {self.help}")
+            raise UsageError(f"{name} is needed for this operator: {self.help}")
         try:
             value = self.type(value)
         except (TypeError, ValueError):
-            raise UsageError(f"{flag} {value!r} is not a {self.type.__name__}") from None
+            raise UsageError(f"{name} {value!r} is not a {self.type.__name__}") from None
         if self.choices and value not in self.choices:
-            raise UsageError(f"{flag} {value!r} is unknown; choose from {', '.join(self.choices)}")
+            raise UsageError(f"{name} {value!r} is unknown; choose from {', '.join(self.choices)}")
         low, high = self.minimum, self.maximum
         if isinstance(value, (int, float)) and not (
             (low is None or value >= low) and (high is None or value <= high) and abs(value) != float("inf")
@@ -51,7 +51,7 @@ class Option:
                 if high is None
                 else f"from {low:g} to {high:g}"
             )
-            raise UsageError(f"{flag} {value} is out of range; give a number {bounds}")
+            raise UsageError(f"{name} {value} is out of range; give a number {bounds}")
         return value
 
 

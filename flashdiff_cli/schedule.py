@@ -34,7 +34,7 @@ def start_index(alphas_cumprod: torch.Tensor, variance: torch.Tensor) -> torch.T
     variance = _exact(variance)
     if not bool((variance >= 0).all()):
         raise FlashdiffError(
-            f"the severity encoder gave the variance {variance.min().item():g}; try --dtype float32 or other weights"
+            f"the severity encoder gave the variance {variance.min().item():g}; try `dtype` float32 or other weights"
         )
     snr = table / (1 - table)
     wanted = 1 / variance.clamp(min=1e-12)
@@ -81,9 +81,9 @@ class Schedule:
         total = len(table)
         steps = total if steps is None else steps
         if not 1 <= steps <= total:
-            raise UsageError(f"--steps {steps} is out of range; this model's process has 1 to {total} steps")
+            raise UsageError(f"`steps` {steps} is out of range; this model's process has 1 to {total} steps")
         if not 0 <= eta <= 1:
-            raise UsageError(f"--eta {eta} is out of range; give a number from 0 to 1")
+            raise UsageError(f"`eta` {eta} is out of range; give a number from 0 to 1")
         grid = (torch.arange(steps, dtype=torch.float64) * (total / steps)).round().long()
         # No room for the whole offset: a shifted grid would visit the last timestep twice.
         grid = grid + min(offset, total - 1 - int(grid[-1]))

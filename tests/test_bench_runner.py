@@ -212,7 +212,7 @@ def test_a_failure_is_a_record_and_is_tried_again(pipeline, pictures, tmp_path, 
     monkeypatch.setattr("flashdiff_cli.bench.runner.run", fail)
     records = list(bench(pipeline, pictures, tmp_path / "out", limit=1, arms=["input", "decoded", "flash"]).run())
     assert {r.arm: r.status for r in records} == {"input": "done", "decoded": "failed", "flash": "failed"}
-    assert "no luck" in records[1].error and "--batch" in records[2].error and records[1].psnr is None
+    assert "no luck" in records[1].error and "`batch`" in records[2].error and records[1].psnr is None
     monkeypatch.setattr("flashdiff_cli.bench.runner.run", original)
     again = list(bench(pipeline, pictures, tmp_path / "out", limit=1, arms=["input", "decoded", "flash"]).run())
     assert {r.arm: r.status for r in again} == {"decoded": "done", "flash": "done"}

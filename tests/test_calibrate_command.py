@@ -126,7 +126,7 @@ def test_a_restorer_and_a_bench_use_what_is_tuned(model, pictures):
 def test_a_grid_of_text_is_checked():
     axes = calibrate.parse_axes("psld", {"steps": "4, 8,4", "ae_weight": "0,0.1", "guidance": "norm,bayes"})
     assert axes == {"steps": [4, 8], "ae_weight": [0.0, 0.1], "guidance": ["norm", "bayes"]}
-    wrong = {"gamma": ("1", "--gamma"), "steps": ("0", "--steps 0"), "eta": (",", "at least one"), "dc_step": ("x", "'x'")}
+    wrong = {"gamma": ("1", "`gamma`"), "steps": ("0", "`steps` 0"), "eta": (",", "at least one"), "dc_step": ("x", "'x'")}
     for given, named in (({name: text}, named) for name, (text, named) in wrong.items()):
         with pytest.raises(UsageError, match=named):
             calibrate.parse_axes("psld", given)
@@ -368,7 +368,7 @@ def test_a_dry_run_does_nothing(run, model):
     "arguments, named",
     [
         (("--solver", "magic"), "magic"),
-        (("--gamma", "1"), "--gamma"),
+        (("`gamma`", "1"), "`gamma`"),
         (("--steps", "4,x"), "--steps"),
         (("--objective", "beauty"), "beauty"),
         (("--kept-fraction", "0.5"), "--kept-fraction"),

@@ -16,10 +16,12 @@ from tiny import save_tiny_model
 
 from flashdiff_cli.commands.app import main
 from flashdiff_cli.commands.encode import encode
-from flashdiff_cli.commands.flags import OPERATOR_FLAGS, SOLVER_FLAGS, SOLVER_NAMES
+from flashdiff_cli.commands.flags import OPERATOR_FLAGS, SOLVER_FLAGS, SOLVER_NAMES, as_flags
 from flashdiff_cli.commands.restore import restore
 from flashdiff_cli.commands.severity import severity
+from flashdiff_cli.errors import UsageError
 from flashdiff_cli.operators import OPERATORS
+from flashdiff_cli.parameters import OPERATOR_OPTIONS, SOLVER_OPTIONS
 from flashdiff_cli.runs.journal import NAME
 from flashdiff_cli.runs.settings import TILE
 from flashdiff_cli.solvers import SOLVERS
@@ -298,11 +300,32 @@ def test_wrong_models_are_named(run, tmp_path, model):
 
 
 def test_flags_are_those_of_operators_and_solvers():
-    for registry, flags, names in ((OPERATORS, OPERATOR_FLAGS, None), (SOLVERS, SOLVER_FLAGS, SOLVER_NAMES)):
-        own = {o.name: o.type for name in registry for o in registry[name].options if names is None or name in names}
-        assert {f.name: f.type for f in flags} == own
-    assert set(SOLVER_NAMES) <= set(SOLVERS)
+    for registry, table, flags in ((OPERATORS, OPERATOR_OPTIONS, OPERATOR_FLAGS), (SOLVERS, SOLVER_OPTIONS, SOLVER_FLAGS)):
+        assert {name: registry[name].options for name in table} == table
+        options = [option for of in table.values() for option in of]
+        # One flag for each option; those of equal name are the same option.
+        assert [f.name for f in flags] == list(dict.fromkeys(option.name for option in options)) == list({f.name: 1 for f in flags})
+        assert {f.name: f.type for f in flags} == {option.name: option.type for option in options}
+    assert set(OPERATOR_OPTIONS) == set(OPERATORS) and set(SOLVER_NAMES) <= set(SOLVERS)
     assert {inspect.signature(c).parameters["tile"].default for c in (restore, severity, encode)} == {TILE}
+
+
+def test_help_says_who_takes_an_option_its_range_and_its_default(cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, _ = cli("restore", "--help")
+    text = " ".join(out.replace("\u2502", " ").split())
+    assert code == 0 and "gaussian-blur: standard deviation of the blur in pixels (0.05 to 10)" in text
+    assert "ldps, gml-dps, psld: step of the data-consistency gradient (eta in the paper) (0 to 1,000,000; default 1)" in text
+    assert "(norm or bayes; default norm)" in text
+
+
+def test_the_library_names_parameters_and_the_command_line_flags(cli, tmp_path):
+    with pytest.raises(UsageError, match="`blur_std` 99.0 is out of range"):
+        OPERATORS["gaussian-blur"].from_options((8, 8), 0, blur_std=99)
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    code, _, err = cli("restore", tmp_path / "a.png", "--operator", "gaussian-blur", "--blur-std", "99")
+    assert code == 2 and err.startswith("flashdiff: --blur-std 99.0 is out of range; give a number from 0.05 to 10")
+    assert as_flags("`dc_step` and `no_parameter` of `owner/name`") == "--dc-step and `no_parameter` of `owner/name`"
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"]] + [[c, "--help"] for c in ("restore", "severity", "encode", "compare", "bench", "convert", "models", "train")])

@@ -58,7 +58,7 @@ def test_postscript_starts_nothing_whatever_it_is_called(tmp_path, no_programs, 
     with pytest.raises(FlashdiffError, match="not a picture in a format that can be read"):
         read_picture(path)
     for read in (read_grey, read_kernel):
-        with pytest.raises(UsageError, match="--mask-file .*x"):
+        with pytest.raises(UsageError, match="`mask_file` .*x"):
             read(path, "--mask-file")
     with pytest.raises(Image.UnidentifiedImageError):
         Entry(str(path)).read()
@@ -282,7 +282,7 @@ ARRAYS = {
 def test_hostile_arrays_are_no_kernels(tmp_path, data):
     path = tmp_path / "k.npy"
     path.write_bytes(data)
-    with pytest.raises(UsageError, match=r"--kernel-file .*k\.npy") as found:
+    with pytest.raises(UsageError, match=r"`kernel_file` .*k\.npy") as found:
         read_kernel(path)
     assert "\n" not in str(found.value)
 

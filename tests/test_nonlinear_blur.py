@@ -144,7 +144,7 @@ def test_the_scale_of_the_code(tmp_path):
 
 def test_weights_that_cannot_be_loaded_are_named(tmp_path):
     folder = tmp_path / "net"
-    with pytest.raises(UsageError, match="--weights no/such/folder/at/all: no such folder, and no Hub id"):
+    with pytest.raises(UsageError, match="`weights` no/such/folder/at/all: no such folder, and no Hub id"):
         load_network("no/such/folder/at/all")
     (tmp_path / "file.pth").write_bytes(b"")
     with pytest.raises(UsageError, match="file.pth is a file; convert it first"):
@@ -181,6 +181,6 @@ def test_a_hub_id_is_downloaded_at_its_revision(tmp_path, monkeypatch):
     assert load_network("some/one").config.channels == 4
     assert asked == [("some/one", "v1.0"), ("some/one", None)]
     with pytest.raises(
-        FlashdiffError, match=r"--weights no/one: no such folder, and the Hub does not give it \(offline\)"
+        FlashdiffError, match=r"`weights` no/one: no such folder, and the Hub does not give it \(offline\)"
     ):
         load_network("no/one")

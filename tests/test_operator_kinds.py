@@ -214,7 +214,7 @@ def test_kernel_files(tmp_path):
 )
 def test_kernels_that_make_no_sense(values, reason, tmp_path):
     np.save(tmp_path / "kernel.npy", values, allow_pickle=True)
-    with pytest.raises(UsageError, match=f"--kernel-file .*kernel.npy: .*{reason}"):
+    with pytest.raises(UsageError, match=f"`kernel_file` .*kernel.npy: .*{reason}"):
         MotionBlur.from_options((8, 8), 0, kernel_file=str(tmp_path / "kernel.npy"))
 
 
@@ -255,7 +255,7 @@ def test_downsampling_belongs_to_one_size_and_one_factor():
         operator.forward(image((8, 8)))
     with pytest.raises(UsageError, match="measurements of 6 x 4 pixels, not 4 x 4"):
         operator.adjoint(image((4, 4)))
-    with pytest.raises(UsageError, match="--factor must be the same"):
+    with pytest.raises(UsageError, match="`factor` must be the same"):
         Downsampling.batch((8, 8), torch.Generator(), factor=torch.tensor([2, 3]))
 
 

@@ -176,16 +176,16 @@ def test_half_precision_in_gives_half_precision_out(name, folder):
 @pytest.mark.parametrize("name", VALUES)
 def test_options_are_checked(name, folder):
     values = prepared(name, (16, 16), folder, 1)
-    with pytest.raises(UsageError, match="--no-such does not go with --operator"):
+    with pytest.raises(UsageError, match="`no_such` does not go with `operator`"):
         OPERATORS[name].from_options((16, 16), 0, **values, no_such=1)
-    with pytest.raises(UsageError, match="--no-such does not go with --operator"):
+    with pytest.raises(UsageError, match="`no_such` does not go with `operator`"):
         OPERATORS[name].batch((16, 16), torch.Generator(), **values, no_such=1)
     for option in OPERATORS[name].options:
         if option.default is None:
             rest = {k: v for k, v in values.items() if k != option.name}
-            with pytest.raises(UsageError, match="--" + option.name.replace("_", "-") + " is needed"):
+            with pytest.raises(UsageError, match=f"`{option.name}` is needed"):
                 OPERATORS[name].from_options((16, 16), 0, **rest)
-            with pytest.raises(UsageError, match="--" + option.name.replace("_", "-") + " is needed"):
+            with pytest.raises(UsageError, match=f"`{option.name}` is needed"):
                 OPERATORS[name].batch((16, 16), torch.Generator(), **rest)
         if option.maximum is not None:
             with pytest.raises(UsageError, match=f"out of range; give a number from {option.minimum:g}"):
@@ -195,11 +195,11 @@ def test_options_are_checked(name, folder):
 
 
 def test_options_say_what_is_wrong():
-    with pytest.raises(UsageError, match="--filter 'sinc' is unknown; choose from bicubic, box"):
+    with pytest.raises(UsageError, match="`filter` 'sinc' is unknown; choose from bicubic, box"):
         OPERATORS["downsampling"].from_options((8, 8), 0, factor=2, filter="sinc")
-    with pytest.raises(UsageError, match="--blur-std 'much' is not a float"):
+    with pytest.raises(UsageError, match="`blur_std` 'much' is not a float"):
         OPERATORS["gaussian-blur"].from_options((8, 8), 0, blur_std="much")
-    with pytest.raises(UsageError, match="--blur-std nan is out of range"):
+    with pytest.raises(UsageError, match="`blur_std` nan is out of range"):
         OPERATORS["gaussian-blur"].from_options((8, 8), 0, blur_std=float("nan"))
     with pytest.raises(UsageError, match="of at least 1"):
         Option("some", float, "", None, 1.0).parse(0.5)

@@ -159,7 +159,7 @@ def test_the_latents_type_is_kept(dtype):
 
 @pytest.mark.parametrize(
     ("settings", "flag"),
-    [({"steps": 0}, "--steps"), ({"steps": 1001}, "--steps"), ({"eta": -0.1}, "--eta"), ({"eta": 1.5}, "--eta")],
+    [({"steps": 0}, "`steps`"), ({"steps": 1001}, "`steps`"), ({"eta": -0.1}, "`eta`"), ({"eta": 1.5}, "`eta`")],
 )
 def test_impossible_grids_are_refused(settings, flag):
     with pytest.raises(UsageError, match=flag):

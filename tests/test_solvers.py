@@ -373,13 +373,13 @@ def test_linear_solvers_refuse_other_operators():
 
 
 def test_settings_are_checked_and_described():
-    with pytest.raises(FlashdiffError, match="--ae-weight does not go with --solver ldps"):
+    with pytest.raises(FlashdiffError, match="`ae_weight` does not go with `solver` ldps"):
         LDPS(ae_weight=1.0)
-    with pytest.raises(UsageError, match="--guidance"):
+    with pytest.raises(UsageError, match="`guidance`"):
         PSLD(guidance="no-such")
-    with pytest.raises(UsageError, match="--resampling"):
+    with pytest.raises(UsageError, match="`resampling`"):
         ReSample(resampling="no-such")
-    with pytest.raises(UsageError, match="--dc-step"):
+    with pytest.raises(UsageError, match="`dc_step`"):
         GMLDPS(dc_step=-1.0)
     assert GMLDPS(ae_weight=0.2).describe() == {"dc_step": 1.0, "ae_weight": 0.2, "guidance": "norm", "model_std": 0.0}
     assert ReSample(every="5").every == 5

@@ -202,11 +202,11 @@ def test_training_lowers_the_severity_loss(shard, folder, first_stage, tmp_path)
 
 
 def test_wrong_data_and_checkpoints_are_explained(shard, folder, first_stage, tmp_path):
-    with pytest.raises(UsageError, match="--val"):
+    with pytest.raises(UsageError, match="`val`"):
         train(recipe("autoencoder", model=AUTOENCODER), {"all": [shard]}, {}, tmp_path)
-    with pytest.raises(UsageError, match="--model"):
+    with pytest.raises(UsageError, match="`model`"):
         train(recipe("diffusion", model=UNET), {"all": [shard]}, {"val": [folder]}, tmp_path)
-    with pytest.raises(UsageError, match="--data faces"):
+    with pytest.raises(UsageError, match="`data` faces"):
         groups = [{"name": "faces"}]
         train(recipe("autoencoder", model=AUTOENCODER, data=groups), {"all": [shard]}, {"val": [folder]}, tmp_path)
     (tmp_path / "checkpoint.pt").write_bytes(b"torn")

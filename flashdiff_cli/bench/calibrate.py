@@ -118,12 +118,12 @@ def parse_axes(solver: str, given: dict[str, str]) -> dict[str, list[Any]]:
     load_entry_points()
     known = {option.name: option for option in (*OF_ARM, *SOLVERS[solver].options)}
     if unknown := [name for name in given if name not in known]:
-        raise UsageError(f"--{unknown[0].replace('_', '-')} does not go with --solver {solver}")
+        raise UsageError(f"`{unknown[0]}` does not go with `solver` {solver}")
     axes = {}
     for name, text in given.items():
         values = [known[name].parse(part.strip()) for part in text.split(",") if part.strip()]
         if not values:
-            raise UsageError(f"--{name.replace('_', '-')} {text!r}: give at least one value, or several as 1,2,3")
+            raise UsageError(f"`{name}` {text!r}: give at least one value, or several as 1,2,3")
         axes[name] = list(dict.fromkeys(values))
     return axes
 
@@ -222,7 +222,7 @@ class Search:
         fidelity: bool | None = None,
     ):
         if objective not in OBJECTIVES:
-            raise UsageError(f"--objective {objective!r} is unknown; choose from {', '.join(OBJECTIVES)}")
+            raise UsageError(f"`objective` {objective!r} is unknown; choose from {', '.join(OBJECTIVES)}")
         names = [item.below for item in items]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise UsageError(f"{twice[0]}: two pictures of this name; rename one, or give the folder above both with -r")
@@ -254,7 +254,7 @@ class Search:
         within = {name for name, n in steps.items() if self.budget is None or n <= self.budget}
         if not within:
             cheapest = min(steps.values())
-            raise FlashdiffError(f"--budget {self.budget:g}: the cheapest candidate takes {cheapest:.1f} evaluations; try fewer --steps")
+            raise FlashdiffError(f"`budget` {self.budget:g}: the cheapest candidate takes {cheapest:.1f} evaluations; try fewer `steps`")
         left = [c for c in self.tried if c.in_use or c.name in within]
         for count in round_sizes(len(self.items), len(left)):
             items = self.items[:count]
@@ -303,7 +303,7 @@ class Search:
         evaluations = {c.name: self._mean(c, "network_evaluations") for c in self.finalists}
         can = [c for c in self.finalists if c.in_grid and (self.budget is None or evaluations[c.name] <= self.budget)]
         if not can:
-            raise FlashdiffError(f"--budget {self.budget:g}: no candidate of the last round keeps it; give more, or fewer --steps")
+            raise FlashdiffError(f"`budget` {self.budget:g}: no candidate of the last round keeps it; give more, or fewer `steps`")
         best = max(can, key=lambda c: sum(worth[c.name]))
         rows = []
         for c in self.finalists:

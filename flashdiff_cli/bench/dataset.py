@@ -90,11 +90,11 @@ def choose_ids(jobs: Sequence[Job], ids: str | Path) -> list[Job]:
     try:
         lines = Path(ids).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--ids {ids}: cannot be read ({error}); give a text file with one name a line") from error
+        raise UsageError(f"`ids` {ids}: cannot be read ({error}); give a text file with one name a line") from error
     names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     known = {job.below.with_suffix("").as_posix(): job for job in jobs} | {job.below.as_posix(): job for job in jobs}
     if missing := [name for name in names if name not in known]:
-        raise UsageError(f"--ids {ids}: {missing[0]} is not among the pictures ({len(missing)} missing in all)")
+        raise UsageError(f"`ids` {ids}: {missing[0]} is not among the pictures ({len(missing)} missing in all)")
     return [known[name] for name in names]
 
 

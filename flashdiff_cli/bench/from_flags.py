@@ -25,7 +25,7 @@ def parse(options: dict[str, str]) -> dict[str, Any]:
             try:
                 low, high = map(float, text.split(":"))
             except ValueError:
-                raise UsageError(f"--{name.replace('_', '-')} {text!r} is not a range; give LOW:HIGH, e.g. 0.3:3") from None
+                raise UsageError(f"`{name}` {text!r} is not a range; give LOW:HIGH, e.g. 0.3:3") from None
             found[name] = [low, high]
     return found
 
@@ -55,14 +55,14 @@ def make(
         UsageError: no operator, or a name or value that makes no sense.
     """
     if operator is None:
-        raise UsageError("give --protocol, or --operator: what degrades the pictures")
+        raise UsageError("give `protocol`, or `operator`: what degrades the pictures")
     condition = Condition(operator, operator, operator_options, 0.05 if noise_std is None else noise_std)
     load_entry_points()
     solvers, solver_options = solvers or ["ldps"], solver_options or {}
     own = {name: {o.name for o in SOLVERS[name].options} for name in solvers}
     for name in solver_options:
         if not any(name in has for has in own.values()):
-            raise UsageError(f"--{name.replace('_', '-')} does not go with --solver {','.join(solvers)}")
+            raise UsageError(f"`{name}` does not go with `solver` {','.join(solvers)}")
     grid = {"steps": steps, "eta": eta}
     arms = []
     for start in starts:
@@ -86,7 +86,7 @@ def make(
                 arms.append(Arm(fixed, start=int(start), **common, **grid))
             else:
                 raise UsageError(
-                    f"--start {start!r} is unknown; give flash, blind, full, a step, come-closer:STEP, or {', '.join(BASELINES)}"
+                    f"`start` {start!r} is unknown; give flash, blind, full, a step, come-closer:STEP, or {', '.join(BASELINES)}"
                 )
     baseline = "input" if "input" in starts else None
     return Protocol(operator, (condition,), tuple(arms), levels=levels or 0, baseline=baseline)

@@ -200,7 +200,7 @@ class Protocol:
         if unknown := [m for m in self.metrics if m not in known]:
             raise UsageError(f"unknown metric {unknown[0]!r}; choose from {', '.join(known)}")
         if self.size is not None and self.size < 8:
-            raise UsageError(f"--size {self.size} is out of range; give at least 8")
+            raise UsageError(f"`size` {self.size} is out of range; give at least 8")
         if self.levels < 0 or self.levels == 1:
             raise UsageError(f"levels {self.levels} is out of range; give 0 for no severity sweep, or at least 2")
 
@@ -211,7 +211,7 @@ class Protocol:
             UsageError: there is none of a name.
         """
         kept = {}
-        for kind, flag, wanted in (("arm", "--arms", arms), ("condition", "--conditions", conditions)):
+        for kind, flag, wanted in (("arm", "`arms`", arms), ("condition", "`conditions`", conditions)):
             if wanted is None:
                 continue
             own = {thing.name: thing for thing in getattr(self, kind)}
@@ -233,7 +233,7 @@ class Protocol:
         for name, value in options.items():
             have = [i for i, c in enumerate(conditions) if name in OPERATORS[c.operator].known({})]
             if not have:
-                raise UsageError(f"--{name.replace('_', '-')}: no condition of protocol {self.name} has it")
+                raise UsageError(f"`{name}`: no condition of protocol {self.name} has it")
             for i in have:
                 conditions[i] = dataclasses.replace(conditions[i], options=conditions[i].options | {name: value})
         return dataclasses.replace(self, condition=tuple(conditions))
@@ -264,7 +264,7 @@ def value_at(option: Option, value: Any, level: float) -> Any:
     """An option's value at level t of a pair [low, high], checked; any other value as it is."""
     if isinstance(value, (list, tuple)):
         if len(value) != 2:
-            raise UsageError(f"--{option.name.replace('_', '-')} {value}: a range is a pair [low, high]")
+            raise UsageError(f"`{option.name}` {value}: a range is a pair [low, high]")
         low, high = (option.parse(v) for v in value)
         value = low + level * (high - low)
     return option.parse(value)
@@ -305,7 +305,7 @@ def load(source: str | Path) -> Protocol:
     """
     path = PACKAGED / f"{source}.toml" if str(source) in packaged() else Path(source)
     if not path.is_file():
-        raise UsageError(f"--protocol {source}: no such file, and none of the package; it has {', '.join(packaged())}")
+        raise UsageError(f"`protocol` {source}: no such file, and none of the package; it has {', '.join(packaged())}")
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -107,7 +107,7 @@ class Log:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             data = self.path.read_bytes() if self.path.exists() else b""
         except OSError as error:
-            raise FlashdiffError(f"{self.path}: cannot be used ({error.strerror}); choose another --output") from error
+            raise FlashdiffError(f"{self.path}: cannot be used ({error.strerror}); choose another `output`") from error
         # A half line must not swallow the next record.
         self._broken = bool(data) and not data.endswith(b"\n")
         for record in parse(data.decode(errors="replace").splitlines()):

@@ -228,7 +228,7 @@ class Bench:
             if not isinstance(error, (FlashdiffError, MemoryError)) and "memory" not in str(error).lower():
                 raise
             status = "skipped" if isinstance(error, Unfit) else "failed"
-            why = str(error) if isinstance(error, FlashdiffError) else "not enough memory; use a smaller --batch or --size"
+            why = str(error) if isinstance(error, FlashdiffError) else "not enough memory; use a smaller `batch` or `size`"
             return [
                 self._record(condition, name, item, status=status, error=why, assumed=assumed, **fact)
                 for item, fact, assumed in zip(items, facts, told(batch), strict=True)

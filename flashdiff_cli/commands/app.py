@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import warnings
@@ -15,6 +16,7 @@ from flashdiff_cli.commands.calibrate import calibrate
 from flashdiff_cli.commands.compare import compare
 from flashdiff_cli.commands.convert import convert
 from flashdiff_cli.commands.encode import encode
+from flashdiff_cli.commands.flags import PARAMETERS
 from flashdiff_cli.commands.models import models
 from flashdiff_cli.commands.restore import restore
 from flashdiff_cli.commands.severity import severity
@@ -31,6 +33,7 @@ app = typer.Typer(
 )
 for command in (restore, severity, encode, compare, bench, calibrate, train, convert):
     app.command()(command)
+    PARAMETERS.update(inspect.signature(command).parameters)
 app.add_typer(models, name="models")
 
 

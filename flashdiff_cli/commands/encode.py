@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -38,50 +37,40 @@ def encode(
 ) -> None:
     """Write the estimated latent and severity (NAME-latent.safetensors) and the decoded latent (NAME-latent.png)."""
     from flashdiff_cli.commands.piped import STANDARD
-    from flashdiff_cli.commands.show import interruptible, meter, report, say_error, say_left, stream
+    from flashdiff_cli.commands.run import find_pictures, run_pictures
     from flashdiff_cli.errors import UsageError
     from flashdiff_cli.pictures.files import write_picture
     from flashdiff_cli.pictures.tensors import write_tensors
-    from flashdiff_cli.runs.inputs import find, say_passed, with_targets
-    from flashdiff_cli.runs.many import each
+    from flashdiff_cli.runs.inputs import with_targets
     from flashdiff_cli.runs.piped import read_standard_input
 
     content = read_standard_input(sys.stdin) if STANDARD in inputs else []
     if isinstance(content, bytes):
         raise UsageError("-: standard input is a picture; encode writes files named after its inputs, so give it a file")
-    passed: Counter[str] = Counter()
-    found = find(inputs, recursive, limit, content, passed)
-    said = say_passed(passed)
-    if said is not None:
-        say_error(said)
+    found = find_pictures(inputs, recursive, limit, content)
     jobs = with_targets(found, None if output is None else f"{output}/", "-latent", ".png")
     if output is not None:
         jobs = [job.renamed("-latent") for job in jobs]
-    with meter(len(jobs), quiet) as shown, interruptible(shown) as stopped:
-        from flashdiff_cli.runs.restorer import Restorer, Settings
+    from flashdiff_cli.runs.restorer import Restorer
+    from flashdiff_cli.runs.settings import Settings
 
-        settings = Settings(operator=operator, operator_options=split(values)[0], mask=mask, kernel=kernel, encoder=encoder, tile=tile)
-        settings.check()
-        restorer = Restorer(model, device, dtype, offline=offline)
-        restorer.check(settings)
+    settings = Settings(operator=operator, operator_options=split(values)[0], mask=mask, kernel=kernel, encoder=encoder, tile=tile)
+    settings.check()
 
-        def work(job, picture):
-            found, record = restorer.analyse(picture, settings, str(job.source))
-            decoded = found.pop("decoded")
-            facts = {"model": record.model, "width": str(record.width), "height": str(record.height), "encoder": record.encoder}
-            target = job.target.with_suffix(".safetensors")
+    def load():
+        return Restorer(model, device, dtype, offline=offline)
 
-            def finish(record):
-                write_tensors(found, target, facts)
-                write_picture(picture.with_image(decoded), job.target)
-                record.output = str(target)
+    def work(restorer, job, picture, step):
+        found, record = restorer.analyse(picture, settings, str(job.source))
+        decoded = found.pop("decoded")
+        facts = {"model": record.model, "width": str(record.width), "height": str(record.height), "encoder": record.encoder}
+        target = job.target.with_suffix(".safetensors")
 
-            return record, finish
+        def finish(record):
+            write_tensors(found, target, facts)
+            write_picture(picture.with_image(decoded), job.target)
+            record.output = str(target)
 
-        done = each(jobs, work, lambda job: shown.begin(str(job.source)), stopped.is_set)
-        records, interrupted = stream(done, json, shown.end)
-    report(records, json, restored=False)
-    left = jobs[len(records) :]
-    if left:
-        say_left(left)
-    raise typer.Exit(130 if interrupted or left else int(any(r.status == "failed" for r in records)))
+        return record, finish
+
+    raise typer.Exit(run_pictures(jobs, settings, load, work, json, quiet, restored=False)[1])

@@ -1,77 +1,75 @@
-"""Options of operators and solvers as command-line flags, known without importing torch.
-
-A test holds this list against what the operators and solvers themselves say.
-"""
+"""Flags of the command line, made from the options that operators and solvers declare; needs no torch."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Annotated, Any, Optional
 
 import typer
 
+from flashdiff_cli.parameters import OPERATOR_OPTIONS, SOLVER_OPTIONS
+from flashdiff_cli.registry import Option
+
 
 @dataclass(frozen=True)
 class Flag:
-    """One option: its Python name, type, and what `--help` says."""
+    """One option of a command: its Python name, type, and what `--help` says."""
 
     name: str
     type: type
     help: str
     metavar: str | None = None
 
+    @classmethod
+    def of(cls, option: Option, users: list[str]) -> Flag:
+        """Return the flag of an option; its help says who takes it, which values, and the default."""
+        facts = [] if (values := _values(option)) is None else [values]
+        if option.default not in (None, ""):
+            facts.append(f"default {_number(option.default)}")
+        more = f" ({'; '.join(facts)})" if facts else ""
+        metavar = "FILE" if option.name.endswith("_file") else "PIXELS" if "in pixels" in option.help else None
+        return cls(option.name, option.type, f"{', '.join(users)}: {option.help}{more}", metavar)
 
-OPERATOR_FLAGS = (
-    Flag("blur_std", float, "gaussian-blur: standard deviation in pixels", "PIXELS"),
-    Flag("adjoint_rule", str, "gaussian-blur: exact, or reference (psld only)"),
-    Flag("kept_fraction", float, "random-inpainting: share of the pixels that are kept"),
-    Flag("box_fraction", float, "box-inpainting: side of the square, as a share of the shorter side"),
-    Flag("box_area", float, "random-box-inpainting: share of the area that is missing"),
-    Flag("mask_std", float, "gaussian-inpainting: standard deviation of the hole in pixels", "PIXELS"),
-    Flag("mask_power", float, "gaussian-inpainting: power that widens the hole"),
-    Flag("mask_file", str, "mask-inpainting: picture, white where pixels are kept", "FILE"),
-    Flag("kernel_file", str, "motion-blur: picture or .npy file of the kernel", "FILE"),
-    Flag("blur_length", float, "motion-blur: length of a random path in pixels", "PIXELS"),
-    Flag("blur_shake", float, "motion-blur: 0 a straight path, 1 very shaky"),
-    Flag("weights", str, "nonlinear-blur: folder or Hub id of the network"),
-    Flag("kernel_scale", float, "nonlinear-blur: strength of the random blur"),
-    Flag("factor", int, "downsampling: how many times fewer pixels along each side"),
-    Flag("filter", str, "downsampling: bicubic or box"),
-    Flag("enlarged", float, "enlargement: how many times along each side"),
-    Flag("jpeg_quality", float, "jpeg: quality of the encoder, 1 to 100"),
-    Flag("chroma", str, "jpeg: 420 or 444"),
-)
 
-SOLVER_FLAGS = (
-    Flag("dc_step", float, "step of the data-consistency gradient (eta in the paper)"),
-    Flag("guidance", str, "ldps, gml-dps, psld: norm (the paper's) or bayes"),
-    Flag("model_std", float, "bayes: error of the first stage, on intensities"),
-    Flag("ae_weight", float, "gml-dps, psld: weight of the autoencoder consistency (gamma in the paper)"),
-    Flag("gamma", float, "resample: trust in the solved latent"),
-    Flag("every", int, "resample: correct at every n-th step"),
-    Flag("pixels_below", int, "resample: no correction at timesteps above this"),
-    Flag("latent_below", int, "resample: corrections in the latent up to this timestep"),
-    Flag("inner_steps", int, "resample: optimiser steps of a correction at most"),
-    Flag("inner_lr", float, "resample: learning rate of a correction"),
-    Flag("inner_stop", float, "resample: stop at this many times the noise"),
-    Flag("proximal", float, "resample: pull towards the predicted latent"),
-    Flag("resampling", str, "resample: exact, or reference"),
-)
+def _number(value: Any) -> str:
+    return f"{value:,.10g}" if isinstance(value, (int, float)) else str(value)
 
-OPERATOR_NAMES = (
-    "gaussian-blur, motion-blur, nonlinear-blur, jpeg, downsampling, enlargement, random-inpainting, box-inpainting, random-box-inpainting, "
-    "gaussian-inpainting, mask-inpainting, identity; a+b for a chain"
-)
-SOLVER_NAMES = ("gml-dps", "ldps", "psld", "resample", "unguided")
+
+def _values(option: Option) -> str | None:
+    if option.choices:
+        return " or ".join(option.choices)
+    if option.minimum is None or option.maximum is None:
+        return None
+    return f"{_number(option.minimum)} to {_number(option.maximum)}"
+
+
+def _flags(table: Mapping[str, tuple[Option, ...]]) -> tuple[Flag, ...]:
+    users: dict[Option, list[str]] = {}
+    for name, options in table.items():
+        for option in options:
+            users.setdefault(option, []).append(name)
+    return tuple(Flag.of(option, names) for option, names in users.items())
+
+
+OPERATOR_FLAGS = _flags(OPERATOR_OPTIONS)
+SOLVER_FLAGS = _flags(SOLVER_OPTIONS)
+OPERATOR_NAMES = f"{', '.join(OPERATOR_OPTIONS)}; a+b for a chain"
+SOLVER_NAMES = tuple(sorted(SOLVER_OPTIONS))
 
 
 def solver_help() -> str:
-    """The solvers by name, plug-ins included; nothing of them is imported."""
+    """Return the solvers by name, plug-ins included; nothing of them is imported."""
     names = sorted({*SOLVER_NAMES, *(entry.name for entry in entry_points(group="flashdiff.solvers"))})
     return f"How reverse steps agree with the measurement: {', '.join(names)} (default: the model's)"
+
+
+def flag(name: str) -> str:
+    """Return a parameter's name as it is typed: `blur_std` is `--blur-std`."""
+    return "--" + name.replace("_", "-")
 
 
 def with_flags(flags: tuple[Flag, ...], panel: str) -> Callable:
@@ -82,18 +80,17 @@ def with_flags(flags: tuple[Flag, ...], panel: str) -> Callable:
         kept = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
         added = [
             inspect.Parameter(
-                flag.name,
+                f.name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=None,
                 annotation=Annotated[
-                    Optional[flag.type],
-                    typer.Option("--" + flag.name.replace("_", "-"), help=flag.help, metavar=flag.metavar, rich_help_panel=panel),
+                    Optional[f.type], typer.Option(flag(f.name), help=f.help, metavar=f.metavar, rich_help_panel=panel)
                 ],
             )
-            for flag in flags
+            for f in flags
         ]
         rest = [p for p in signature.parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
-        function.__signature__ = signature.replace(parameters=[*kept, *added, *rest])
+        function.__signature__ = signature.replace(parameters=[*kept, *added, *rest])  # type: ignore[attr-defined]
         function.__annotations__ = {p.name: p.annotation for p in (*kept, *added)}
         return function
 
@@ -103,13 +100,22 @@ def with_flags(flags: tuple[Flag, ...], panel: str) -> Callable:
 def closed(function: Callable) -> Callable:
     """Drop the **values of a decorated command from what Typer sees."""
     signature = inspect.signature(function)
-    function.__signature__ = signature.replace(
-        parameters=[p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    )
+    kept = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    function.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
     return function
 
 
 def split(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(operator options, solver options) that were given."""
+    """Return (operator options, solver options) that were given."""
     parts = ({f.name for f in OPERATOR_FLAGS}, {f.name for f in SOLVER_FLAGS})
-    return tuple({k: v for k, v in values.items() if k in part and v is not None} for part in parts)
+    operator, solver = ({k: v for k, v in values.items() if k in part and v is not None} for part in parts)
+    return operator, solver
+
+
+PARAMETERS: set[str] = set()
+"""Names of the parameters of all commands, as Python has them."""
+
+
+def as_flags(message: str) -> str:
+    """Return a message of the library as the command line says it: a parameter `blur_std` becomes --blur-std."""
+    return re.sub(r"`([a-z]\w*)`", lambda found: flag(found[1]) if found[1] in PARAMETERS else found[0], message)

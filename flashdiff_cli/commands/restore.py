@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
-from itertools import chain
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -99,24 +97,15 @@ def restore(
     flashdiff restore holiday/ -r -o restored/
     """
     from flashdiff_cli.commands.piped import STANDARD, check_free, check_piped, write_piped
-    from flashdiff_cli.commands.show import (
-        interruptible,
-        meter,
-        report,
-        say_error,
-        say_json,
-        say_left,
-        say_plan,
-        stream,
-    )
+    from flashdiff_cli.commands.run import find_pictures, run_pictures
+    from flashdiff_cli.commands.show import meter, report, say_json, say_plan
     from flashdiff_cli.errors import UsageError
     from flashdiff_cli.pages import write_text
     from flashdiff_cli.pictures.files import write_picture
     from flashdiff_cli.pictures.formats import FORMATS
     from flashdiff_cli.runs.decide import DO, REFUSE, SKIP, decide, without_outputs
-    from flashdiff_cli.runs.inputs import Job, find, say_passed, with_targets
+    from flashdiff_cli.runs.inputs import Job, with_targets
     from flashdiff_cli.runs.journal import Journal, fingerprint
-    from flashdiff_cli.runs.many import each
     from flashdiff_cli.runs.piped import read_standard_input
     from flashdiff_cli.runs.record import Record
     from flashdiff_cli.runs.report import make_report
@@ -137,14 +126,8 @@ def restore(
         check_piped(inputs, content, output, json, refused | {"--dry-run": dry_run, "--csv": csv, "--report": page})
         check_free(output, overwrite)
     else:
-        passed: Counter[str] = Counter()
-        found = find(inputs, recursive, None, content, passed)
-        jobs = without_outputs(found, journal)
-        passed["made by earlier runs"] = len(found) - len(jobs)
-        said = say_passed(passed)
-        if said is not None:
-            say_error(said)
-        jobs = with_targets(jobs[:limit], output, suffix, ending, in_place)
+        jobs = find_pictures(inputs, recursive, limit, content, lambda found: without_outputs(found, journal))
+        jobs = with_targets(jobs, output, suffix, ending, in_place)
     of_operator, of_solver = split(values)
 
     from flashdiff_cli.hub.download import sha256_of
@@ -172,10 +155,14 @@ def restore(
         tile=tile,
     )
     settings.check()
+
+    def load():
+        return Restorer(model, device, dtype, offline=offline)
+
     if piped:
         job = Job(inputs[0], inputs[0], data=content if isinstance(content, bytes) else None)
         with meter(1, quiet) as shown:
-            restorer = Restorer(model, device, dtype, offline=offline)
+            restorer = load()
             restorer.check(settings)
             shown.begin(str(job.source))
             restored, record = restorer.restore(job.read(), settings, str(job.source), shown.step)
@@ -199,37 +186,27 @@ def restore(
             error = f"{decision.job.target}: {decision.reason}"
             early.append(Record(str(decision.job.source), status="failed", error=error))
 
-    with meter(len(todo), quiet) as shown, interruptible(shown) as stopped:
-        restorer = Restorer(model, device, dtype, offline=offline) if todo else None
-        if restorer is not None:
-            restorer.check(settings)
+    def work(restorer, job, picture, step):
+        restored, record = restorer.restore(picture, settings, str(job.source), step)
+        map_ = extras.severity_map(restorer, picture, settings, record.operator["name"], record.noise_std) if severity_map else None
+        more = None
+        if samples > 1:
+            more = extras.write_samples(restorer, picture, settings, restored, job.target, samples, quality, step)
 
-        def work(job, picture):
-            restored, record = restorer.restore(picture, settings, str(job.source), shown.step)
-            map_ = extras.severity_map(restorer, picture, settings, record.operator["name"], record.noise_std) if severity_map else None
-            more = None
-            if samples > 1:
-                more = extras.write_samples(restorer, picture, settings, restored, job.target, samples, quality, shown.step)
+        def finish(record):
+            if map_ is not None:
+                record.others.append(str(extras.write_severity_map(map_, job.target)))
+            if more is not None:
+                more(record)
+            write_picture(restored, job.target, quality, notes=record.notes)
+            record.output = str(job.target)
+            journal.add(job, made_with, record)
 
-            def finish(record):
-                if map_ is not None:
-                    record.others.append(str(extras.write_severity_map(map_, job.target)))
-                if more is not None:
-                    more(record)
-                write_picture(restored, job.target, quality, notes=record.notes)
-                record.output = str(job.target)
-                journal.add(job, made_with, record)
+        return record, finish
 
-            return record, finish
-
-        done = each(todo, work, lambda job: shown.begin(str(job.source)), stopped.is_set)
-        records, interrupted = stream(chain(early, done), json, shown.end)
-    report(records, json)
+    records, code = run_pictures(todo, settings, load, work, json, quiet, early)
     if csv is not None:
         write_text(to_csv(records), csv)
     if page is not None:
         write_text(make_report(records, ", ".join(path.name or str(path) for path in inputs[:3])), page)
-    left = todo[len(records) - len(early) :]
-    if left:
-        say_left(left)
-    raise typer.Exit(130 if interrupted or left else int(any(r.status == "failed" for r in records)))
+    raise typer.Exit(code)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 
 import typer
 
@@ -35,48 +34,38 @@ def severity(
 ) -> None:
     """How hard is each picture? Its severity, estimated degradation and start step, without restoring it."""
     from flashdiff_cli.commands.piped import STANDARD
-    from flashdiff_cli.commands.show import interruptible, meter, report, say_error, say_left, stream
+    from flashdiff_cli.commands.run import find_pictures, run_pictures
     from flashdiff_cli.errors import UsageError
-    from flashdiff_cli.runs.inputs import Job, find, say_passed
-    from flashdiff_cli.runs.many import each
+    from flashdiff_cli.runs.inputs import Job
     from flashdiff_cli.runs.piped import read_standard_input
 
     content = read_standard_input(sys.stdin) if STANDARD in inputs else []
-    if isinstance(content, bytes):
-        if len(inputs) > 1:
-            raise UsageError("through a pipe goes one picture: give no other input")
-        jobs = [Job(STANDARD, STANDARD, data=content)]
+    if not isinstance(content, bytes):
+        jobs = find_pictures(inputs, recursive, limit, content)
+    elif len(inputs) > 1:
+        raise UsageError("through a pipe goes one picture: give no other input")
     else:
-        passed: Counter[str] = Counter()
-        jobs = find(inputs, recursive, limit, content, passed)
-        said = say_passed(passed)
-        if said is not None:
-            say_error(said)
-    with meter(len(jobs), quiet) as shown, interruptible(shown) as stopped:
-        from flashdiff_cli.runs.restorer import Restorer, Settings
+        jobs = [Job(STANDARD, STANDARD, data=content)]
+    from flashdiff_cli.runs.restorer import Restorer
+    from flashdiff_cli.runs.settings import Settings
 
-        settings = Settings(
-            operator=operator,
-            operator_options=split(values)[0],
-            mask=mask,
-            kernel=kernel,
-            noise_std=noise_std,
-            steps=steps,
-            variance_multiplier=variance_multiplier,
-            encoder=encoder,
-            tile=tile,
-        )
-        settings.check()
-        restorer = Restorer(model, device, dtype, offline=offline)
-        restorer.check(settings)
+    settings = Settings(
+        operator=operator,
+        operator_options=split(values)[0],
+        mask=mask,
+        kernel=kernel,
+        noise_std=noise_std,
+        steps=steps,
+        variance_multiplier=variance_multiplier,
+        encoder=encoder,
+        tile=tile,
+    )
+    settings.check()
 
-        def work(job, picture):
-            return restorer.analyse(picture, settings, str(job.source))[1], None
+    def load():
+        return Restorer(model, device, dtype, offline=offline)
 
-        done = each(jobs, work, lambda job: shown.begin(str(job.source)), stopped.is_set)
-        records, interrupted = stream(done, json, shown.end)
-    report(records, json, restored=False)
-    left = jobs[len(records) :]
-    if left:
-        say_left(left)
-    raise typer.Exit(130 if interrupted or left else int(any(r.status == "failed" for r in records)))
+    def work(restorer, job, picture, step):
+        return restorer.analyse(picture, settings, str(job.source))[1], None
+
+    raise typer.Exit(run_pictures(jobs, settings, load, work, json, quiet, restored=False)[1])

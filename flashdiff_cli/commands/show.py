@@ -24,6 +24,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from flashdiff_cli.commands.flags import as_flags
 from flashdiff_cli.errors import one_line
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ def errors() -> Console:
 
 
 def say_error(message: str) -> None:
-    """One line on stderr."""
-    print(f"flashdiff: {one_line(' '.join(message.split()))}", file=sys.stderr)
+    """Print one line on stderr; parameters of the library are named as flags."""
+    print(f"flashdiff: {one_line(' '.join(as_flags(message).split()))}", file=sys.stderr)
 
 
 def lenient() -> None:
@@ -208,6 +209,8 @@ def stream(records: Iterable[Record], as_json: bool, ended: Callable[[], None]) 
     taken: list[Record] = []
     try:
         for record in records:
+            if record.error is not None:
+                record.error = as_flags(record.error)
             taken.append(record)
             ended()
             if record.status == "failed":

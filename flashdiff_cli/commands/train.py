@@ -19,7 +19,6 @@ class Stage(str, Enum):
     diffusion = "diffusion"
     severity = "severity"
     classifier = "classifier"
-    last_step = "last-step"
 
 
 Groups = Annotated[

@@ -13,9 +13,7 @@ from flashdiff_cli.errors import UsageError
 from flashdiff_cli.operators.base import Operator
 from flashdiff_cli.operators.mirror import Margins, fold, pad
 from flashdiff_cli.operators.registry import OPERATORS
-from flashdiff_cli.registry import Option
-
-FILTERS = ("bicubic", "box")
+from flashdiff_cli.parameters import OPERATOR_OPTIONS
 
 
 @OPERATORS.add
@@ -36,16 +34,13 @@ class Downsampling(Operator):
 
     name = "downsampling"
     help = "fewer pixels, by an integer factor"
-    options = (
-        Option("factor", int, "how many times fewer pixels along each side", None, 2, 16),
-        Option("filter", str, "low-pass filter", "bicubic", choices=FILTERS),
-    )
+    options = OPERATOR_OPTIONS["downsampling"]
 
     def __init__(self, factor: int | torch.Tensor, size: tuple[int, int], filter: str = "bicubic"):
         factors = torch.as_tensor(factor).reshape(-1)
         if bool((factors != factors[0]).any()):
             raise UsageError(
-                "--factor must be the same for all pictures of a batch: their measurements would differ in size"
+                "`factor` must be the same for all pictures of a batch: their measurements would differ in size"
             )
         self.factor, self.size, self.filter = int(factors[0]), (int(size[0]), int(size[1])), filter
         n = self.factor

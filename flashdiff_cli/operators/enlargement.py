@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from flashdiff_cli.operators.base import Operator, choose, per_sample
 from flashdiff_cli.operators.registry import OPERATORS
-from flashdiff_cli.registry import Option
+from flashdiff_cli.parameters import OPERATOR_OPTIONS
 
 
 @OPERATORS.add
@@ -23,7 +23,7 @@ class Enlargement(Operator):
 
     name = "enlargement"
     help = "a small picture, enlarged"
-    options = (Option("enlarged", float, "how many times the picture was enlarged along each side", None, 1.0, 16.0),)
+    options = OPERATOR_OPTIONS["enlargement"]
 
     def __init__(self, enlarged: float | torch.Tensor):
         self.enlarged = per_sample(enlarged)

@@ -47,7 +47,7 @@ def read_grey(path: str | Path, flag: str) -> torch.Tensor:
     return torch.from_numpy(values / (65535.0 if deep else 255.0))
 
 
-def read_mask(path: str | Path, flag: str = "--mask-file") -> torch.Tensor:
+def read_mask(path: str | Path, flag: str = "`mask_file`") -> torch.Tensor:
     """A mask picture, white where pixels were kept: (H, W) float32 of 0 and 1.
 
     Raises:
@@ -56,7 +56,7 @@ def read_mask(path: str | Path, flag: str = "--mask-file") -> torch.Tensor:
     return (read_grey(path, flag) >= 0.5).float()
 
 
-def read_kernel(path: str | Path, flag: str = "--kernel-file") -> torch.Tensor:
+def read_kernel(path: str | Path, flag: str = "`kernel_file`") -> torch.Tensor:
     """A blur kernel from a picture (brightness) or a .npy file: (k, k) float64, k odd, sum 1, zeros added where needed.
 
     Raises:

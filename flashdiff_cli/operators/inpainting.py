@@ -16,7 +16,7 @@ from flashdiff_cli.operators.base import Operator, choose, per_sample
 from flashdiff_cli.operators.files import read_mask
 from flashdiff_cli.operators.mirror import mirror_index
 from flashdiff_cli.operators.registry import OPERATORS
-from flashdiff_cli.registry import Option
+from flashdiff_cli.parameters import OPERATOR_OPTIONS
 
 
 class Inpainting(Operator):
@@ -94,7 +94,7 @@ class RandomInpainting(Inpainting):
 
     name = "random-inpainting"
     help = "pixels dropped at random"
-    options = (Option("kept_fraction", float, "share of the pixels that are kept", None, 0.0, 1.0),)
+    options = OPERATOR_OPTIONS["random-inpainting"]
 
     def __init__(self, kept_fraction: float | torch.Tensor, thresholds: torch.Tensor):
         kept_fraction = per_sample(kept_fraction)
@@ -117,11 +117,7 @@ class BoxInpainting(Inpainting):
 
     name = "box-inpainting"
     help = "a square in the middle dropped"
-    options = (
-        Option(
-            "box_fraction", float, "side of the square, as a share of the shorter side of the image", None, 0.0, 1.0
-        ),
-    )
+    options = OPERATOR_OPTIONS["box-inpainting"]
 
     def __init__(self, box_fraction: float | torch.Tensor, size: tuple[int, int]):
         box_fraction = per_sample(box_fraction)
@@ -146,7 +142,7 @@ class RandomBoxInpainting(Inpainting):
 
     name = "random-box-inpainting"
     help = "a rectangle somewhere dropped"
-    options = (Option("box_area", float, "share of the image's area that is dropped", None, 0.0, 1.0),)
+    options = OPERATOR_OPTIONS["random-box-inpainting"]
 
     def __init__(self, box_area: float | torch.Tensor, draws: torch.Tensor, size: tuple[int, int]):
         box_area = per_sample(box_area)
@@ -178,10 +174,7 @@ class GaussianInpainting(Inpainting):
 
     name = "gaussian-inpainting"
     help = "a soft round hole in the middle"
-    options = (
-        Option("mask_std", float, "standard deviation of the hole in pixels", None, 0.0, 10000.0),
-        Option("mask_power", float, "power that widens the hole", 4.0, 0.01, 100.0),
-    )
+    options = OPERATOR_OPTIONS["gaussian-inpainting"]
 
     def __init__(self, mask_std: float | torch.Tensor, size: tuple[int, int], mask_power: float | torch.Tensor = 4.0):
         mask_std, mask_power = per_sample(mask_std), per_sample(mask_power)
@@ -208,13 +201,7 @@ class MaskInpainting(Inpainting):
 
     name = "mask-inpainting"
     help = "pixels dropped where a mask picture is black"
-    options = (
-        Option(
-            "mask_file",
-            str,
-            "picture of the image's size, white where pixels are kept and black where they are missing",
-        ),
-    )
+    options = OPERATOR_OPTIONS["mask-inpainting"]
 
     def __init__(self, mask: torch.Tensor, mask_file: str = ""):
         super().__init__(mask.reshape(-1, *mask.shape[-2:]))
@@ -226,7 +213,7 @@ class MaskInpainting(Inpainting):
         if tuple(mask.shape) != tuple(size):
             height, width = mask.shape
             raise UsageError(
-                f"--mask-file {values['mask_file']} is {width} x {height} pixels and the image {size[1]} x {size[0]}; "
+                f"`mask_file` {values['mask_file']} is {width} x {height} pixels and the image {size[1]} x {size[0]}; "
                 "give a mask of the image's size"
             )
         return cls(mask, values["mask_file"])

@@ -10,10 +10,9 @@ import torch.nn.functional as F
 
 from flashdiff_cli.operators.base import Operator, choose, per_sample
 from flashdiff_cli.operators.registry import OPERATORS
-from flashdiff_cli.registry import Option
+from flashdiff_cli.parameters import OPERATOR_OPTIONS
 
 BLOCK = 8
-CHROMA = ("420", "444")
 
 LUMA_TABLE = (
     (16, 11, 10, 16, 24, 40, 51, 61),
@@ -73,10 +72,7 @@ class Jpeg(Operator):
     name = "jpeg"
     help = "JPEG compression"
     linear = False
-    options = (
-        Option("jpeg_quality", float, "quality of the JPEG encoder, 1 to 100", None, 1, 100),
-        Option("chroma", str, "colour at half resolution (420) or whole (444)", "420", choices=CHROMA),
-    )
+    options = OPERATOR_OPTIONS["jpeg"]
 
     def __init__(self, jpeg_quality: float | torch.Tensor, chroma: str = "420"):
         self.jpeg_quality, self.chroma = per_sample(jpeg_quality), chroma
@@ -125,13 +121,6 @@ class Jpeg(Operator):
             rounded.append(_straight(values, (values / table).round() * table))
         decoded = self.picture(rounded, tuple(x.shape[-2:]))
         return _straight(decoded, decoded.clamp(0, 1)).to(x)
-
-    def noise_std(self) -> torch.Tensor:
-        """Return the standard deviation of what rounding adds, (B,) or (1,) on intensities in [0, 1], from the lowest steps of the luma table.
-
-        The cosines are orthonormal, so an even error of a step's width in all coefficients is as large in every pixel.
-        """
-        return (self._tables[0][:, :3, :3].flatten(1).mean(1) / 255 / 12**0.5).float()
 
     def agree(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """x with its luma brought to the nearest that compresses to y's: every coefficient is held within its rounding.

@@ -17,7 +17,7 @@ from flashdiff_cli.operators.base import Operator, choose, per_sample
 from flashdiff_cli.operators.blur_network import BlurNetwork
 from flashdiff_cli.operators.mirror import Margins, pad
 from flashdiff_cli.operators.registry import OPERATORS
-from flashdiff_cli.registry import Option
+from flashdiff_cli.parameters import OPERATOR_OPTIONS
 
 CODE_SIDE = 2
 """The paper draws a code of 2 x 2 places, one for each quarter of a 256 x 256 image."""
@@ -40,21 +40,7 @@ class NonlinearBlur(Operator):
     name = "nonlinear-blur"
     help = "motion blur as a network learned it from real cameras"
     linear = False
-    options = (
-        Option(
-            "weights",
-            str,
-            "folder or Hub id (owner/name@revision) of the network, as `flashdiff convert nonlinear-blur` makes it",
-        ),
-        Option(
-            "kernel_scale",
-            float,
-            "standard deviation of the random kernel code: how strong the blur is",
-            1.2,
-            0.0,
-            10.0,
-        ),
-    )
+    options = OPERATOR_OPTIONS["nonlinear-blur"]
 
     def __init__(
         self, network: BlurNetwork, code: torch.Tensor, kernel_scale: float | torch.Tensor = 1.2, weights: str = ""
@@ -79,7 +65,7 @@ class NonlinearBlur(Operator):
         return network(padded, code)[..., :height, :width].to(x.dtype)
 
     def window(self, top: int, left: int, height: int, width: int) -> NonlinearBlur:
-        raise FlashdiffError("nonlinear-blur has no part of its own for a tile; use --tile 0, or a smaller picture")
+        raise FlashdiffError("nonlinear-blur has no part of its own for a tile; use `tile` 0, or a smaller picture")
 
     def describe(self, index: int = 0) -> dict[str, Any]:
         scale = self.kernel_scale[index % len(self.kernel_scale)].item()
@@ -111,11 +97,11 @@ def load_network(source: str) -> BlurNetwork:
     folder = Path(source)
     if folder.is_file():
         raise UsageError(
-            f"--weights {source} is a file; convert it first with flashdiff convert nonlinear-blur, and give the folder"
+            f"`weights` {source} is a file; convert it first with flashdiff convert nonlinear-blur, and give the folder"
         )
     if not folder.is_dir():
         if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", source):
-            raise UsageError(f"--weights {source}: no such folder, and no Hub id (owner/name or owner/name@revision)")
+            raise UsageError(f"`weights` {source}: no such folder, and no Hub id (owner/name or owner/name@revision)")
         name, _, revision = source.partition("@")
         try:
             folder = Path(
@@ -124,7 +110,7 @@ def load_network(source: str) -> BlurNetwork:
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
             raise FlashdiffError(
-                f"--weights {source}: no such folder, and the Hub does not give it ({reason})"
+                f"`weights` {source}: no such folder, and the Hub does not give it ({reason})"
             ) from error
     if not (folder / "config.json").exists():
         raise FlashdiffError(f"{folder}: no config.json in it; make the folder with flashdiff convert nonlinear-blur")

@@ -106,8 +106,8 @@ class Solver(ABC):
     def __init__(self, **settings: Any):
         known = {o.name: o for o in self.options}
         if unknown := [k for k, v in settings.items() if v is not None and k not in known]:
-            flags = ", ".join("--" + k.replace("_", "-") for k in unknown)
-            raise UsageError(f"{flags} does not go with --solver {self.name}")
+            names = ", ".join(f"`{k}`" for k in unknown)
+            raise UsageError(f"{names} does not go with `solver` {self.name}")
         for name, option in known.items():
             setattr(self, name, option.parse(settings.get(name)))
 

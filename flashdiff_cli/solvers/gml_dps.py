@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from flashdiff_cli.parameters import SOLVER_OPTIONS
 from flashdiff_cli.solvers.base import SOLVERS, norm
-from flashdiff_cli.solvers.guidance import AE_WEIGHT, DC_STEP, GUIDANCE_RULE, MODEL_STD, GuidedSolver
+from flashdiff_cli.solvers.guidance import GuidedSolver
 
 
 @SOLVERS.add
@@ -12,7 +13,7 @@ class GMLDPS(GuidedSolver):
 
     name = "gml-dps"
     help = "GML-DPS: Latent-DPS with a latent that the autoencoder leaves as it is"
-    options = (DC_STEP, AE_WEIGHT, GUIDANCE_RULE, MODEL_STD)
+    options = SOLVER_OPTIONS["gml-dps"]
 
     def penalty(self, z0, image, difference, problem):
         return self.ae_weight * norm(z0 - problem.first_stage.encode(image))

@@ -11,26 +11,8 @@ from abc import abstractmethod
 
 import torch
 
-from flashdiff_cli.registry import Option
+from flashdiff_cli.parameters import SOLVER_OPTIONS
 from flashdiff_cli.solvers.base import Problem, Solver, norm
-
-GUIDANCE = ("norm", "bayes")
-
-DC_STEP = Option("dc_step", float, "step of the data-consistency gradient (eta in the paper)", 1.0, 0.0, 1e6)
-AE_WEIGHT = Option(
-    "ae_weight", float, "weight of the autoencoder-consistency gradient (gamma in the paper)", 0.1, 0.0, 1e6
-)
-MODEL_STD = Option(
-    "model_std", float, "bayes: error of the first stage, on intensities, that no latent can mend", 0.0, 0.0, 1.0
-)
-GUIDANCE_RULE = Option(
-    "guidance",
-    str,
-    "length of the gradient's step: `norm`, the paper's, or `bayes`, weighed by the noise levels",
-    "norm",
-    choices=GUIDANCE,
-)
-
 
 LEAST_COSINE = 0.05
 """Between a vector and its product with a covariance, for condition numbers up to 1600 (Kantorovich's inequality). Near pure noise a
@@ -40,7 +22,7 @@ network's Jacobian is no covariance: a quotient around 0, or below, made a step 
 class GuidedSolver(Solver):
     """z_{t-1} = z'_{t-1} - grad_z ( dc_step ||y - A(Dec(z0(z)))|| + penalty )."""
 
-    options = (DC_STEP, GUIDANCE_RULE, MODEL_STD)
+    options = SOLVER_OPTIONS["ldps"]
 
     @abstractmethod
     def penalty(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from flashdiff_cli.parameters import SOLVER_OPTIONS
 from flashdiff_cli.solvers.base import SOLVERS, norm
-from flashdiff_cli.solvers.guidance import AE_WEIGHT, DC_STEP, GUIDANCE_RULE, MODEL_STD, GuidedSolver
+from flashdiff_cli.solvers.guidance import GuidedSolver
 
 
 @SOLVERS.add
@@ -13,7 +14,7 @@ class PSLD(GuidedSolver):
     name = "psld"
     help = "PSLD: Latent-DPS with a latent that agrees with the image glued to the measurement; linear operators"
     needs_adjoint = True
-    options = (DC_STEP, AE_WEIGHT, GUIDANCE_RULE, MODEL_STD)
+    options = SOLVER_OPTIONS["psld"]
 
     def penalty(self, z0, image, difference, problem):
         # `difference` is y - A x0 in the [-1, 1] range, where the offsets of A have cancelled.

@@ -6,11 +6,9 @@ from collections.abc import Callable
 
 import torch
 
-from flashdiff_cli.registry import Option
+from flashdiff_cli.parameters import SOLVER_OPTIONS
 from flashdiff_cli.schedule import Schedule
 from flashdiff_cli.solvers.base import SOLVERS, Problem, Solver
-
-RESAMPLING = ("exact", "reference")
 
 
 @SOLVERS.add
@@ -24,39 +22,7 @@ class ReSample(Solver):
     name = "resample"
     help = "ReSample: the measurement is solved for at every few steps, in pixels first and in the latent later"
     draws = 2
-    options = (
-        Option("gamma", float, "how far resampling trusts the solved latent over the sampled one", 400.0, 0.0, 1e6),
-        Option("every", int, "correct at every n-th step, counted from the last one", 10, 1, 1000),
-        Option("pixels_below", int, "no correction at training timesteps above this", 750, 0, 100000),
-        Option(
-            "latent_below",
-            int,
-            "corrections in the latent, not in pixels, up to this training timestep",
-            300,
-            -1,
-            100000,
-        ),
-        Option("inner_steps", int, "optimiser steps of one correction at most", 100, 1, 100000),
-        Option("inner_lr", float, "learning rate of the correction's optimiser (Adam)", 0.1, 1e-6, 10.0),
-        Option(
-            "inner_stop", float, "stop where the residual is this many times the measurement noise", 1.0, 0.0, 100.0
-        ),
-        Option(
-            "proximal",
-            float,
-            "weight of the pull towards the predicted latent; 1: Bayes' rule for a standard normal prior",
-            1.0,
-            0.0,
-            1e6,
-        ),
-        Option(
-            "resampling",
-            str,
-            "`exact`, or `reference` to repeat the noise levels of the paper's code",
-            "exact",
-            choices=RESAMPLING,
-        ),
-    )
+    options = SOLVER_OPTIONS["resample"]
 
     @torch.no_grad()
     def step(self, z: torch.Tensor, level: torch.Tensor, problem: Problem, noise: torch.Tensor) -> torch.Tensor:

@@ -44,16 +44,16 @@ def train(
     groups = recipe.data or [{"name": name} for name in data]
     names = [group["name"] for group in groups]
     if missing := [name for name in names if name not in data]:
-        raise UsageError(f"the recipe needs --data {missing[0]}=PATH as well")
+        raise UsageError(f"the recipe needs `data` {missing[0]}=PATH as well")
     if extra := [name for name in data if name not in names]:
-        raise UsageError(f"--data {extra[0]}=...: the recipe has no group of that name; it has {', '.join(names)}")
+        raise UsageError(f"`data` {extra[0]}=...: the recipe has no group of that name; it has {', '.join(names)}")
     sources = [Source.parse(group | {"paths": data[group["name"]]}) for group in groups]
     held_out = {
         name: [image for path in paths for image in validation_images(path, recipe.validation_limit, recipe.grain)]
         for name, paths in validation.items()
     }
     if not held_out:
-        raise UsageError("give at least one --val NAME=PATH: a run without a validation figure shows nothing")
+        raise UsageError("give at least one `val` NAME=PATH: a run without a validation figure shows nothing")
     if recipe.stage == "autoencoder":
         from flashdiff_cli.training.autoencoder import AutoencoderTask
 
@@ -64,11 +64,9 @@ def train(
         task = ClassifierTask(recipe, held_out)
     else:
         if model is None:
-            raise UsageError(f"train {recipe.stage} needs --model: the folder whose first stage it works with")
+            raise UsageError(f"train {recipe.stage} needs `model`: the folder whose first stage it works with")
         if recipe.stage == "diffusion":
             from flashdiff_cli.training.diffusion import DiffusionTask as Stage
-        elif recipe.stage == "last-step":
-            from flashdiff_cli.training.last_step import LastStepTask as Stage
         else:
             from flashdiff_cli.training.severity import SeverityTask as Stage
         task = Stage(recipe, held_out, Path(model))

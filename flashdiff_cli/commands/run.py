@@ -1,0 +1,92 @@
+"""What the commands that go through pictures share: the model, the loop, progress, results and the exit code."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flashdiff_cli.commands.show import interruptible, meter, report, say_error, say_left, stream
+
+if TYPE_CHECKING:
+    from flashdiff_cli.pictures.files import Picture
+    from flashdiff_cli.runs.inputs import Job
+    from flashdiff_cli.runs.many import Finish
+    from flashdiff_cli.runs.record import Record
+    from flashdiff_cli.runs.restorer import Restorer, Settings
+
+Step = Callable[[int, int], None]
+"""Called with (steps done, steps in all) of the present picture."""
+Work = Callable[["Restorer", "Job", "Picture", Step], "tuple[Record, Finish | None]"]
+"""What is done with each picture; see `runs.many.Work`."""
+
+
+def find_pictures(
+    inputs: Sequence[Path], recursive: bool, limit: int | None, names: Sequence[bytes], drop: Callable[[list[Job]], list[Job]] = list
+) -> list[Job]:
+    """Find the pictures of a run, and say which files are passed over.
+
+    Args:
+        inputs, recursive, limit, names: see `runs.inputs.find`; the limit counts what is left.
+        drop: takes out what earlier runs made.
+
+    Raises:
+        UsageError: there is none.
+    """
+    from flashdiff_cli.runs.inputs import find, say_passed
+
+    passed: Counter[str] = Counter()
+    found = find(inputs, recursive, None, names, passed)
+    jobs = drop(found)
+    passed["made by earlier runs"] = len(found) - len(jobs)
+    if (said := say_passed(passed)) is not None:
+        say_error(said)
+    return jobs[:limit]
+
+
+def run_pictures(
+    jobs: Sequence[Job],
+    settings: Settings,
+    load: Callable[[], Restorer],
+    work: Work,
+    as_json: bool,
+    quiet: bool,
+    early: Sequence[Record] = (),
+    restored: bool = True,
+) -> tuple[list[Record], int]:
+    """Load the model, work on every picture, and show what comes of it.
+
+    Args:
+        jobs: what to do; without any, no model is loaded.
+        settings: looked at by the model before the first picture is read.
+        load: the model.
+        work: see `Work`.
+        as_json: print the records, and no table.
+        quiet: show no progress.
+        early: records of what is known without work.
+        restored: whether the table tells of steps that were run.
+
+    Returns:
+        (all records, exit code): 0 all done, 1 some failed, 130 interrupted.
+    """
+    from flashdiff_cli.runs.many import each
+
+    with meter(len(jobs), quiet) as shown, interruptible(shown) as stopped:
+        done: Sequence[Record] | chain = ()
+        if jobs:
+            restorer = load()
+            restorer.check(settings)
+            done = each(
+                jobs,
+                lambda job, picture: work(restorer, job, picture, shown.step),
+                lambda job: shown.begin(str(job.source)),
+                stopped.is_set,
+            )
+        records, interrupted = stream(chain(early, done), as_json, shown.end)
+    report(records, as_json, restored)
+    left = jobs[len(records) - len(early) :]
+    if left:
+        say_left(left)
+    return records, 130 if interrupted or left else int(any(r.status == "failed" for r in records))
