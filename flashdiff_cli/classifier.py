@@ -15,7 +15,9 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
-from flashdiff_cli.deviation import cosine_basis
+from flashdiff_cli.cosines import cosine_basis
+from flashdiff_cli.grey import with_colour_noise
+from flashdiff_cli.operators.mirror import Margins, pad
 
 KINDS = ("none", "gaussian-blur", "motion-blur", "noise", "jpeg", "downsampling")
 PARAMETERS = ("noise_std", "blur_std", "blur_length", "cosine", "sine", "jpeg_quality", "enlarged")
@@ -80,8 +82,11 @@ def grid_marks(luma: torch.Tensor) -> torch.Tensor:
 def statistics(measurement: torch.Tensor) -> torch.Tensor:
     """What the classifier looks at, of pictures (B, 3, H, W) in [-1, 1] of any size: (B, FEATURES)."""
     short = [max(0, LARGE + GRID - side) for side in measurement.shape[-2:]]
-    # Cosine coefficients of mirrored borders mean nothing, but a picture this small has little to say anyway.
-    x = F.pad(measurement.float(), (0, short[1], 0, short[0]), mode="replicate") if any(short) else measurement.float()
+    x = measurement.float()
+    if any(short):
+        # Mirrored, and by whole blocks: constant borders would fill blocks of the picture's own grid and look like compression.
+        x = pad(x, Margins(0, short[0], 0, short[1]))
+    x = with_colour_noise(x)
     luma = torch.einsum("c,bchw->bhw", x.new_tensor([0.299, 0.587, 0.114]), x)
     colours = (x[:, 0] - x[:, 1], x[:, 2] - x[:, 1])
     second = (luma[:, 1:-1, 2:] - 2 * luma[:, 1:-1, 1:-1] + luma[:, 1:-1, :-2]).abs().flatten(1)

@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from flashdiff_cli.cosines import cosine_basis
+from flashdiff_cli.grey import with_colour_noise
+
 BANDS = 14
 BLOCK, STRIDE = 8, 4
 NOISE_BAND = 9
@@ -15,14 +18,6 @@ NOISE_BAND = 9
 FINE = ((3, 3), (4, 4), (5, 5), (6, 6), (7, 7), (8, 9), (10, 11), (12, 14))
 COLOUR = 6
 WHOLE = 1 + BANDS + len(FINE) + COLOUR
-
-
-def cosine_basis(size: int) -> torch.Tensor:
-    """The orthonormal two-dimensional DCT-II as filters: (size * size, 1, size, size), index u * size + v."""
-    n = torch.arange(size, dtype=torch.float64)
-    rows = torch.cos(math.pi * (n + 0.5) * n[:, None] / size) * math.sqrt(2 / size)
-    rows[0] /= math.sqrt(2)
-    return torch.einsum("ui,vj->uvij", rows, rows).reshape(size * size, 1, size, size).float()
 
 
 def band_average(size: int) -> torch.Tensor:
@@ -91,6 +86,7 @@ class DeviationHead(nn.Module):
         Returns:
             (B, BANDS, H / 4, W / 4) and (B, WHOLE); the second begins with the logarithm of the noise variance.
         """
+        measurement = with_colour_noise(measurement)
         planes = torch.einsum("ij,bjhw->bihw", self.rotation.to(measurement), measurement).float()
         fine = self._bands(planes)
         noise = fine[:, 1:, NOISE_BAND - 1 :].mean((1, 2, 3, 4)).clamp(min=1e-5)

@@ -10,12 +10,13 @@ import torch
 
 from flashdiff_cli.classifier import DegradationClassifier
 from flashdiff_cli.errors import FlashdiffError
+from flashdiff_cli.last_step import LastStep
 from flashdiff_cli.severity import SeverityEncoder
 
 LDM_NAMES = {"first_stage": ("first_stage", "vqvae", "vae")}
 """Folder names by role, ours first, then those of other latent diffusion models."""
 
-OWN_CLASSES = {"SeverityEncoder": SeverityEncoder, "DegradationClassifier": DegradationClassifier}
+OWN_CLASSES = {"SeverityEncoder": SeverityEncoder, "DegradationClassifier": DegradationClassifier, "LastStep": LastStep}
 
 
 def component_folder(model: str | Path, role: str) -> Path | None:

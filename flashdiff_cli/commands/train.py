@@ -19,6 +19,7 @@ class Stage(str, Enum):
     diffusion = "diffusion"
     severity = "severity"
     classifier = "classifier"
+    last_step = "last-step"
 
 
 Groups = Annotated[

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from flashdiff_cli.errors import UsageError
+from flashdiff_cli.operators.proximal import solve
 from flashdiff_cli.registry import Option
 
 
@@ -52,6 +53,21 @@ class Operator(ABC):
         raise UsageError(
             f"the operator {self.name} is not linear, so it has no adjoint; choose a solver that needs none"
         )
+
+    def proximal(
+        self, x: torch.Tensor, y: torch.Tensor, noise_variance: torch.Tensor, error_variance: torch.Tensor
+    ) -> torch.Tensor:
+        """Return argmin_u |A u - y|^2 / (2 s^2) + |u - x|^2 / (2 t^2); linear operators only.
+
+        Args:
+            x: (B, 3, H, W) in [-1, 1].
+            y: the measurement, in [-1, 1] units.
+            noise_variance, error_variance: s^2 and t^2, (B,), on the scale of [-1, 1].
+
+        Raises:
+            UsageError: the operator is not linear.
+        """
+        return solve(x, y - self.on_signed(x), self.forward, self.adjoint, noise_variance, error_variance)
 
     def hides_detail(self) -> torch.Tensor:
         """(B,) or (1,), bool: whether it is known to take away fine detail, so that whatever is fine in a measurement is noise."""

@@ -7,6 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 
+from flashdiff_cli.cosines import cosine_basis, cosine_order
 from flashdiff_cli.operators.base import Operator, per_sample
 from flashdiff_cli.operators.gaussian_blur import GaussianBlur
 
@@ -23,6 +24,12 @@ SHOWN_TIMES, SHOWN_ABOVE = 1.5, 0.01
 """How much more noise than was told a blurred measurement must show before it is believed. On 60 training pictures of each kind
 (Gaussian blur of 0.3 to 3 pixels, noise up to 0.1) fine detail was never taken for more than 0.008 of noise."""
 
+COARSE, SMOOTH_SHARE, BANDS = 3, 0.15, ((4, 6), (7, 9), (10, 14))
+"""Of `noise_level`: blocks are chosen by their cosines up to u + v = COARSE, this share of them, and measured in these bands."""
+
+EMPTIED = 0.65
+"""A band with less than this share of the noise that a coarser one has was emptied by what a file went through."""
+
 BLOCK, SMOOTH = 8, 0.05
 """Of `enlarged_noise`: side of a block in pixels, and the share of the blocks that is taken for smooth."""
 
@@ -38,7 +45,10 @@ def _fine(measurement: torch.Tensor) -> torch.Tensor:
 
 
 def noise_level(measurement: torch.Tensor) -> torch.Tensor:
-    """Standard deviation of white noise, from the median absolute second difference.
+    """Estimate the standard deviation of the noise where it shows: in the smooth blocks, in the finest band of cosines that was not emptied.
+
+    White noise is alike in all bands. JPEG, demosaicing, denoising and enlargement empty the finest ones, where a second difference looks,
+    and leave the noise in the middle, where sharpening would amplify it. Blocks are chosen by their coarse bands, and measured in others.
 
     Args:
         measurement: (B, C, H, W) in [-1, 1] units, sides of at least 3.
@@ -46,7 +56,23 @@ def noise_level(measurement: torch.Tensor) -> torch.Tensor:
     Returns:
         (B,) on intensities in [0, 1].
     """
-    return _fine(measurement).flatten(1).median(1).values * OF_MEDIAN
+    *coarser, found = noise_bands(measurement).mean(1).unbind(1)
+    for band in reversed(coarser):
+        found = torch.where(found < EMPTIED * band, band, found)
+    return found
+
+
+def noise_bands(measurement: torch.Tensor) -> torch.Tensor:
+    """Return the noise that each channel shows in each of BANDS: (B, C, 3) on intensities in [0, 1]; see `noise_level`."""
+    if min(measurement.shape[-2:]) < 2 * BLOCK:
+        return (_fine(measurement).flatten(2).median(2).values * OF_MEDIAN)[..., None].expand(-1, -1, len(BANDS))
+    basis, order = cosine_basis(BLOCK).to(measurement), cosine_order(BLOCK)
+    energy = F.conv2d(measurement.flatten(0, 1)[:, None], basis, stride=BLOCK).square().flatten(2)
+    coarse = energy[:, order <= COARSE].sum(1) - energy[:, 0]
+    smoothest = coarse.topk(max(1, math.ceil(SMOOTH_SHARE * coarse.shape[1])), largest=False).indices
+    chosen = energy.gather(2, smoothest[:, None].expand(-1, energy.shape[1], -1)).mean(2)
+    bands = torch.stack([chosen[:, (order >= low) & (order <= high)].median(1).values for low, high in BANDS], 1)
+    return bands.unflatten(0, measurement.shape[:2]).sqrt() / 2
 
 
 def at_least_shown(noise_std: float | torch.Tensor, measurement: torch.Tensor, operator: Operator) -> torch.Tensor:

@@ -122,6 +122,13 @@ class Jpeg(Operator):
         decoded = self.picture(rounded, tuple(x.shape[-2:]))
         return _straight(decoded, decoded.clamp(0, 1)).to(x)
 
+    def noise_std(self) -> torch.Tensor:
+        """Return the standard deviation of what rounding adds, (B,) or (1,) on intensities in [0, 1], from the lowest steps of the luma table.
+
+        The cosines are orthonormal, so an even error of a step's width in all coefficients is as large in every pixel.
+        """
+        return (self._tables[0][:, :3, :3].flatten(1).mean(1) / 255 / 12**0.5).float()
+
     def agree(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """x with its luma brought to the nearest that compresses to y's: every coefficient is held within its rounding.
 

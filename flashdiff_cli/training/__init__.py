@@ -67,6 +67,8 @@ def train(
             raise UsageError(f"train {recipe.stage} needs `model`: the folder whose first stage it works with")
         if recipe.stage == "diffusion":
             from flashdiff_cli.training.diffusion import DiffusionTask as Stage
+        elif recipe.stage == "last-step":
+            from flashdiff_cli.training.last_step import LastStepTask as Stage
         else:
             from flashdiff_cli.training.severity import SeverityTask as Stage
         task = Stage(recipe, held_out, Path(model))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flashdiff_cli.errors import UsageError
 
-STAGES = ("autoencoder", "diffusion", "severity", "classifier")
+STAGES = ("autoencoder", "diffusion", "severity", "classifier", "last-step")
 
 
 @dataclass

@@ -1,0 +1,56 @@
+"""Grey and toned pictures, for statistics that were learned on colour.
+
+Blur, noise and enlargement show in the differences of colours, where photographs have little detail of their own. A black-and-white
+picture has none of these: not evidence that it is clean, but no evidence at all. It is looked at as if its luma noise were the
+noise of three channels.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from flashdiff_cli.operators.estimate import noise_bands
+
+LUMA = (0.299, 0.587, 0.114)
+GREY, COLOURED = 0.03, 0.05
+"""Standard deviation, on the scale of [-1, 1], of what of the colours does not follow the luma: below the first a picture counts as grey
+or toned, above the second as coloured."""
+
+LEAST = 0.004
+"""Of the noise, on the scale of [-1, 1]: half a level of 8 bits."""
+
+
+def colour_share(image: torch.Tensor) -> torch.Tensor:
+    """Return how far pictures (B, 3, H, W) in [-1, 1] are in colour: (B,), 0 grey or toned to 1."""
+    x = image.float()
+    luma = torch.einsum("c,bchw->bhw", x.new_tensor(LUMA), x)
+    differences = torch.stack([x[:, 0] - x[:, 1], x[:, 2] - x[:, 1]], 1).flatten(2)
+    differences = differences - differences.mean(2, keepdim=True)
+    luma = (luma - luma.mean((1, 2), keepdim=True)).flatten(1)[:, None]
+    slope = (differences * luma).sum(2, keepdim=True) / luma.square().sum(2, keepdim=True).clamp(min=1e-6)
+    spread = (differences - slope * luma).square().mean((1, 2)).sqrt()
+    return ((spread - GREY) / (COLOURED - GREY)).clamp(0, 1)
+
+
+def with_colour_noise(image: torch.Tensor) -> torch.Tensor:
+    """Add to grey and toned pictures the noise in their colours that their luma shows; coloured ones stay as they are.
+
+    Args:
+        image: (B, 3, H, W) in [-1, 1].
+
+    Returns:
+        (B, 3, H, W), the same at every call.
+    """
+    share = 1 - colour_share(image)
+    if not bool((share > 0).any()):
+        return image
+    luma = torch.einsum("c,bchw->bhw", image.new_tensor(LUMA).float(), image.float())[:, None]
+    differences = torch.stack([image[:, 0] - image[:, 1], image[:, 2] - image[:, 1]], 1).float()
+    shown = [2 * noise_bands(part)[..., -1].mean(1) for part in (luma, differences)]
+    # A difference of two channels has twice the noise variance of one.
+    level = (shown[0].clamp(min=LEAST).square() - shown[1].square() / 2).clamp(min=0).sqrt()
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(image.shape[1:], generator=generator).to(image)
+    # Channels keep the luma's noise in their mean, as in a colour picture.
+    noise = noise - torch.einsum("c,chw->hw", noise.new_tensor(LUMA), noise)
+    return image + (share * level).to(image).view(-1, 1, 1, 1) * noise

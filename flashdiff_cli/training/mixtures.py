@@ -1,0 +1,327 @@
+"""Degradations as pictures have them: single ones and chains, on colour, grey and toned pictures, stored as files are.
+
+The chains follow the practical models of BSRGAN (Zhang et al. 2021) and Real-ESRGAN (Wang et al. 2021): blur, resizing, sensor noise and
+JPEG once or twice, at random strengths, faint ones as often as strong ones. Each sample also says what a restorer is told of it: the
+truth, something near it, something wrong, or nothing.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
+
+from flashdiff_cli.operators import Enlargement, GaussianBlur, Identity, Jpeg, MotionBlur, Operator
+from flashdiff_cli.operators.estimate import noise_level
+from flashdiff_cli.operators.inpainting import Inpainting
+from flashdiff_cli.operators.motion_blur import path_kernels
+
+WEIGHTS = {
+    "clean": 0.06,
+    "gaussian-blur": 0.16,
+    "motion-blur": 0.11,
+    "noise": 0.15,
+    "jpeg": 0.13,
+    "enlargement": 0.08,
+    "missing": 0.08,
+    "phone": 0.11,
+    "chain": 0.12,
+}
+"""How often each kind is drawn."""
+
+GREY, TONED, DRAWINGS = 0.14, 0.04, 0.05
+"""Shares of grey pictures, of toned ones, and of drawings in place of photographs."""
+WRONG = 0.06
+"""Share of the samples that are told a blur which is not there, or is another one."""
+LUMA = (0.299, 0.587, 0.114)
+
+
+@dataclass
+class Degraded:
+    """One degraded picture and what is told of it."""
+
+    clean: torch.Tensor
+    """(3, H, W) in [-1, 1]."""
+    measured: torch.Tensor
+    """(3, H, W) in [-1, 1] units; rounded to 8 bits unless the noise is that of a bench."""
+    operator: Operator | None
+    """Of one sample; None: nothing is told."""
+    noise_std: float
+    """On intensities in [0, 1], told or measured."""
+    kind: str
+
+
+class Draws:
+    """Random numbers of one sample, from one CPU generator."""
+
+    def __init__(self, generator: torch.Generator):
+        self.generator = generator
+
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
+        return low + (high - low) * torch.rand((), generator=self.generator).item()
+
+    def log_uniform(self, low: float, high: float) -> float:
+        return math.exp(self.uniform(math.log(low), math.log(high)))
+
+    def chance(self, share: float) -> bool:
+        return self.uniform() < share
+
+    def normal(self, *shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=self.generator)
+
+    def choose(self, weights: dict[str, float]) -> str:
+        names = list(weights)
+        return names[int(torch.multinomial(torch.tensor(list(weights.values())), 1, generator=self.generator))]
+
+
+def drawing(size: tuple[int, int], draws: Draws) -> torch.Tensor:
+    """Draw flat areas, lines and letters, (3, H, W): what screenshots, charts and line art are made of."""
+
+    def colour() -> tuple[int, ...]:
+        return tuple(int(draws.uniform(0, 256)) for _ in range(3))
+
+    height, width = size
+    white = draws.chance(0.5)
+    picture = Image.new("RGB", (width, height), (255, 255, 255) if white else colour())
+    pen = ImageDraw.Draw(picture)
+    for _ in range(int(draws.uniform(0, 5))):
+        left, top = draws.uniform(-10, width), draws.uniform(-10, height)
+        box = (left, top, left + draws.uniform(3, width), top + draws.uniform(3, height))
+        (pen.ellipse if draws.chance(0.3) else pen.rectangle)(box, fill=colour(), outline=colour() if draws.chance(0.5) else None)
+    for _ in range(int(draws.uniform(0, 6))):
+        ends = [draws.uniform(-5, side + 5) for side in (width, height, width, height)]
+        pen.line(ends, fill=(0, 0, 0) if draws.chance(0.5) else colour(), width=int(draws.uniform(1, 4)))
+    for _ in range(int(draws.uniform(0, 7))):
+        word = "".join(chr(int(draws.uniform(33, 123))) for _ in range(int(draws.uniform(2, 14))))
+        font = ImageFont.load_default(draws.uniform(8, 26))
+        where = (draws.uniform(-10, width * 0.8), draws.uniform(-5, height))
+        pen.text(where, word, fill=(0, 0, 0) if draws.chance(0.6) else colour(), font=font)
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    return pixels.float() / 127.5 - 1
+
+
+def recolour(x: torch.Tensor, draws: Draws) -> torch.Tensor:
+    """Turn some pictures (3, H, W) grey or toned, as scans and old photographs are."""
+    what = draws.uniform()
+    if what >= GREY + TONED:
+        return x
+    luma = torch.einsum("c,chw->hw", torch.tensor(LUMA), x).expand(3, -1, -1).contiguous()
+    if what < GREY:
+        return luma
+    paper = torch.tensor([1.0, draws.uniform(0.85, 0.97), draws.uniform(0.65, 0.9)])
+    return ((luma + 1) * paper.view(3, 1, 1) - 1).clamp(-1, 1)
+
+
+def is_grey(x: torch.Tensor) -> bool:
+    """Tell whether the channels of (3, H, W) are equal."""
+    return bool((x[0] - x[1]).abs().max() < 1e-6) and bool((x[1] - x[2]).abs().max() < 1e-6)
+
+
+def add_noise(x: torch.Tensor, level: float, draws: Draws, grey: bool, simple: bool = False) -> torch.Tensor:
+    """Add noise of standard deviation `level` on intensities to (3, H, W): white, growing with intensity, of one colour, or correlated."""
+    one = grey or (not simple and draws.chance(0.15))
+    noise = draws.normal(1 if one else 3, *x.shape[1:]).expand(3, -1, -1)
+    if not simple and draws.chance(0.3):
+        # Photon noise has a variance in proportion to the intensity; the mean level stays about the same.
+        noise = noise * (0.3 + 1.4 * (x + 1).clamp(0, 2) / 2).sqrt()
+    if not simple and draws.chance(0.2):
+        soft = F.avg_pool2d(F.pad(noise[None], (1, 1, 1, 1), mode="reflect"), 3, 1)[0]
+        share = draws.uniform(0.3, 0.8)
+        noise = (1 - share) * noise + share * soft
+        noise = noise / noise.std().clamp(min=1e-6)
+    return x + 2 * level * noise
+
+
+def compress(x: torch.Tensor, quality: float, chroma: str, grey: bool) -> torch.Tensor:
+    """Store (3, H, W) as a JPEG and read it again."""
+    pixels = ((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    picture, file = Image.fromarray(pixels[..., 0] if grey else np.ascontiguousarray(pixels)), io.BytesIO()
+    picture.save(file, "JPEG", quality=int(round(quality)), subsampling=2 if chroma == "420" else 0)
+    found = np.asarray(Image.open(file, formats=("JPEG",)).convert("RGB"), dtype=np.float32)
+    return torch.from_numpy(found / 127.5 - 1).permute(2, 0, 1)
+
+
+def blur_of(draws: Draws, strongest: float = 3.5) -> GaussianBlur:
+    """Draw a Gaussian blur, as often below a pixel and a half as above."""
+    return GaussianBlur(draws.log_uniform(0.45, strongest))
+
+
+def shake_of(draws: Draws) -> MotionBlur:
+    """Draw a camera's path."""
+    length, shake = draws.uniform(3.0, 20.0), draws.uniform(0.0, 0.6)
+    return MotionBlur(path_kernels(torch.tensor([length]), torch.tensor([shake]), draws.generator))
+
+
+def holes_of(size: tuple[int, int], draws: Draws) -> torch.Tensor:
+    """Draw a mask (1, H, W), 1 where a pixel is kept: single pixels, boxes, or scratches."""
+    height, width = size
+    mask = torch.ones(1, height, width)
+    kind = draws.uniform()
+    if kind < 0.4:
+        return (torch.rand(1, height, width, generator=draws.generator) < draws.uniform(0.1, 0.9)).float()
+    if kind < 0.6:
+        side = int(draws.uniform(4, 0.4 * min(size)))
+        top, left = int(draws.uniform(0, height - side)), int(draws.uniform(0, width - side))
+        mask[:, top : top + side, left : left + side] = 0
+        return mask
+    for _ in range(int(draws.uniform(1, 7))):
+        points = 4 * max(size)
+        angle, bend = draws.uniform(0, 2 * math.pi), draws.uniform(-0.02, 0.02)
+        heading = angle + bend * torch.arange(points) / 4
+        rows = draws.uniform(0, height) + (heading.sin() / 4).cumsum(0)
+        columns = draws.uniform(0, width) + (heading.cos() / 4).cumsum(0)
+        wide = int(draws.uniform(1, 5))
+        for dy in range(wide):
+            for dx in range(wide):
+                y, x = (rows + dy).long(), (columns + dx).long()
+                inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+                mask[:, y[inside], x[inside]] = 0
+    return mask
+
+
+def stored(x: torch.Tensor) -> torch.Tensor:
+    """Clip and round (3, H, W) to 8 bits."""
+    return ((x.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+
+
+def apply(operator: Operator, x: torch.Tensor) -> torch.Tensor:
+    """Apply an operator to one picture (3, H, W)."""
+    return operator.on_signed(x[None])[0]
+
+
+def told(operator: Operator, noise: float, measured: torch.Tensor, draws: Draws) -> tuple[Operator | None, float]:
+    """Decide what is told of a picture that one known operator degraded: the truth, something near it, or nothing."""
+    how = draws.uniform()
+    if how < 0.5:
+        return operator, noise
+    if how < 0.8:
+        noise = noise * math.exp(0.25 * draws.normal(1).item())
+        if isinstance(operator, GaussianBlur):
+            operator = GaussianBlur(operator.blur_std * math.exp(0.12 * draws.normal(1).item() - 0.05))
+        elif isinstance(operator, Enlargement):
+            operator = Enlargement((operator.enlarged * math.exp(0.08 * draws.normal(1).item())).clamp(min=1.0))
+        return operator, noise
+    return None, seen_noise(measured)
+
+
+def seen_noise(measured: torch.Tensor) -> float:
+    """Return the noise that (3, H, W) shows, on intensities in [0, 1]."""
+    return noise_level(measured[None])[0].item()
+
+
+def linear(operator: Operator, low: float, high: float) -> Callable[[torch.Tensor, Draws, bool], tuple]:
+    """Return a kind: an operator, then noise; one in five not rounded, as benches have it."""
+
+    def degrade(x: torch.Tensor, draws: Draws, grey: bool) -> tuple:
+        made, noise = operator(draws), draws.log_uniform(low, high)
+        bench = draws.chance(0.2)
+        y = add_noise(apply(made, x), noise, draws, grey and not bench, simple=draws.chance(0.6))
+        y = y if bench else stored(y)
+        return y, *told(made, max(noise, 0.0011), y, draws)
+
+    return degrade
+
+
+def clean(x: torch.Tensor, draws: Draws, grey: bool) -> tuple:
+    """Leave a picture as it is, or store it as a good JPEG."""
+    y = compress(x, draws.uniform(94, 99), "444", grey) if draws.chance(0.4) else stored(add_noise(x, draws.uniform(0, 0.002), draws, grey))
+    return y, (Identity() if draws.chance(0.4) else None), max(seen_noise(y), 0.0011)
+
+
+def jpeg(x: torch.Tensor, draws: Draws, grey: bool) -> tuple:
+    """Compress once, or twice; the last quality is what a file says."""
+    chroma = "420" if draws.chance(0.65) else "444"
+    quality = draws.uniform(6, 95)
+    if draws.chance(0.2):
+        x = compress(x, draws.uniform(30, 90), chroma, grey)
+    y = compress(x, quality, chroma, grey)
+    return y, Jpeg(round(quality), "444" if grey else chroma), 0.0
+
+
+def missing(x: torch.Tensor, draws: Draws, grey: bool) -> tuple:
+    """Drop pixels; noise only now and then."""
+    operator, noise = Inpainting(holes_of(x.shape[1:], draws)), (draws.log_uniform(0.005, 0.06) if draws.chance(0.35) else 0.0)
+    y = apply(operator, stored(add_noise(x, noise, draws, grey, simple=True)))
+    return y, operator, max(noise, 0.0011)
+
+
+def guessed(blur: GaussianBlur | None, noise: float, y: torch.Tensor, draws: Draws) -> tuple[Operator | None, float]:
+    """Decide what is told of a chain: nothing, or a blur as a diagnosis would have it, with noise read too low or too high."""
+    if blur is None or draws.chance(0.5):
+        return None, seen_noise(y)
+    width = (blur.blur_std * math.exp(0.15 * draws.normal(1).item() - 0.05)).clamp(min=0.3)
+    return GaussianBlur(width), max(noise * draws.log_uniform(0.4, 2.0), 0.0015)
+
+
+def phone(x: torch.Tensor, draws: Draws, grey: bool) -> tuple:
+    """Blur, sensor noise and a good JPEG: what a telephone stores."""
+    blur, noise = blur_of(draws, 2.8), draws.log_uniform(0.003, 0.035)
+    y = add_noise(apply(blur, x), noise, draws, grey)
+    y = compress(y, draws.uniform(75, 97), "420" if draws.chance(0.6) else "444", grey)
+    return y, *guessed(blur, noise, y, draws)
+
+
+def resized(x: torch.Tensor, size: tuple[int, int], draws: Draws) -> torch.Tensor:
+    """Resize (3, H, W) by a filter drawn at random."""
+    mode = ("area", "bilinear", "bicubic")[int(draws.uniform(0, 3))]
+    smooth = {} if mode == "area" else {"antialias": draws.chance(0.8), "align_corners": False}
+    return F.interpolate(x[None], size=size, mode=mode, **smooth)[0]
+
+
+def chain(x: torch.Tensor, draws: Draws, grey: bool) -> tuple:
+    """Degrade by a chain of blur, resizing, noise and JPEG, the second half at random."""
+    size, y, blur, noise = tuple(x.shape[1:]), x, None, 0.0
+    if draws.chance(0.8):
+        blur = blur_of(draws, 2.5)
+        y = apply(blur if draws.chance(0.8) else shake_of(draws), y)
+    if draws.chance(0.6):
+        factor = draws.uniform(1.0, 2.5)
+        y = resized(y, tuple(max(16, round(n / factor)) for n in size), draws)
+    if draws.chance(0.8):
+        noise = draws.log_uniform(0.004, 0.08)
+        y = add_noise(y, noise, draws, grey)
+    if draws.chance(0.6):
+        y = compress(y, draws.uniform(35, 95), "420" if draws.chance(0.6) else "444", grey)
+    y = resized(y, size, draws) if tuple(y.shape[1:]) != size else y
+    if draws.chance(0.35):
+        y = compress(y, draws.uniform(40, 95), "420" if draws.chance(0.6) else "444", grey)
+    y = stored(y)
+    return y, *guessed(blur, max(noise, 0.002), y, draws)
+
+
+KINDS = {
+    "clean": clean,
+    "gaussian-blur": linear(blur_of, 0.002, 0.1),
+    "motion-blur": linear(shake_of, 0.002, 0.05),
+    "noise": linear(lambda draws: Identity(), 0.005, 0.16),
+    "jpeg": jpeg,
+    "enlargement": linear(lambda draws: Enlargement(draws.uniform(1.3, 4.5)), 0.0005, 0.02),
+    "missing": missing,
+    "phone": phone,
+    "chain": chain,
+}
+
+
+def degrade(x: torch.Tensor, generator: torch.Generator, kind: str | None = None) -> Degraded:
+    """Degrade one clean picture.
+
+    Args:
+        x: (3, H, W) in [-1, 1].
+        generator: CPU generator of every draw.
+        kind: of WEIGHTS; None draws one.
+    """
+    draws = Draws(generator)
+    x = drawing(tuple(x.shape[1:]), draws) if draws.chance(DRAWINGS) else x
+    x = stored(recolour(x, draws))
+    grey = is_grey(x)
+    kind = kind or draws.choose(WEIGHTS)
+    y, operator, noise = KINDS[kind](x, draws, grey)
+    if kind not in ("missing", "jpeg") and draws.chance(WRONG):
+        operator, noise = GaussianBlur(draws.log_uniform(0.5, 3.0)), max(noise * draws.log_uniform(0.3, 1.5), 0.002)
+    return Degraded(x, y, operator, noise, kind)
