@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from flashdiff_cli.operators import Enlargement, Jpeg
-from flashdiff_cli.operators.jpeg import CHROMA_TABLE, LUMA_TABLE, cosines, quantisation_table
+from flashdiff_cli.operators.jpeg import CHROMA_TABLE, LUMA_TABLE, quantisation_table
 
 
 def photograph(size=96, seed=0):
@@ -50,10 +50,6 @@ def test_it_compresses_as_an_encoder_does(quality, chroma, subsampling):
     lost = (real - x).square().mean().sqrt()
     # Encoders round to whole intensities in between, and a coefficient near the middle of two steps may fall to either.
     assert (ours - real).square().mean().sqrt() < max(0.25 * lost, 2.5 / 255)
-
-
-def test_the_cosines_are_orthonormal():
-    torch.testing.assert_close(cosines() @ cosines().T, torch.eye(8, dtype=torch.float64))
 
 
 def test_compressing_twice_changes_nothing():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.operators import OPERATORS, Operator
 from flashdiff_cli.pictures.files import read_picture
 from flashdiff_cli.runs.inputs import Job
+from flashdiff_cli.seeds import seed_of
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,7 @@ def centre(image: torch.Tensor, side: int | None, grain: int) -> torch.Tensor:
 
 def derive(*parts: Any) -> int:
     """A seed of 63 bits from anything that has a text."""
-    text = "\0".join(map(str, parts))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    return seed_of("\0".join(map(str, parts)).encode())
 
 
 def choose_ids(jobs: Sequence[Job], ids: str | Path) -> list[Job]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from flashdiff_cli.cosines import cosine_rows
 from flashdiff_cli.operators.base import Operator, choose, per_sample
 from flashdiff_cli.operators.registry import OPERATORS
 from flashdiff_cli.parameters import OPERATOR_OPTIONS
@@ -43,14 +44,6 @@ def quantisation_table(quality: torch.Tensor, base: tuple[tuple[int, ...], ...])
     scale = torch.where(quality < 50, (5000 / quality).floor(), 200 - 2 * quality)
     table = torch.tensor(base, dtype=torch.float64)
     return ((table * scale.view(-1, 1, 1) + 50) / 100).floor().clamp(1, 255)
-
-
-def cosines() -> torch.Tensor:
-    """The orthonormal DCT-II of length 8: (8, 8), rows are frequencies."""
-    n = torch.arange(BLOCK, dtype=torch.float64)
-    rows = torch.cos(torch.pi * (n + 0.5) * n[:, None] / BLOCK) * 0.5
-    rows[0] /= 2**0.5
-    return rows
 
 
 def _straight(values: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
@@ -91,7 +84,7 @@ class Jpeg(Operator):
         planes = [ycc[:, 0] - 128 / 255, ycc[:, 1], ycc[:, 2]]
         if self.chroma == "420":
             planes[1:] = [F.avg_pool2d(plane, 2) for plane in planes[1:]]
-        c = cosines().to(x)
+        c = cosine_rows(BLOCK).to(x)
         return [
             torch.einsum("ui,bhiwj,vj->bhwuv", c, plane.unflatten(2, (-1, BLOCK)).unflatten(1, (-1, BLOCK)), c) for plane in planes
         ]
@@ -99,7 +92,7 @@ class Jpeg(Operator):
     @staticmethod
     def _plane(coefficients: torch.Tensor) -> torch.Tensor:
         """(B, h, w, 8, 8) -> (B, 8 h, 8 w), without the offset of the mean."""
-        c = cosines().to(coefficients)
+        c = cosine_rows(BLOCK).to(coefficients)
         return torch.einsum("ui,bhwuv,vj->bhiwj", c, coefficients, c).flatten(3, 4).flatten(1, 2)
 
     def picture(self, coefficients: list[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:

@@ -27,6 +27,7 @@ from flashdiff_cli.runs.memory import check_memory
 from flashdiff_cli.runs.pieces import combine, describe_tile, diagnose, figures, grain_of, heeded_noise, tiles_of
 from flashdiff_cli.runs.record import Record
 from flashdiff_cli.runs.settings import Settings
+from flashdiff_cli.seeds import seed_of
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -57,7 +58,7 @@ def _part(callback: Callable[[int, int], None], index: int, count: int) -> Calla
 
 def picture_seed(seed: int, digest: bytes) -> int:
     """63 bits that depend on the run's seed and the picture's content, not on its name or place in a run."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:".encode() + digest).digest()[:8], "big") >> 1
+    return seed_of(f"{seed}:".encode() + digest)
 
 
 class Restorer:
