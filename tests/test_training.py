@@ -223,3 +223,58 @@ def test_degradations_are_per_sample_and_at_a_level():
     assert (light - images).square().mean() < (heavy - images).square().mean()
     with pytest.raises(UsageError, match="unknown operator"):
         Degradations([{"operator": "no-such"}])
+
+
+WHOLE = {
+    "autoencoder.toml": {"stage": "autoencoder", "model": AUTOENCODER},
+    "severity.toml": {"stage": "severity", "degradation": [BLUR]},
+    "diffusion.toml": {"stage": "diffusion", "model": UNET},
+    "last-step.toml": {"stage": "last-step", "model": {"channels": [8, 12], "blocks": [1, 1], "rounds": 1}},
+}
+
+
+def toml(value) -> str:
+    """A value as TOML has it, tables in line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k} = {toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    return json.dumps(value)
+
+
+@pytest.fixture
+def recipes(tmp_path):
+    folder = tmp_path / "recipes"
+    folder.mkdir()
+    common = {"crop": 32, "batch": 2, "warmup": 2, "validate_every": 1000, "workers": 0, "precision": "no", "validation_limit": 1, "grain": 32}
+    for name, values in WHOLE.items():
+        (folder / name).write_text("".join(f"{k} = {toml(v)}\n" for k, v in (common | values).items()))
+    stages = "".join(f'[[stage]]\nrecipe = "{name}"\nshare = 1\n' for name in WHOLE)
+    (folder / "model.toml").write_text(stages + "[defaults]\nsteps = 20\nfidelity = true\n")
+    return folder
+
+
+def test_a_whole_model_is_trained_from_nothing_and_restores(recipes, shard, folder, tmp_path):
+    from flashdiff_cli.pipeline import FlashDiffusionPipeline
+    from flashdiff_cli.training.whole import train_whole
+
+    model = train_whole(recipes, {"pictures": [shard]}, {"pictures": [folder]}, tmp_path / "out", 0.08, "cpu")
+    pipeline = FlashDiffusionPipeline.from_pretrained(model)
+    result = pipeline(torch.zeros(1, 3, 32, 32), noise_std=0.05)
+    assert result.images.shape == (1, 3, 32, 32) and torch.isfinite(result.images).all()
+    index = json.loads((model / "model_index.json").read_text())
+    assert index["last_step"] == ["flashdiff_cli.last_step", "LastStep"] and index["defaults"]["steps"] == 20
+    before = (model / "unet" / "diffusion_pytorch_model.safetensors").stat().st_mtime_ns
+    train_whole(recipes, {"pictures": [shard]}, {"pictures": [folder]}, tmp_path / "out", 0.08, "cpu")
+    assert (model / "unet" / "diffusion_pytorch_model.safetensors").stat().st_mtime_ns == before, "finished stages are not trained again"
+
+
+@pytest.mark.parametrize("content", [None, "stage = 1", "[[stage]]\nrecipe = 3", '[[stage]]\nrecipe = "a"\nshare = 0', "[[stage"])
+def test_a_list_of_stages_that_makes_no_sense_is_one_line(tmp_path, content):
+    from flashdiff_cli.training.whole import read_stages
+
+    if content is not None:
+        (tmp_path / "model.toml").write_text(content)
+    with pytest.raises(UsageError, match=r"model\.toml") as found:
+        read_stages(tmp_path)
+    assert "\n" not in str(found.value).strip() or "TOML" in str(found.value)

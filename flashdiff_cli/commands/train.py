@@ -20,6 +20,7 @@ class Stage(str, Enum):
     severity = "severity"
     classifier = "classifier"
     last_step = "last-step"
+    model = "model"
 
 
 Groups = Annotated[
@@ -45,8 +46,8 @@ def _groups(pairs: list[str], flag: str) -> dict[str, list[str]]:
 
 
 def train(
-    stage: Annotated[Stage, typer.Argument(help="Which network.", show_default=False)],
-    recipe: Annotated[Path, typer.Option("--recipe", help="TOML file; weights/photos/recipes/ has the shipped model's.", show_default=False)],
+    stage: Annotated[Stage, typer.Argument(help="Which network; `model`: all of them, one after the other.", show_default=False)],
+    recipe: Annotated[Path, typer.Option("--recipe", help="TOML file, of a whole model a folder of them; weights/photos/recipes/ has the shipped model's.", show_default=False)],
     data: Groups,
     val: HeldOut,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of checkpoints, log, sheets and the result.", show_default=False)],
@@ -72,6 +73,15 @@ def train(
     from flashdiff_cli.training import train as run
     from flashdiff_cli.training.recipe import Recipe
 
+    if stage is Stage.model:
+        from flashdiff_cli.training.whole import train_whole
+
+        if minutes is None:
+            raise UsageError("train model needs --minutes: the time for all stages together")
+        with TrainingBar(quiet) as bar:
+            made = train_whole(recipe, _groups(data, "--data"), _groups(val, "--val"), out, minutes, device, bar)
+        errors().print(f"{made}: a model for flashdiff restore --model")
+        return
     budget = {"minutes": minutes, "steps": steps, "batch": batch, "precision": precision, "workers": workers, "seed": seed}
     plan = Recipe.load(recipe, **budget)
     if plan.stage != stage.value:
