@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import torch
 
+from flashdiff_cli.broadcast import select, shaped
 from flashdiff_cli.operators import Jpeg, Operator
 
 ITERATIONS = 30
@@ -34,10 +35,6 @@ MARGIN = 0.7
 def _mean(x: torch.Tensor) -> torch.Tensor:
     """(B,) means over all but the samples."""
     return x.flatten(1).mean(1)
-
-
-def _each(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    return values.to(like).view(-1, *[1] * (like.ndim - 1))
 
 
 def gain(operator: Operator, like: torch.Tensor) -> torch.Tensor:
@@ -67,7 +64,7 @@ def correct(image: torch.Tensor, measurement: torch.Tensor, operator: Operator, 
     noise = (2 * noise_std).square().to(image).clamp(min=1e-8)
     error = ((_mean(residual.square()) - noise) / gain(operator, image).clamp(min=1e-8)).clamp(min=0)
     # The normal equations, times t^2 s^2 so that both variances may vanish: (t^2 A'A + s^2) d = t^2 A'r.
-    t, s = _each(error, image), _each(noise, image)
+    t, s = shaped(error, image), shaped(noise, image)
 
     def normal(d: torch.Tensor) -> torch.Tensor:
         return t * operator.adjoint(operator.forward(d)) + s * d
@@ -84,10 +81,10 @@ def correct(image: torch.Tensor, measurement: torch.Tensor, operator: Operator, 
         image_of = normal(direction)
         curvature = (direction * image_of).flatten(1).sum(1)
         step = torch.where(active, power / curvature.clamp(min=1e-30), 0.0)
-        d = d + _each(step, d) * direction
-        left = left - _each(step, d) * image_of
+        d = d + shaped(step, d) * direction
+        left = left - shaped(step, d) * image_of
         now = left.square().flatten(1).sum(1)
-        direction = left + _each(now / power.clamp(min=1e-30), d) * direction
+        direction = left + shaped(now / power.clamp(min=1e-30), d) * direction
         power = now
     return (image + d).clamp(-1, 1)
 
@@ -106,4 +103,4 @@ def restrain(image: torch.Tensor, mean: torch.Tensor, measurement: torch.Tensor)
     allowed = MARGIN * _mean((measurement.to(image) - mean).square())
     taken = _mean((image - mean).square()).clamp(min=1e-12)
     share = (allowed / taken).sqrt().clamp(max=1)
-    return torch.where(_each(share < 1, image) > 0, mean + _each(share, image) * (image - mean), image), share.cpu()
+    return select(share < 1, mean + shaped(share, image) * (image - mean), image), share.cpu()

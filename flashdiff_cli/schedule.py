@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from flashdiff_cli.broadcast import shaped
 from flashdiff_cli.errors import FlashdiffError, UsageError
 
 
@@ -117,25 +118,21 @@ class Schedule:
         noise = (1 - self.levels[:2]) / self.levels[:2]
         return torch.where(_exact(variance) < noise.mean(), torch.zeros_like(index), index)
 
-    def _shaped(self, value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """(B,) float64 -> shaped to multiply `like`, of its type, on its device."""
-        return value.to(like.dtype).to(like.device).view(-1, *[1] * (like.ndim - 1))
-
     def _abar(self, level: torch.Tensor) -> torch.Tensor:
         return self.levels[level.cpu()]
 
     def alpha(self, level: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """abar of levels (B,), shaped to multiply `like` and of its type."""
-        return self._shaped(self._abar(level), like)
+        return shaped(self._abar(level), like)
 
     def estimate_clean(self, z: torch.Tensor, eps: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
         """z0 from a noise prediction: (z - sqrt(1 - abar) eps) / sqrt(abar)."""
         a = self._abar(level)
-        return (z - self._shaped((1 - a).sqrt(), z) * eps) / self._shaped(a.sqrt(), z)
+        return (z - shaped((1 - a).sqrt(), z) * eps) / shaped(a.sqrt(), z)
 
     def step_std(self, level: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """Standard deviation of the noise that step `level` adds (Song et al. 2021, eq. 16), shaped as `alpha`."""
-        return self._shaped(self._step_variance(level).sqrt(), like)
+        return shaped(self._step_variance(level).sqrt(), like)
 
     def _step_variance(self, level: torch.Tensor) -> torch.Tensor:
         a, b = self._abar(level), self._abar(level - 1)
@@ -144,19 +141,20 @@ class Schedule:
     def step(
         self, z0: torch.Tensor, eps: torch.Tensor, level: torch.Tensor, noise: torch.Tensor | None
     ) -> torch.Tensor:
-        """One reverse step from level to level - 1 (DDIM, Song et al. 2021, eq. 12; eta = 1 is ancestral DDPM).
+        """Take one reverse step: sqrt(abar') z0 + sqrt(1 - abar' - s^2) eps + s noise, abar' of the level below, s = `step_std`.
+
+        DDIM (Song et al. 2021, eq. 12); with eta = 1 ancestral DDPM.
 
         Args:
             z0, eps: (B, C, h, w) predictions that belong together.
             level: (B,) >= 1.
             noise: standard normal (B, C, h, w); may be None if eta is 0.
         """
-        b = self._abar(level - 1)
-        direction = (1 - b - self._step_variance(level)).clamp(min=0).sqrt()
-        mean = self._shaped(b.sqrt(), z0) * z0 + self._shaped(direction, z0) * eps
-        return mean if noise is None else mean + self.step_std(level, z0) * noise
+        below, variance = self._abar(level - 1), self._step_variance(level)
+        mean = shaped(below.sqrt(), z0) * z0 + shaped((1 - below - variance).clamp(min=0).sqrt(), z0) * eps
+        return mean if noise is None else mean + shaped(variance.sqrt(), z0) * noise
 
     def add_noise(self, z0: torch.Tensor, noise: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
         """Diffuse a clean latent to levels (B,) with noise (B, C, h, w), drawn or predicted."""
         a = self._abar(level)
-        return self._shaped(a.sqrt(), z0) * z0 + self._shaped((1 - a).sqrt(), z0) * noise
+        return shaped(a.sqrt(), z0) * z0 + shaped((1 - a).sqrt(), z0) * noise

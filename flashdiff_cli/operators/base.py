@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from flashdiff_cli.broadcast import shaped
 from flashdiff_cli.errors import UsageError
 from flashdiff_cli.operators.proximal import solve
 from flashdiff_cli.registry import Option
@@ -198,4 +199,4 @@ class Operator(ABC):
         """
         clean = self.on_signed(image)
         noise = torch.stack([torch.randn(clean.shape[1:], generator=g) for g in generators]).to(clean)
-        return clean + 2 * per_sample(noise_std).to(clean).view(-1, 1, 1, 1) * noise
+        return clean + 2 * shaped(per_sample(noise_std), clean) * noise

@@ -8,6 +8,7 @@ grad log p(y | z_t) of a locally Gaussian posterior does, so that the effect dep
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import NamedTuple
 
 import torch
 
@@ -47,34 +48,56 @@ class GuidedSolver(Solver):
             image = problem.first_stage.decode(z0)
             difference = problem.difference(image)
             penalty = self.penalty(z0, image, difference, problem)
-            if self.guidance == "norm":
-                (gradient,) = torch.autograd.grad((self.dc_step * norm(difference) + penalty).sum(), z)
-                score = None
-            else:
-                score = self._score(z, z0, level, difference, problem)
-                gradient = torch.autograd.grad(penalty.sum(), z)[0] if torch.is_tensor(penalty) else 0.0
-        z0, eps = z0.detach(), eps.detach()
-        if score is not None:
-            a = problem.schedule.alpha(level, score)
-            z0 = (z0 + (1 - a) / a.sqrt() * score).to(z0.dtype)
-            eps = (eps - (1 - a).sqrt() * score).to(z0.dtype)
+            guide = norm_guided if self.guidance == "norm" else bayes_guided
+            z0, eps, gradient = guide(self, Prediction(z, z0, eps, difference, penalty), level, problem)
         return problem.schedule.step(z0, eps, level, noise) - gradient
 
-    def _score(self, z, z0, level, difference, problem: Problem) -> torch.Tensor:
-        """grad_z log N(y; A(Dec(z0(z))), (s^2 / dc_step + r^2) I), r^2 what z_t leaves open in y.
 
-        s^2 is the variance of all that no latent explains: the measurement noise, and what the first stage loses.
+class Prediction(NamedTuple):
+    """What a step is guided by, with the graph that leads back to `z`."""
 
-        The covariance of z0 given z_t is (1 - abar) / sqrt(abar) dz0/dz (Tweedie's second-order formula). Its Rayleigh
-        quotient along the residual needs the misfit's gradients at z and z0 only, which one backward pass gives. For a covariance
-        the two never stand at more than an angle; where an imperfect network lets them, the quotient is taken at that angle.
-        """
-        misfit = difference.float().flatten(1).square().sum(1) / 2
-        at_z, at_z0 = torch.autograd.grad(misfit.sum(), (z, z0), retain_graph=True)
-        a = problem.schedule.alpha(level, misfit)
-        at_z, at_z0 = at_z.float().flatten(1), at_z0.float().flatten(1)
-        along, most = (at_z * at_z0).sum(1), at_z.norm(dim=1) * at_z0.norm(dim=1)
-        spread = (1 - a) / a.sqrt() * torch.maximum(along, LEAST_COSINE * most) / (2 * misfit).clamp(min=1e-12)
-        unexplained = problem.noise_variance(misfit) + (2 * self.model_std) ** 2
-        variance = unexplained + self.dc_step * spread
-        return -self.dc_step * (at_z / variance.clamp(min=1e-6)[:, None]).view_as(z)
+    z: torch.Tensor
+    z0: torch.Tensor
+    eps: torch.Tensor
+    difference: torch.Tensor
+    """y - A(Dec(z0))."""
+    penalty: torch.Tensor | float
+
+
+Guided = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""(z0, eps) that the reverse step is taken from, and what is subtracted after it."""
+
+
+def norm_guided(solver: GuidedSolver, at: Prediction, level: torch.Tensor, problem: Problem) -> Guided:
+    """Guide by grad_z (dc_step ||y - A(Dec(z0))|| + penalty), after the step (paper section 4)."""
+    (gradient,) = torch.autograd.grad((solver.dc_step * norm(at.difference) + at.penalty).sum(), at.z)
+    return at.z0.detach(), at.eps.detach(), gradient
+
+
+def bayes_guided(solver: GuidedSolver, at: Prediction, level: torch.Tensor, problem: Problem) -> Guided:
+    """Guide by s = grad_z log p(y | z): z0 + (1 - abar) / sqrt(abar) s and eps - sqrt(1 - abar) s, before the step."""
+    score = _score(solver, at, level, problem)
+    gradient = torch.autograd.grad(at.penalty.sum(), at.z)[0] if torch.is_tensor(at.penalty) else torch.zeros_like(at.z)
+    z0, eps = at.z0.detach(), at.eps.detach()
+    a = problem.schedule.alpha(level, score)
+    return (z0 + (1 - a) / a.sqrt() * score).to(z0.dtype), (eps - (1 - a).sqrt() * score).to(z0.dtype), gradient
+
+
+def _score(solver: GuidedSolver, at: Prediction, level: torch.Tensor, problem: Problem) -> torch.Tensor:
+    """Return grad_z log N(y; A(Dec(z0(z))), (s^2 / dc_step + r^2) I), r^2 what z_t leaves open in y.
+
+    s^2 is the variance of all that no latent explains: the measurement noise, and what the first stage loses.
+
+    The covariance of z0 given z_t is (1 - abar) / sqrt(abar) dz0/dz (Tweedie's second-order formula). Its Rayleigh
+    quotient along the residual needs the misfit's gradients at z and z0 only, which one backward pass gives. For a covariance
+    the two never stand at more than an angle; where an imperfect network lets them, the quotient is taken at that angle.
+    """
+    misfit = at.difference.float().flatten(1).square().sum(1) / 2
+    at_z, at_z0 = torch.autograd.grad(misfit.sum(), (at.z, at.z0), retain_graph=True)
+    a = problem.schedule.alpha(level, misfit)
+    at_z, at_z0 = at_z.float().flatten(1), at_z0.float().flatten(1)
+    along, most = (at_z * at_z0).sum(1), at_z.norm(dim=1) * at_z0.norm(dim=1)
+    spread = (1 - a) / a.sqrt() * torch.maximum(along, LEAST_COSINE * most) / (2 * misfit).clamp(min=1e-12)
+    unexplained = problem.noise_variance(misfit) + (2 * solver.model_std) ** 2
+    variance = unexplained + solver.dc_step * spread
+    return -solver.dc_step * (at_z / variance.clamp(min=1e-6)[:, None]).view_as(at.z)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from flashdiff_cli.broadcast import shaped
 from flashdiff_cli.parameters import SOLVER_OPTIONS
 from flashdiff_cli.schedule import Schedule
 from flashdiff_cli.solvers.base import SOLVERS, Problem, Solver
@@ -86,9 +87,5 @@ class ReSample(Solver):
         # s / (1 - abar) first, so that the clean end, where both are 0, needs no special case.
         ratio = self.gamma / at * (1 - at / below) * torch.where(target == below, 1.0, (1 - below) / (1 - target))
         share = ratio / (ratio + 1)
-
-        def shaped(value: torch.Tensor) -> torch.Tensor:
-            return value.to(sampled.dtype).to(sampled.device).view(-1, 1, 1, 1)
-
-        mean = shaped(share * target.sqrt()) * solved + shaped(1 - share) * sampled
-        return mean + shaped((share * (1 - target)).sqrt()) * noise
+        mean = shaped(share * target.sqrt(), sampled) * solved + shaped(1 - share, sampled) * sampled
+        return mean + shaped((share * (1 - target)).sqrt(), sampled) * noise
