@@ -18,6 +18,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure as
 
 from flashdiff_cli.operators import GaussianBlur
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
+from flashdiff_cli.plan import SamplingRequest
 from flashdiff_cli.stats import ordering_accuracy, spearman
 from flashdiff_cli.training.data import validation_images
 
@@ -64,9 +65,7 @@ def measure_picture(pipe, index, truth, settings, arms):
     measured = GaussianBlur(rising).measure(truth.expand(LEVELS, -1, -1, -1), NOISE_STD, generators)
     variances = torch.cat([pipe.analyse(m[None], operator.name).variance for m in measured])
     record["level_variances"] = variances.tolist()
-    tuned = pipe.tuned(operator=operator.name)
-    schedule = pipe.schedule(settings.get("steps") or tuned["steps"])
-    record["level_starts"] = schedule.start_level(variances * tuned["variance_multiplier"]).tolist()
+    record["level_starts"] = pipe.plan(SamplingRequest.of(**settings), operator.name, NOISE_STD).matched_step(variances).tolist()
     images = {}
     for arm in arms:
         begin = time.perf_counter()
@@ -132,10 +131,8 @@ def main() -> None:
     options = parser.parse_args()
     arms = [arm for arm in options.arms.split(",") if arm]
     settings = {k: json.loads(v) for k, v in (s.split("=", 1) for s in options.set)}
-    own = {k: settings.pop(k) for k in list(settings) if k not in FlashDiffusionPipeline.__call__.__wrapped__.__annotations__}
+    settings["solver_options"] = {k: settings.pop(k) for k in list(settings) if k not in SamplingRequest.__dataclass_fields__}
     pipe = FlashDiffusionPipeline.from_pretrained(options.model)
-    if own:
-        settings["solver"] = pipe.make_solver(settings.get("solver"), "gaussian-blur", **own)
     everything, rows = {}, []
     for group in options.groups:
         name, folder = group.split("=", 1)

@@ -9,9 +9,12 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Analysis": "restoration",
+    "Analysis": "diagnosis",
     "FlashDiffusionPipeline": "pipeline",
+    "ModelDefaults": "plan",
     "Restoration": "restoration",
+    "SamplingPlan": "plan",
+    "SamplingRequest": "plan",
     "Diagnosis": "diagnosis",
     "DegradationClassifier": "classifier",
     "FlashdiffError": "errors",

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
+from flashdiff_cli.calibration import Evidence
 from flashdiff_cli.classifier import KINDS, Degradation
 from flashdiff_cli.operators import Enlargement, Identity, Jpeg, MotionBlur, Operator
 from flashdiff_cli.operators.estimate import enlarged_noise
 from flashdiff_cli.operators.motion_blur import straight_kernel
+from flashdiff_cli.severity import SeverityEstimate
 
 OPERATOR_OF = {
     "none": "identity",
@@ -28,6 +30,29 @@ SHORTER = 0.85
 
 
 @dataclass
+class Analysis:
+    """What the severity encoder says of B measurements."""
+
+    estimate: SeverityEstimate
+    decoded: torch.Tensor
+    """(B, 3, H, W) in [-1, 1]: the decoded latent estimate, before any diffusion step."""
+    encoder: str
+    """Name of the severity encoder that was used."""
+    evidence: Evidence | None = None
+    """What blur, noise and detail the measurements show; None before it was asked for (`FlashDiffusionPipeline.evidence`)."""
+
+    @property
+    def latent(self) -> torch.Tensor:
+        """(B, C, h, w)."""
+        return self.estimate.latent
+
+    @property
+    def variance(self) -> torch.Tensor:
+        """(B,)."""
+        return self.estimate.variance
+
+
+@dataclass
 class Diagnosis:
     """What degraded one picture, as far as it shows."""
 
@@ -38,6 +63,8 @@ class Diagnosis:
     """On intensities in [0, 1]: what a solver is to reckon with (`estimate.enlarged_noise`)."""
     probabilities: dict[str, float] | None = None
     """Of all kinds; None where the model has no classifier and a Gaussian blur is taken for granted."""
+    analysis: Analysis | None = field(default=None, repr=False)
+    """Of the very measurement that is restored, where the diagnosis needed one, so that it is not made twice."""
 
     @property
     def start_step(self) -> int | None:

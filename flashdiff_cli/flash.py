@@ -1,17 +1,24 @@
-"""Flash-Diffusion: where a measurement's reverse process starts (paper section 3.2). Knows nothing of solvers."""
+"""Flash-Diffusion: where a measurement's reverse process starts (paper section 3.2). Knows nothing of solvers.
+
+Each function makes one kind of `Start`; only `matched` needs the estimate of a severity encoder.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from flashdiff_cli.broadcast import select, shaped
 from flashdiff_cli.errors import UsageError
 from flashdiff_cli.schedule import Schedule
 from flashdiff_cli.severity import SeverityEstimate
 
 START_MODES = ("stochastic", "inversion")
+"""How an estimated latent is taken to the start step: with drawn noise, or with the noise that the network predicts."""
+STARTS = (*START_MODES, "noise", "come-closer")
+"""All starts; the last two need no severity encoder."""
 NOISE_RULES = ("variance", "level")
 
 
@@ -32,24 +39,21 @@ def draw(shape: torch.Size, generators: Sequence[torch.Generator], like: torch.T
     return torch.stack([torch.randn(shape[1:], generator=g, dtype=torch.float32) for g in generators]).to(like)
 
 
-def noise_corrected(
-    latent: torch.Tensor, variance: torch.Tensor, noise: torch.Tensor, correction: float
-) -> torch.Tensor:
-    """z_start = sqrt(1 - c var) z_hat + sqrt(c var) eps (paper eq. 9); c var is capped at 1, where only noise is left.
+def noise_corrected(latent: torch.Tensor, variance: torch.Tensor, noise: torch.Tensor, correction: float) -> torch.Tensor:
+    """Compute z_start = sqrt(1 - c var) z_hat + sqrt(c var) eps (paper eq. 9); c var is capped at 1, where only noise is left.
 
     Args:
         latent, noise: (B, C, h, w).
         variance: (B,).
         correction: c.
     """
-    share = (correction * variance.detach().cpu().double()).clamp(0, 1).view(-1, *[1] * (latent.ndim - 1))
-    return (1 - share).sqrt().to(latent.dtype).to(latent.device) * latent + share.sqrt().to(latent.dtype).to(
-        latent.device
-    ) * noise
+    share = (correction * variance.detach().cpu().double()).clamp(0, 1)
+    return shaped((1 - share).sqrt(), latent) * latent + shaped(share.sqrt(), latent) * noise
 
 
+@torch.no_grad()
 def invert(latent: torch.Tensor, level: torch.Tensor, schedule: Schedule, predict_noise: Callable) -> torch.Tensor:
-    """DDIM inversion from the clean end up to `level` (B,), without noise; samples that have arrived wait.
+    """Run DDIM backwards from the clean end up to `level` (B,), without noise; samples that have arrived wait.
 
     Each level's noise is predicted from the latent below it (paper section 3.2), one network evaluation a level.
     """
@@ -64,81 +68,119 @@ def invert(latent: torch.Tensor, level: torch.Tensor, schedule: Schedule, predic
     return z
 
 
-def from_noise(
-    shape: torch.Size, schedule: Schedule, generators: Sequence[torch.Generator], like: torch.Tensor
+def inverted(latent: torch.Tensor, level: torch.Tensor, schedule: Schedule, predict_noise: Callable) -> Start:
+    """Start from a latent (B, C, h, w) taken to start steps `level` (B,) by DDIM inversion, which costs as many evaluations."""
+    return Start(invert(latent, level, schedule, predict_noise), level, level.clone())
+
+
+def matched(
+    estimate: SeverityEstimate,
+    schedule: Schedule,
+    generators: Sequence[torch.Generator],
+    correction: float = 1.0,
+    variance_multiplier: float = 1.0,
+    noise: torch.Tensor | None = None,
+    noise_rule: str = "variance",
 ) -> Start:
-    """The start that needs no severity: pure noise at the schedule's last level, the baseline of every solver.
+    """Start where the signal-to-noise ratio is that of the estimate, from the estimate with noise added.
+
+    Args:
+        estimate: latent (B, C, h, w) and variance (B,).
+        schedule: the grid in use.
+        generators: one a sample.
+        correction: c of eq. 9; scales the injected noise, not the start step. What the estimate is wrong by is noise too: a step chosen for m
+            times its variance, m > 1, lacks only about c = 1 - 1 / m of that step's noise, and more makes the result rough.
+        variance_multiplier: m, applied to the estimated variance before anything else.
+        noise: (B, C, h, w) standard normal to use instead of a draw, so that tiles can share theirs.
+        noise_rule: share of the start latent's variance that is noise: "variance", c times the estimated variance (paper eq. 9); or
+            "level", c times 1 - abar of the start step, which is what the network expects there. SNR matching makes abar =
+            1 / (1 + variance), so the two agree for small variances, and the first injects (1 + variance) times too much for large ones.
+
+    Raises:
+        UsageError: an unknown rule, or a correction or multiplier that is negative or not finite.
+    """
+    if noise_rule not in NOISE_RULES:
+        raise UsageError(f"unknown noise rule {noise_rule!r}; choose from {', '.join(NOISE_RULES)}")
+    _check_factor("`variance_multiplier`", variance_multiplier)
+    variance = estimate.variance * variance_multiplier
+    level = schedule.start_level(variance)
+    share = variance if noise_rule == "variance" else 1 - schedule.levels[level]
+    return _noised(estimate.latent, level, share, correction, _or_draw(noise, estimate.latent, generators))
+
+
+def fixed(
+    latent: torch.Tensor,
+    level: torch.Tensor,
+    schedule: Schedule,
+    generators: Sequence[torch.Generator],
+    correction: float = 1.0,
+    noise: torch.Tensor | None = None,
+) -> Start:
+    """Start at given steps, from a latent with the noise of those steps; at the schedule's last, from pure noise.
+
+    Args:
+        latent: (B, C, h, w), whoever estimated it.
+        level: (B,) start steps.
+        schedule, generators, correction, noise: as for `matched`.
+
+    Raises:
+        UsageError: a correction that is negative or not finite.
+    """
+    fresh = _or_draw(noise, latent, generators)
+    begin = _noised(latent, level, 1 - schedule.levels[level.cpu()], correction, fresh)
+    # The last level still holds some signal; a run from there is meant to know nothing of the latent.
+    return replace(begin, latent=select(begin.level == len(schedule), fresh, begin.latent))
+
+
+def from_noise(
+    shape: torch.Size,
+    schedule: Schedule,
+    generators: Sequence[torch.Generator],
+    like: torch.Tensor,
+    noise: torch.Tensor | None = None,
+) -> Start:
+    """Start from pure noise at the schedule's last level, the baseline of every solver.
 
     Args:
         shape: (B, C, h, w) of the latent.
         schedule: the grid in use.
         generators: one a sample.
         like: a tensor of the type and on the device wanted.
+        noise: as for `matched`.
     """
     level = torch.full((shape[0],), len(schedule))
-    return Start(draw(shape, generators, like), level, torch.zeros_like(level))
+    return Start(draw(shape, generators, like) if noise is None else noise.to(like), level, torch.zeros_like(level))
 
 
-def start(
-    estimate: SeverityEstimate,
+def come_closer(
+    code: torch.Tensor,
+    level: torch.Tensor,
     schedule: Schedule,
     generators: Sequence[torch.Generator],
-    correction: float = 1.0,
-    variance_multiplier: float = 1.0,
-    mode: str = "stochastic",
-    predict_noise: Callable | None = None,
-    level: torch.Tensor | None = None,
     noise: torch.Tensor | None = None,
-    noise_rule: str = "variance",
 ) -> Start:
-    """Choose the start step by SNR matching and make the start latent.
+    """Start from a measurement's own latent, diffused to given steps (Come-Closer-Diffuse-Faster, Chung et al. 2022).
 
     Args:
-        estimate: latent (B, C, h, w) and variance (B,).
-        schedule: the grid in use.
-        generators: one a sample, for the start noise.
-        correction: c of eq. 9; scales the injected noise, not the start step. What the estimate is wrong by is noise too: a step chosen for m
-            times its variance, m > 1, lacks only about c = 1 - 1 / m of that step's noise, and more makes the result rough.
-        variance_multiplier: applied to the estimated variance before anything else.
-        mode: "stochastic" or "inversion".
-        predict_noise: (z, timesteps) -> eps; needed by "inversion".
-        level: (B,) start steps to use instead of the matched ones (a fixed start); at the schedule's last level the
-            stochastic start is pure noise.
-        noise: (B, C, h, w) standard normal to use for the start instead of drawing it, so that tiles can share theirs.
-        noise_rule: share of the start latent's variance that is noise: "variance", c times the estimated variance (paper eq. 9); or
-            "level", c times 1 - abar of the start step, which is what the network expects there. SNR matching makes abar =
-            1 / (1 + variance), so the two agree for small variances, and the first injects (1 + variance) times too much for large ones.
-
-    Raises:
-        UsageError: an unknown mode, or a correction or multiplier that is negative or not finite.
+        code: (B, C, h, w): the measurement, encoded by the first stage.
+        level: (B,) start steps.
+        schedule, generators, noise: as for `matched`.
     """
-    if noise_rule not in NOISE_RULES:
-        raise UsageError(f"unknown noise rule {noise_rule!r}; choose from {', '.join(NOISE_RULES)}")
-    if mode not in START_MODES:
-        raise UsageError(f"unknown start mode {mode!r}; choose from {', '.join(START_MODES)}")
-    for flag, value in (("--noise-correction", correction), ("--variance-multiplier", variance_multiplier)):
-        if not 0 <= value < float("inf"):
-            raise UsageError(f"{flag} {value} is out of range; give a number of at least 0")
-    variance = estimate.variance * variance_multiplier
-    matched = schedule.start_level(variance) if level is None else level.cpu()
-    calls = torch.zeros_like(matched)
-    if mode == "inversion":
-        with torch.no_grad():
-            latent = invert(estimate.latent, matched, schedule, predict_noise)
-        calls = matched.clone()
-    else:
-        if level is not None or noise_rule == "level":
-            # A fixed start has no estimate of its own: it gets the noise of the step it starts from.
-            variance = 1 - schedule.levels[matched]
-        fresh = draw(estimate.latent.shape, generators, estimate.latent) if noise is None else noise
-        noise = fresh.to(estimate.latent)
-        latent = noise_corrected(estimate.latent, variance, noise, correction)
-        if level is not None:
-            # The last level still holds some signal; a run from there is meant to know nothing of the estimate.
-            latent = torch.where(_each(matched == len(schedule), latent), noise, latent)
-    return Start(torch.where(_each(matched == 0, latent), estimate.latent, latent), matched, calls)
+    return Start(schedule.add_noise(code, _or_draw(noise, code, generators), level), level.cpu(), torch.zeros_like(level.cpu()))
 
 
-def _each(mask: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """(B,) -> shaped to choose whole samples of `like`."""
-    return mask.to(like.device).view(-1, *[1] * (like.ndim - 1))
+def _or_draw(noise: torch.Tensor | None, latent: torch.Tensor, generators: Sequence[torch.Generator]) -> torch.Tensor:
+    return draw(latent.shape, generators, latent) if noise is None else noise.to(latent)
+
+
+def _noised(latent: torch.Tensor, level: torch.Tensor, share: torch.Tensor, correction: float, noise: torch.Tensor) -> Start:
+    """Add noise by eq. 9; where the level is 0 the latent stays as it is."""
+    _check_factor("`noise_correction`", correction)
+    level = level.cpu()
+    noised = noise_corrected(latent, share, noise, correction)
+    return Start(select(level == 0, latent, noised), level, torch.zeros_like(level))
+
+
+def _check_factor(flag: str, value: float) -> None:
+    if not 0 <= value < float("inf"):
+        raise UsageError(f"{flag} {value} is out of range; give a number of at least 0")

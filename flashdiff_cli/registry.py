@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from flashdiff_cli.errors import UsageError
 
@@ -55,14 +56,18 @@ class Option:
         return value
 
 
-class Registry:
+Kind = TypeVar("Kind")
+Added = TypeVar("Added", bound=type[Any])
+
+
+class Registry(Generic[Kind]):
     """Named classes: added once, found by name with a useful error."""
 
     def __init__(self, kind: str):
         self.kind = kind
-        self._classes: dict[str, type] = {}
+        self._classes: dict[str, Any] = {}
 
-    def add(self, cls: type) -> type:
+    def add(self, cls: Added) -> Added:
         """Register a class under its `name`; usable as a decorator.
 
         Raises:
@@ -73,12 +78,12 @@ class Registry:
         self._classes[cls.name] = cls
         return cls
 
-    def __getitem__(self, name: str) -> type:
+    def __getitem__(self, name: str) -> type[Kind]:
         if name not in self._classes:
             raise UsageError(f"unknown {self.kind} {name!r}; choose from {', '.join(sorted(self._classes))}")
         return self._classes[name]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._classes))
 
     def __contains__(self, name: str) -> bool:

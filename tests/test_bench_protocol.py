@@ -53,17 +53,17 @@ def test_the_papers_settings_are_for_its_models_only():
     arms = {arm.name: arm for arm in found.arm}
     ours = plan(arms["flash-ldps"], found, pipeline, "photos")
     theirs = plan(arms["flash-ldps"], found, pipeline, "models/celebahq-256")
-    assert (ours.solver.dc_step, ours.noise_correction) == (2.4, 1.0)
-    assert (theirs.solver.dc_step, theirs.noise_correction, theirs.solver.guidance) == (1.0, 1.2, "norm")
+    assert (ours.solver.dc_step, ours.choices["noise_correction"]) == (2.4, 1.0)
+    assert (theirs.solver.dc_step, theirs.choices["noise_correction"], theirs.solver.guidance) == (1.0, 1.2, "norm")
     rooms = plan(arms["flash-gml-dps"], found, pipeline, "lsun-bedrooms-256")
     assert (rooms.solver.dc_step, rooms.solver.ae_weight) == (2.0, 0.05)
 
 
 def test_a_full_run_is_the_papers_length_and_knows_no_start_settings():
     found, pipeline = load("gblur-varying"), tiny_pipeline(defaults={"steps": 50, "eta": 0.0, "noise_correction": 0.9})
-    arms = {arm.name: plan(arm, found, pipeline, "photos") for arm in found.arm}
-    assert [(arms[n].steps, arms[n].eta) for n in ("full-ldps", "full-resample", "flash-ldps")] == [(1000, 1.0), (500, 1.0), (50, 0.0)]
-    assert arms["full-ldps"].noise_correction is None and arms["flash-ldps"].noise_correction == 0.9
+    arms = {arm.name: plan(arm, found, pipeline, "photos").choices for arm in found.arm if arm.solver}
+    assert [(arms[n]["steps"], arms[n]["eta"]) for n in ("full-ldps", "full-resample", "flash-ldps")] == [(1000, 1.0), (500, 1.0), (50, 0.0)]
+    assert arms["full-ldps"]["noise_correction"] is None and arms["flash-ldps"]["noise_correction"] == 0.9
 
 
 def test_fidelity_is_the_arms_then_the_protocols_then_the_models():

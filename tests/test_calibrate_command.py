@@ -11,17 +11,20 @@ from tiny import save_tiny_model, tiny_pipeline
 
 from flashdiff_cli.bench import calibrate
 from flashdiff_cli.bench.arms import plan
-from flashdiff_cli.bench.protocol import Arm, Condition, Protocol
+from flashdiff_cli.bench.protocol import SETTINGS, Arm, Condition, Protocol
 from flashdiff_cli.bench.records import BenchRecord, read
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.hub.checksums import check_folder, write_sums
 from flashdiff_cli.operators import GaussianBlur
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
+from flashdiff_cli.plan import SamplingRequest
 from flashdiff_cli.runs.inputs import Job
 from flashdiff_cli.runs.restorer import Restorer, Settings
+from flashdiff_cli.solvers import SOLVERS
 
 DEFAULTS = {"solver": "ldps", "steps": 8, "eta": 0.0, "noise_correction": 0.9, "solver_settings": {"ldps": {"dc_step": 0.5}}}
-TUNED = {"steps": 4, "eta": 0.0, "noise_correction": 0.7, "variance_multiplier": 2.0, "settings": {"dc_step": 0.25}}
+TUNED = {"steps": 4, "eta": 0.0, "noise_correction": 0.7, "variance_multiplier": 2.0}
+TUNED |= {"settings": {"dc_step": 0.25, "guidance": "norm", "model_std": 0.0}}
 
 
 @pytest.fixture(scope="module")
@@ -67,22 +70,28 @@ def defaults_of(folder):
     return json.loads((folder / "model_index.json").read_text())["defaults"]
 
 
+def chosen(pipeline, solver, operator, **asked):
+    """What a run would do, as `store` keeps it."""
+    plan = pipeline.plan(SamplingRequest(solver=solver, **asked), operator)
+    return {name: getattr(plan, name) for name in SETTINGS} | {"settings": plan.solver.describe()}
+
+
 # What is in use
 
 
 def test_settings_are_those_of_the_operator_or_its_kin_or_of_any_or_the_general_ones():
     tuned = {"ldps": {"gaussian-blur": TUNED, "random-inpainting": {"steps": 5}, "*": {"steps": 6}}}
     pipeline = tiny_pipeline(defaults=DEFAULTS | {"tuned": tuned})
-    assert pipeline.tuned("ldps", "gaussian-blur") == TUNED
-    assert pipeline.tuned(None, "gaussian-blur") == TUNED
-    assert pipeline.tuned("ldps", "box-inpainting")["steps"] == 5
-    assert [pipeline.tuned("ldps", name)["steps"] for name in ("jpeg", None, "gaussian-blur+jpeg")] == [6, 6, 6]
-    general = pipeline.tuned("psld", "gaussian-blur")
-    assert general == {"steps": 8, "eta": 0.0, "noise_correction": 0.9, "variance_multiplier": 1.0, "settings": {}}
-    assert pipeline.tuned("ldps", "jpeg")["settings"] == {"dc_step": 0.5}
-    assert pipeline.make_solver("ldps", "gaussian-blur").dc_step == 0.25
-    assert pipeline.make_solver("ldps", "gaussian-blur", dc_step=2.0).dc_step == 2.0
-    assert pipeline.make_solver("ldps").dc_step == 0.5
+    assert chosen(pipeline, "ldps", "gaussian-blur") == TUNED
+    assert chosen(pipeline, None, "gaussian-blur") == TUNED
+    assert chosen(pipeline, "ldps", "box-inpainting")["steps"] == 5
+    assert [chosen(pipeline, "ldps", name)["steps"] for name in ("jpeg", None, "gaussian-blur+jpeg")] == [6, 6, 6]
+    general = chosen(pipeline, "psld", "gaussian-blur")
+    assert {k: general[k] for k in SETTINGS} == {"steps": 8, "eta": 0.0, "noise_correction": 0.9, "variance_multiplier": 1.0}
+    assert general["settings"] == {option.name: option.default for option in SOLVERS["psld"].options}
+    assert chosen(pipeline, "ldps", "jpeg")["settings"]["dc_step"] == 0.5
+    assert chosen(pipeline, "ldps", "gaussian-blur", solver_options={"dc_step": 2.0})["settings"]["dc_step"] == 2.0
+    assert chosen(pipeline, "ldps", None)["settings"]["dc_step"] == 0.5
 
 
 def test_a_call_uses_what_is_tuned_under_what_it_is_given():
@@ -90,7 +99,7 @@ def test_a_call_uses_what_is_tuned_under_what_it_is_given():
     tuned = tiny_pipeline(defaults=DEFAULTS | {"tuned": {"ldps": {"gaussian-blur": TUNED}}})
     plain = tiny_pipeline(defaults=DEFAULTS)
     given = {k: v for k, v in TUNED.items() if k != "settings"}
-    expected = plain(measured, GaussianBlur(1.0), 0.05, solver=plain.make_solver("ldps", dc_step=0.25), **given)
+    expected = plain(measured, GaussianBlur(1.0), 0.05, solver="ldps", solver_options={"dc_step": 0.25}, **given)
     found = tuned(measured, GaussianBlur(1.0), 0.05)
     assert torch.equal(found.images, expected.images) and (found.schedule_steps, found.solver["dc_step"]) == (4, 0.25)
     # A blind call, one by one, takes those of what the picture is diagnosed with.
@@ -116,8 +125,8 @@ def test_a_restorer_and_a_bench_use_what_is_tuned(model, pictures):
     conditions = (Condition("g", "gaussian-blur", {"blur_std": 1.0}), Condition("j", "identity"))
     protocol = Protocol("p", conditions, (Arm("flash", solver="ldps"), Arm("full", solver="ldps", start="full")))
     plans = {(c.name, a.name): plan(a, protocol, restorer.pipeline, "m", c.told[0]) for c in conditions for a in protocol.arm}
-    assert [plans[k, "flash"].steps for k in "gj"] == [4, 8] and [plans[k, "flash"].solver.dc_step for k in "gj"] == [0.25, 0.5]
-    assert plans["g", "full"].steps == 1000 and plans["g", "full"].solver.dc_step == 0.25
+    assert [plans[k, "flash"].choices["steps"] for k in "gj"] == [4, 8] and [plans[k, "flash"].solver.dc_step for k in "gj"] == [0.25, 0.5]
+    assert plans["g", "full"].choices["steps"] == 1000 and plans["g", "full"].solver.dc_step == 0.25
 
 
 # The grid
@@ -299,7 +308,7 @@ def test_a_choice_is_stored_and_the_checksums_stay_right(model):
     kept = defaults_of(model)
     assert kept["tuned"]["ldps"]["gaussian-blur"] == TUNED and kept["tuned"]["psld"]["gaussian-blur"]["steps"] == 5
     assert {k: kept[k] for k in DEFAULTS} == DEFAULTS
-    assert FlashDiffusionPipeline.from_pretrained(model).tuned("ldps", "gaussian-blur") == TUNED
+    assert chosen(FlashDiffusionPipeline.from_pretrained(model), "ldps", "gaussian-blur") == TUNED
     # A file that was damaged before still shows.
     assert {check.path for check in check_folder(model) if check.state != "ok"} == {"unet/config.json"}
     (model / "unet" / "config.json").write_text(before)

@@ -27,7 +27,7 @@ def estimate(variances, size: int = 8, seed: int = 1) -> SeverityEstimate:
 @pytest.mark.parametrize(("c", "variance"), [(1.0, 0.09), (1.2, 0.09), (1.0, 0.7), (0.0, 0.5)])
 def test_the_start_latent_has_the_noise_that_was_asked_for(c, variance):
     found = SeverityEstimate(torch.full((1, 4, 128, 128), 2.0), torch.tensor([variance]))
-    latent = flash.start(found, SCHEDULE, generators(1), correction=c).latent
+    latent = flash.matched(found, SCHEDULE, generators(1), correction=c).latent
     assert latent.mean().item() == pytest.approx(2 * (1 - c * variance) ** 0.5, abs=0.02)
     assert latent.var().item() == pytest.approx(c * variance, rel=0.03, abs=1e-9)
 
@@ -36,14 +36,14 @@ def test_together_with_the_estimates_own_error():
     # z_hat = z0 + sigma e: the start latent's error about sqrt(1 - c s2) z0 has the variance c s2 + (1 - c s2) s2.
     z0, error = torch.randn(2, 1, 4, 128, 128, generator=torch.Generator().manual_seed(0))
     found = SeverityEstimate(z0 + 0.4 * error, torch.tensor([0.16]))
-    latent = flash.start(found, SCHEDULE, generators(1, first=9), correction=1.2).latent
+    latent = flash.matched(found, SCHEDULE, generators(1, first=9), correction=1.2).latent
     share = 1.2 * 0.16
     assert (latent - (1 - share) ** 0.5 * z0).var().item() == pytest.approx(share + (1 - share) * 0.16, rel=0.03)
 
 
 @pytest.mark.parametrize("c", [0.5, 1.0, 1.2, 3.0])
 def test_no_severity_gives_nan(c):
-    begin = flash.start(estimate(ALL_VARIANCES), SCHEDULE, generators(len(ALL_VARIANCES)), correction=c)
+    begin = flash.matched(estimate(ALL_VARIANCES), SCHEDULE, generators(len(ALL_VARIANCES)), correction=c)
     assert torch.isfinite(begin.latent).all()
     assert (begin.level.diff() >= 0).all() and begin.level[0] == 0 and begin.level[-1] == 100
 
@@ -51,41 +51,46 @@ def test_no_severity_gives_nan(c):
 def test_beyond_one_only_noise_is_left():
     found = estimate([5.0])
     noise = flash.draw(found.latent.shape, generators(1), found.latent)
-    assert torch.equal(flash.start(found, SCHEDULE, generators(1)).latent, noise)
+    assert torch.equal(flash.matched(found, SCHEDULE, generators(1)).latent, noise)
 
 
 def test_no_severity_leaves_the_estimate_alone():
     found = estimate([0.0, 1e-9])
-    begin = flash.start(found, SCHEDULE, generators(2))
+    begin = flash.matched(found, SCHEDULE, generators(2))
     assert begin.level.tolist() == [0, 0] and torch.equal(begin.latent, found.latent)
 
 
 def test_the_correction_scales_the_noise_only_and_the_multiplier_both():
     found = estimate([0.1, 0.3])
-    plain = flash.start(found, SCHEDULE, generators(2))
-    corrected = flash.start(found, SCHEDULE, generators(2), correction=1.2)
+    plain = flash.matched(found, SCHEDULE, generators(2))
+    corrected = flash.matched(found, SCHEDULE, generators(2), correction=1.2)
     assert torch.equal(plain.level, corrected.level) and not torch.allclose(plain.latent, corrected.latent)
-    doubled = flash.start(found, SCHEDULE, generators(2), variance_multiplier=2.0)
-    expected = flash.start(SeverityEstimate(found.latent, 2 * found.variance), SCHEDULE, generators(2))
+    doubled = flash.matched(found, SCHEDULE, generators(2), variance_multiplier=2.0)
+    expected = flash.matched(SeverityEstimate(found.latent, 2 * found.variance), SCHEDULE, generators(2))
     assert torch.equal(doubled.level, expected.level) and torch.equal(doubled.latent, expected.latent)
     assert (doubled.level > plain.level).all()
 
 
+def invert_matched(found, schedule):
+    unet = ExactNoise(smooth_variances())
+    return flash.inverted(found.latent, schedule.start_level(found.variance), schedule, lambda z, t: unet(z, t).sample)
+
+
 @pytest.mark.parametrize("mode", flash.START_MODES)
 def test_a_batch_starts_as_single_runs_do(mode):
-    found, unet = estimate(ALL_VARIANCES), ExactNoise(smooth_variances())
-    predict = lambda z, t: unet(z, t).sample
-    both = flash.start(found, SCHEDULE, generators(8), mode=mode, predict_noise=predict)
+    begin = flash.matched if mode == "stochastic" else lambda found, schedule, _: invert_matched(found, schedule)
+    found = estimate(ALL_VARIANCES)
+    both = begin(found, SCHEDULE, generators(8))
     for i in range(8):
         alone = SeverityEstimate(found.latent[i : i + 1], found.variance[i : i + 1])
-        one = flash.start(alone, SCHEDULE, generators(1, first=i), mode=mode, predict_noise=predict)
+        one = begin(alone, SCHEDULE, generators(1, first=i))
         assert one.level == both.level[i] and one.network_evaluations == both.network_evaluations[i]
         assert torch.allclose(one.latent[0], both.latent[i], atol=1e-5)
 
 
 def test_a_fixed_start_has_its_steps_noise():
     found, level = estimate([0.3, 0.3, 0.3]), torch.tensor([0, 40, 100])
-    begin = flash.start(found, SCHEDULE, generators(3), level=level)
+    begin = flash.fixed(found.latent, level, SCHEDULE, generators(3))
     noise = flash.draw(found.latent.shape, generators(3), found.latent)
     assert torch.equal(begin.level, level)
     assert torch.equal(begin.latent[0], found.latent[0])
@@ -98,6 +103,15 @@ def test_the_baseline_start_is_pure_noise():
     begin = flash.from_noise((2, 3, 4, 4), SCHEDULE, generators(2), like)
     assert begin.level.tolist() == [100, 100] and begin.network_evaluations.tolist() == [0, 0]
     assert torch.equal(begin.latent, flash.draw((2, 3, 4, 4), generators(2), like))
+
+
+def test_a_start_that_comes_closer_is_the_code_at_the_noise_of_its_step():
+    code, level = estimate([0.1, 0.1, 0.1]).latent, torch.tensor([0, 40, 100])
+    begin = flash.come_closer(code, level, SCHEDULE, generators(3))
+    noise = flash.draw(code.shape, generators(3), code)
+    assert torch.equal(begin.level, level) and begin.network_evaluations.tolist() == [0, 0, 0]
+    assert torch.equal(begin.latent, SCHEDULE.add_noise(code, noise, level))
+    assert torch.equal(begin.latent, flash.come_closer(code, level, SCHEDULE, [], noise).latent)
 
 
 def test_inversion_follows_the_papers_formula():
@@ -117,7 +131,7 @@ def test_inversion_follows_the_papers_formula():
 def test_inversion_is_undone_by_deterministic_steps(steps, tolerance):
     schedule, unet = Schedule.from_table(TABLE, steps), ExactNoise(smooth_variances())
     found = estimate([0.5])
-    begin = flash.start(found, schedule, [], mode="inversion", predict_noise=lambda z, t: unet(z, t).sample)
+    begin = invert_matched(found, schedule)
     assert begin.network_evaluations.tolist() == begin.level.tolist() != [0]
     z = begin.latent
     for j in range(int(begin.level), 0, -1):
@@ -136,14 +150,14 @@ def test_network_evaluations_are_counted_per_sample():
 
 def test_bad_settings_are_refused():
     found = estimate([0.1])
-    with pytest.raises(UsageError, match="start mode"):
-        flash.start(found, SCHEDULE, generators(1), mode="no-such")
-    with pytest.raises(UsageError, match="--noise-correction"):
-        flash.start(found, SCHEDULE, generators(1), correction=-1.0)
-    with pytest.raises(UsageError, match="--variance-multiplier"):
-        flash.start(found, SCHEDULE, generators(1), variance_multiplier=float("nan"))
+    with pytest.raises(UsageError, match="`noise_correction`"):
+        flash.fixed(found.latent, torch.tensor([3]), SCHEDULE, generators(1), correction=float("inf"))
+    with pytest.raises(UsageError, match="`noise_correction`"):
+        flash.matched(found, SCHEDULE, generators(1), correction=-1.0)
+    with pytest.raises(UsageError, match="`variance_multiplier`"):
+        flash.matched(found, SCHEDULE, generators(1), variance_multiplier=float("nan"))
     with pytest.raises(FlashdiffError, match="variance"):
-        flash.start(estimate([float("nan")]), SCHEDULE, generators(1))
+        flash.matched(estimate([float("nan")]), SCHEDULE, generators(1))
 
 
 def test_the_noise_of_the_level_is_what_the_network_expects_there():
@@ -154,10 +168,10 @@ def test_the_noise_of_the_level_is_what_the_network_expects_there():
     said = SeverityEstimate(torch.zeros(2, 4, 64, 64), variance)
     shares = {}
     for rule in ("variance", "level"):
-        found = flash.start(said, schedule, draws, noise=noise, noise_rule=rule)
+        found = flash.matched(said, schedule, draws, noise=noise, noise_rule=rule)
         shares[rule] = found.latent.square().mean((1, 2, 3)) / noise.square().mean((1, 2, 3))
     torch.testing.assert_close(shares["variance"], variance, rtol=1e-4, atol=1e-6)
     # SNR matching: 1 - abar = variance / (1 + variance), up to the spacing of the table.
     torch.testing.assert_close(shares["level"], variance / (1 + variance), rtol=0.03, atol=0)
     with pytest.raises(UsageError, match="noise rule"):
-        flash.start(said, schedule, draws, noise_rule="much")
+        flash.matched(said, schedule, draws, noise_rule="much")

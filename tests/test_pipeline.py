@@ -12,6 +12,7 @@ from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.first_stage import FirstStage
 from flashdiff_cli.operators import GaussianBlur
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
+from flashdiff_cli.plan import ModelDefaults, SamplingRequest
 from flashdiff_cli.severity import SeverityEncoder
 
 KINDS = ("dc", "kl", "vq")
@@ -139,9 +140,9 @@ def test_progress_is_reported_per_step(pipe):
 def test_sizes_and_settings_are_checked(pipe):
     with pytest.raises(UsageError, match="multiples of 8"):
         pipe(images(1, 36), GaussianBlur(1.0))
-    with pytest.raises(UsageError, match="--start-step"):
+    with pytest.raises(UsageError, match="`start_step`"):
         pipe(images(1), GaussianBlur(1.0), start_step=41)
-    with pytest.raises(UsageError, match="--steps"):
+    with pytest.raises(UsageError, match="`steps`"):
         pipe(images(1), GaussianBlur(1.0), steps=1001)
     with pytest.raises(UsageError, match="unknown solver"):
         pipe(images(1), GaussianBlur(1.0), solver="no-such")
@@ -154,7 +155,7 @@ def test_a_model_survives_saving_and_loading(tmp_path, pipe):
     index = json.loads((folder / "model_index.json").read_text())
     assert index["severity"] == ["flashdiff_cli.severity", "SeverityEncoder"]
     again = FlashDiffusionPipeline.from_pretrained(folder)
-    assert again.defaults["steps"] == 40
+    assert again.defaults.steps == 40
     settings = {"start_step": 3, "generators": generators([0])}
     one = again(images(1), GaussianBlur(1.0), 0.05, **settings)
     two = pipe(images(1), GaussianBlur(1.0), 0.05, **(settings | {"generators": generators([0])}))
@@ -217,12 +218,16 @@ def test_strong_noise_goes_to_the_encoder_that_was_trained_on_it():
 
 def test_what_an_encoder_needs_otherwise_goes_with_it():
     pipe = of_two_noises()
-    pipe.defaults |= {"variance_multiplier": 4.0, "of_encoder": {"severity_mixed": {"variance_multiplier": 1.0}}}
-    assert pipe.tuned("ldps", "gaussian-blur")["variance_multiplier"] == 4.0
-    assert pipe.tuned("ldps", "gaussian-blur", "severity_mixed")["variance_multiplier"] == 1.0
-    pipe.defaults["tuned"] = {"ldps": {"gaussian-blur": {"variance_multiplier": 2.0}}}
-    assert pipe.tuned("ldps", "gaussian-blur", "severity_mixed")["variance_multiplier"] == 2.0
-    assert pipe.tuned("psld", "gaussian-blur", "severity_mixed")["variance_multiplier"] == 1.0
+    multiplier = lambda solver, **asked: pipe.plan(SamplingRequest(solver=solver, **asked), "gaussian-blur").variance_multiplier
+    of_encoder = {"severity_mixed": {"variance_multiplier": 1.0}}
+    pipe.defaults = ModelDefaults(variance_multiplier=4.0, of_encoder=of_encoder)
+    assert multiplier("ldps") == 4.0
+    assert multiplier("ldps", encoder="severity_mixed") == 1.0
+    tuned = {"ldps": {"gaussian-blur": {"variance_multiplier": 2.0}}}
+    pipe.defaults = ModelDefaults(variance_multiplier=4.0, of_encoder=of_encoder, tuned=tuned)
+    assert multiplier("ldps", encoder="severity_mixed") == 2.0
+    assert multiplier("psld", encoder="severity_mixed") == 1.0
+    assert multiplier("ldps", encoder="severity_mixed", variance_multiplier=3.0) == 3.0
 
 
 def test_samples_of_a_batch_get_the_encoder_that_they_get_alone():

@@ -218,7 +218,7 @@ def test_extreme_severities_run_through(name, settings):
     world, schedule = GaussianWorld(half_mask()), Schedule.from_table(TABLE, 6, 1.0)
     variance = torch.tensor([0.0, 0.9, 1e6])
     estimate = SeverityEstimate(world.mean.expand(3, -1, -1, -1), variance)
-    begin = flash.start(estimate, schedule, generators(range(3)), correction=1.2)
+    begin = flash.matched(estimate, schedule, generators(range(3)), correction=1.2)
     result = sample(make(name, **settings), world.problem(schedule, 3), begin, generators(range(3)))
     assert begin.level.tolist()[::2] == [0, 6]
     assert torch.isfinite(result).all() and torch.equal(result[0], world.mean[0])
@@ -349,7 +349,7 @@ def test_sample_means_approach_a_known_posterior_mean(name, settings, bounds):
 def test_a_matched_start_needs_fewer_steps_than_noise():
     world, chains, schedule = GaussianWorld(half_mask()), 64, Schedule.from_table(TABLE, 10, 1.0)
     estimate = SeverityEstimate(world.mean.expand(chains, -1, -1, -1), torch.full((chains,), float(world.variance)))
-    matched = flash.start(estimate, schedule, generators(range(chains)))
+    matched = flash.matched(estimate, schedule, generators(range(chains)))
     noise = flash.from_noise((chains, 3, 8, 8), schedule, generators(range(chains)), world.mean)
     errors = [
         world.error(sample(LDPS(), world.problem(schedule, chains), s, generators(range(99, 99 + chains))))

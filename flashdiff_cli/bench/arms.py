@@ -13,18 +13,16 @@ from flashdiff_cli.bench import classical
 from flashdiff_cli.bench.classical import Unfit
 from flashdiff_cli.bench.dataset import Case
 from flashdiff_cli.bench.protocol import Arm, Condition, Protocol
-from flashdiff_cli.diagnosis import OPERATOR_OF
+from flashdiff_cli.diagnosis import OPERATOR_OF, Analysis
 from flashdiff_cli.errors import FlashdiffError, UsageError
-from flashdiff_cli.fidelity import correct
-from flashdiff_cli.flash import Start, draw, from_noise
 from flashdiff_cli.operators import Operator
 from flashdiff_cli.operators.estimate import at_least_shown
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
-from flashdiff_cli.restoration import Analysis, Clock
+from flashdiff_cli.plan import SamplingPlan, SamplingRequest
 from flashdiff_cli.runs.journal import fingerprint
-from flashdiff_cli.solvers import Problem, Solver, sample
+from flashdiff_cli.solvers import Solver
+from flashdiff_cli.timer import Timer
 
-CHOICES = ("steps", "eta", "noise_correction", "variance_multiplier", "fidelity")
 RESAMPLE_STEPS = 500
 """Length of ReSample's schedule in the paper; the others run all steps of the training table."""
 
@@ -70,12 +68,12 @@ class Batch:
         """What the severity encoder says, the seconds it took, and the true variance of its latent's error."""
         name, _ = encoder_of(pipeline, self.operator.name, encoder, self.most_noise)
         if name not in self.analyses:
-            clock = Clock(pipeline.unet.device)
-            with clock.phase("severity"):
+            timer = Timer(pipeline.unet.device)
+            with timer.phase("severity"):
                 analysis = pipeline.analyse(self.lifted, None, name)
             clean = pipeline.stage.encode(self.clean.to(analysis.latent))
             error = (analysis.latent - clean).float().square().mean((1, 2, 3))
-            self.analyses[name] = (analysis, clock.seconds, error)
+            self.analyses[name] = (analysis, timer.seconds, error)
         analysis, seconds, error = self.analyses[name]
         return analysis, seconds, error.tolist()
 
@@ -101,34 +99,46 @@ class Plan:
     """An arm with every choice made for a model: what it needs to run, and what its results depend on."""
 
     arm: Arm
-    solver: Solver | None = None
-    steps: int | None = None
-    eta: float | None = None
-    noise_correction: float | None = None
-    variance_multiplier: float | None = None
-    fidelity: bool | None = None
+    sampling: SamplingPlan | None = None
+    """None for a baseline."""
+
+    @property
+    def solver(self) -> Solver | None:
+        return None if self.sampling is None else self.sampling.solver
+
+    @property
+    def fidelity(self) -> bool | None:
+        return None if self.sampling is None else self.sampling.fidelity
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """Under names that stay: records keep a hash of them. What an arm has no use for is None, so that its records outlast a new default."""
+        plan, kind = self.sampling, self.arm.kind
+        return {
+            "steps": len(plan.schedule),
+            "eta": plan.eta,
+            "noise_correction": plan.noise_correction if kind in ("flash", "fixed") else None,
+            "variance_multiplier": plan.variance_multiplier if kind == "flash" else None,
+            "fidelity": plan.fidelity,
+        }
 
     def describe(self) -> dict[str, Any]:
         """For protocol.json: the choices under the arm's own names."""
         own = given_only(asdict(self.arm))
-        if self.solver is None:
-            return own
-        return own | {k: getattr(self, k) for k in CHOICES} | {"settings": self.solver.describe()}
+        return own if self.sampling is None else own | self.choices | {"settings": self.solver.describe()}
 
     @property
     def described_solver(self) -> dict[str, Any] | None:
-        return None if self.solver is None else {"name": self.solver.name, "eta": self.eta, **self.solver.describe()}
+        return None if self.sampling is None else self.sampling.describe_solver()
 
     @property
     def expected_steps(self) -> float:
         """Reverse steps to expect, for the time that is left."""
-        if self.solver is None:
+        if self.sampling is None:
             return 5.0 if self.arm.baseline in classical.CLASSICAL else 0.5
-        if self.arm.kind == "full":
-            return float(self.steps)
-        if self.arm.kind == "flash":
-            return 0.2 * self.steps
-        return float(self.arm.start_step or self.arm.start)
+        if self.sampling.start_step is not None:
+            return float(self.sampling.start_step[0])
+        return 0.2 * len(self.sampling.schedule)
 
 
 def encoder_of(pipeline: FlashDiffusionPipeline, operator: str | None, name: str | None, noise_std: float | None = None):
@@ -152,26 +162,23 @@ def plan(
     if arm.baseline is not None:
         return Plan(arm)
     of_arm, of_solver = protocol.given(arm, model)
+    start, start_step = {"full": ("noise", None), "come-closer": ("come-closer", arm.start_step)}.get(arm.kind, ("stochastic", None))
+    if arm.kind == "full":
+        total = len(pipeline.scheduler.alphas_cumprod)
+        of_arm = {"steps": min(RESAMPLE_STEPS, total) if arm.solver == "resample" else total, "eta": 1.0} | of_arm
+    request = SamplingRequest(
+        solver=arm.solver,
+        solver_options=of_solver,
+        **of_arm,
+        start=start,
+        start_step=arm.start if arm.kind == "fixed" else start_step,
+        encoder=arm.encoder,
+        fidelity=protocol.fidelity if arm.fidelity is None else arm.fidelity,
+    )
     try:
-        solver = pipeline.make_solver(arm.solver, operator, **of_solver)
-        steps, eta = of_arm.get("steps"), of_arm.get("eta")
-        tuned = pipeline.tuned(arm.solver, operator, arm.encoder, noise_std)
-        if arm.kind == "full":
-            total = len(pipeline.scheduler.alphas_cumprod)
-            steps = steps or (min(RESAMPLE_STEPS, total) if arm.solver == "resample" else total)
-            eta = 1.0 if eta is None else eta
-        eta = next(v for v in (eta, tuned["eta"], solver.default_eta) if v is not None)
-        schedule = pipeline.schedule(steps or tuned["steps"], eta)
-        fixed = arm.start_step if arm.kind == "come-closer" else arm.start if arm.kind == "fixed" else 0
-        if fixed > len(schedule):
-            raise UsageError(f"start step {fixed} is out of range; this schedule has {len(schedule)} steps")
+        return Plan(arm, pipeline.plan(request, operator, noise_std))
     except UsageError as error:
         raise UsageError(f"arm {arm.name}: {error}") from None
-    fidelity = next(v for v in (arm.fidelity, protocol.fidelity, pipeline.defaults["fidelity"]) if v is not None)
-    # What an arm has no use for is left out, so that its records outlast a new default of the model.
-    used = {"flash": ("noise_correction", "variance_multiplier"), "fixed": ("noise_correction",)}.get(arm.kind, ())
-    of_start = {name: of_arm.get(name, tuned[name]) for name in used}
-    return Plan(arm, solver, len(schedule), eta, **of_start, fidelity=bool(fidelity))
 
 
 def condition_identity(condition: Condition) -> dict[str, Any]:
@@ -221,31 +228,25 @@ class Identities:
         if arm.baseline in classical.CLASSICAL:
             parts["settings"] = classical.complete(arm.baseline, arm.settings)
         if arm.blind:
-            parts |= {"blind": {role: self.weights(role) for role in self.reached_blind()}, "calibration": pipe.defaults["calibration"]}
+            parts |= {"blind": {role: self.weights(role) for role in self.reached_blind()}, "calibration": pipe.defaults.calibration}
         elif arm.baseline == "decoded" or arm.kind in ("flash", "fixed"):
             parts |= self.of_encoder(condition, arm.encoder)
         if plan.solver is not None:
-            schedule = pipe.schedule(plan.steps, plan.eta)
+            schedule = plan.sampling.schedule
             parts |= {"unet": self.weights("unet"), "first_stage": self.weights("first_stage"), "solver": plan.described_solver}
             parts["schedule"] = fingerprint(timesteps=schedule.timesteps.tolist(), levels=schedule.levels.tolist())
-            parts["choices"] = {
-                "steps": plan.steps,
-                "eta": plan.eta,
-                "noise_correction": plan.noise_correction,
-                "variance_multiplier": plan.variance_multiplier,
-                "fidelity": plan.fidelity,
-            }
+            parts["choices"] = plan.choices
             parts["start"] = [arm.start, arm.start_step, arm.blind]
-            parts["denoiser_gain"] = pipe.defaults["denoiser_gain"]
-            if arm.kind == "flash" and pipe.defaults["noise_rule"] != "variance":
-                parts["noise_rule"] = pipe.defaults["noise_rule"]
+            parts["denoiser_gain"] = pipe.defaults.denoiser_gain
+            if arm.kind == "flash" and pipe.defaults.noise_rule != "variance":
+                parts["noise_rule"] = pipe.defaults.noise_rule
         return fingerprint(**given_only(parts))
 
     def sweep(self, condition: Condition, protocol: Protocol) -> str:
         """Everything that a record of a severity sweep depends on besides the picture and its size."""
-        tuned = self.pipeline.tuned(None, condition.told[0], None, condition.most_noise)
+        chosen = self.pipeline.plan(None, condition.told[0], condition.most_noise)
         parts = {"condition": condition_identity(condition), "seed": protocol.seed, "levels": protocol.levels}
-        parts |= {"steps": tuned["steps"], "multiplier": tuned["variance_multiplier"]}
+        parts |= {"steps": chosen.steps, "multiplier": chosen.variance_multiplier}
         return fingerprint(**given_only(parts | self.of_encoder(condition, None)))
 
     def reached_blind(self) -> list[str]:
@@ -263,7 +264,7 @@ class Identities:
             role, _ = self.pipeline.encoder_for(condition.told[0], name, condition.most_noise)
         except FlashdiffError:
             return {"encoder": None}
-        calibration = self.pipeline.defaults["calibration"].get(role)
+        calibration = self.pipeline.defaults.calibration.get(role)
         return {"encoder": role, "weights": self.weights(role), "calibration": calibration, "first_stage": self.weights("first_stage")}
 
 
@@ -281,19 +282,15 @@ def run(plan: Plan, batch: Batch, pipeline: FlashDiffusionPipeline, callback: Ca
         Unfit: the arm does not go with this condition or model.
         FlashdiffError: it failed.
     """
-    kind = plan.arm.kind
-    if plan.solver is None:
+    if plan.sampling is None:
         return _baseline(plan, batch, pipeline)
     if plan.solver.needs_adjoint and not batch.operator.linear:
         raise Unfit(f"{plan.solver.name} needs a linear operator, and {batch.operator.name} is not")
-    if kind in ("full", "come-closer"):
-        return _without_encoder(plan, batch, pipeline, callback)
-    arm = plan.arm
-    # Outside the pipeline's clock: the arm's seconds hold its own look at the measurement.
-    encoder, error = arm.encoder, None
+    arm, encoder, error = plan.arm, plan.arm.encoder, None
     if arm.blind:
         encoder_of(pipeline, None, arm.encoder)
-    else:
+    elif arm.kind in ("flash", "fixed"):
+        # Outside the pipeline's own time: the arm's seconds hold its own look at the measurement.
         analysis, _, error = batch.analyse(pipeline, arm.encoder)
         encoder = analysis.encoder
     result = pipeline(
@@ -301,15 +298,8 @@ def run(plan: Plan, batch: Batch, pipeline: FlashDiffusionPipeline, callback: Ca
         batch.lifted if arm.blind else batch.measurement,
         None if arm.blind else batch.operator,
         None if arm.blind else batch.noise_std,
-        plan.solver,
-        plan.steps,
-        plan.eta,
-        plan.noise_correction,
-        plan.variance_multiplier,
-        start_step=arm.start if kind == "fixed" else None,
+        plan.sampling.as_request(encoder),
         generators=batch.generators(),
-        encoder=encoder,
-        fidelity=plan.fidelity,
         callback=callback,
     )
     found = zip(result.operators, result.noise_std.tolist(), result.diagnosis, strict=True)
@@ -321,7 +311,7 @@ def run(plan: Plan, batch: Batch, pipeline: FlashDiffusionPipeline, callback: Ca
         steps=result.steps.tolist(),
         network_evaluations=result.network_evaluations.tolist(),
         schedule_steps=result.schedule_steps,
-        variance=result.variance.tolist(),
+        variance=None if result.variance is None else result.variance.tolist(),
         error_variance=error,
         encoder=result.encoder,
     )
@@ -341,45 +331,8 @@ def _baseline(plan: Plan, batch: Batch, pipeline: FlashDiffusionPipeline) -> Out
         analysis, seconds, error = batch.analyse(pipeline, arm.encoder)
         variance = analysis.variance.float().tolist()
         return Outcome(analysis.decoded, told(batch), dict(seconds), variance=variance, error_variance=error, encoder=analysis.encoder)
-    clock, images = Clock(torch.device("cpu")), []
-    with clock.phase("solve"):
+    timer, images = Timer(torch.device("cpu")), []
+    with timer.phase("solve"):
         for i, case in enumerate(batch.cases):
             images.append(classical.restore(arm.baseline, batch.measurement[i : i + 1], case.told, case.told_noise, arm.settings))
-    return Outcome(torch.cat(images), told(batch), clock.seconds)
-
-
-def _without_encoder(plan: Plan, batch: Batch, pipeline: FlashDiffusionPipeline, callback) -> Outcome:
-    """From pure noise, or from the encoded and noised measurement: what works for a model without a severity encoder."""
-    arm, stage = plan.arm, pipeline.stage
-    device, dtype = pipeline.unet.device, pipeline.unet.dtype
-    schedule = pipeline.schedule(plan.steps, plan.eta)
-    generators = batch.generators()
-    measurement = batch.measurement.to(device, dtype)
-    problem = Problem(measurement, batch.operator, stage, pipeline.denoiser, schedule, batch.noise_std)
-    clock = Clock(device)
-    with clock.phase("start"):
-        if arm.kind == "full":
-            sides = [n // stage.grain for n in batch.clean.shape[-2:]]
-            begin = from_noise(torch.Size([len(measurement), stage.channels, *sides]), schedule, generators, measurement)
-        else:
-            code = stage.encode(batch.lifted.clamp(-1, 1).to(measurement))
-            level = torch.full((len(code),), arm.start_step)
-            begin = Start(schedule.add_noise(code, draw(code.shape, generators, code), level), level, torch.zeros_like(level))
-    with clock.phase("solve"):
-        total = int(begin.level.max())
-        report = (lambda done, levels: callback(done, total)) if callback else None
-        latent = sample(plan.solver, problem, begin, generators, report)
-    with clock.phase("decode"):
-        images = stage.decode(latent).float().clamp(-1, 1)
-    if plan.fidelity:
-        with clock.phase("fidelity"):
-            images = correct(images, measurement.float(), batch.operator, batch.noise_std)
-    return Outcome(
-        images=images,
-        assumed=told(batch),
-        seconds=clock.seconds,
-        start_step=begin.level.tolist(),
-        steps=begin.level.tolist(),
-        network_evaluations=problem.network_evaluations.tolist(),
-        schedule_steps=len(schedule),
-    )
+    return Outcome(torch.cat(images), told(batch), timer.seconds)

@@ -27,6 +27,7 @@ from flashdiff_cli.hub.checksums import SUMS, renewed_sums
 from flashdiff_cli.loading import read_config
 from flashdiff_cli.pages import write_text
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
+from flashdiff_cli.plan import SamplingRequest
 from flashdiff_cli.registry import Option
 from flashdiff_cli.runs.inputs import Job
 from flashdiff_cli.solvers import SOLVERS, load_entry_points
@@ -130,12 +131,14 @@ def parse_axes(solver: str, given: dict[str, str]) -> dict[str, list[Any]]:
 
 def present(pipeline: FlashDiffusionPipeline, solver: str, operator: str) -> dict[str, Any]:
     """The complete choice that a model has now."""
-    tuned = pipeline.tuned(solver, operator)
-    made = pipeline.make_solver(solver, operator)
-    choice = {name: tuned[name] for name in SETTINGS}
-    choice["steps"] = tuned["steps"] or len(pipeline.scheduler.alphas_cumprod)
-    choice["eta"] = float(made.default_eta if tuned["eta"] is None else tuned["eta"])
-    return choice | {"settings": made.describe()}
+    chosen = pipeline.plan(SamplingRequest(solver=solver), operator)
+    return {
+        "steps": len(chosen.schedule),
+        "eta": float(chosen.eta),
+        "noise_correction": chosen.noise_correction,
+        "variance_multiplier": chosen.variance_multiplier,
+        "settings": chosen.solver.describe(),
+    }
 
 
 def axes_around(choice: dict[str, Any]) -> dict[str, list[Any]]:

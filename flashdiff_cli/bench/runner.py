@@ -20,6 +20,7 @@ from flashdiff_cli.bench.records import BenchRecord, Log, image_path
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.pictures.files import Picture, write_picture
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
+from flashdiff_cli.plan import SamplingRequest
 
 Watch = Callable[[str, float, float | None], None]
 """Called with (what is done now, share of the work done, seconds left or None)."""
@@ -279,13 +280,12 @@ class Bench:
             levels = [round(j / (n - 1), 6) for j in range(n)]
             return [self._record(condition, SEVERITY, item, level=t, status=status, error=str(error)) for t in levels]
         error = (analysis.latent - target).float().square().mean((1, 2, 3)).tolist()
-        tuned = self.pipeline.tuned(None, condition.told[0], name)
-        schedule = self.pipeline.schedule(tuned["steps"])
-        starts = schedule.start_level(analysis.variance * tuned["variance_multiplier"]).tolist()
+        chosen = self.pipeline.plan(SamplingRequest(encoder=name), condition.told[0])
+        starts = chosen.matched_step(analysis.variance).tolist()
         records = []
         for case, variance, true, start in zip(cases, analysis.variance.float().tolist(), error, starts, strict=True):
             values = self._truth(case) | {"variance": variance, "severity": variance**0.5, "error_variance": true}
-            values |= {"start_step": start, "schedule_steps": len(schedule), "encoder": name}
+            values |= {"start_step": start, "schedule_steps": len(chosen.schedule), "encoder": name}
             values |= {"seconds": {"severity": seconds, "total": seconds}}
             records.append(self._record(condition, SEVERITY, item, **values))
         return records

@@ -52,7 +52,8 @@ def restore(
         typer.Option("--eta", help="0 deterministic (DDIM) to 1 ancestral (default: the model's).", rich_help_panel="Method"),
     ] = None,
     start: Annotated[
-        str, typer.Option("--start", help="Start latent: stochastic or inversion.", rich_help_panel="Method")
+        str,
+        typer.Option("--start", help="Start latent: stochastic, inversion; without severity: noise, come-closer.", rich_help_panel="Method"),
     ] = "stochastic",
     start_step: Annotated[
         Optional[int],

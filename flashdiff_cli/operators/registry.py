@@ -22,7 +22,7 @@ def chain(parts: Sequence[type[Operator]]) -> type[Composition]:
     return type("Chain", (Composition,), facts)
 
 
-class OperatorRegistry(Registry):
+class OperatorRegistry(Registry[Operator]):
     """Operators by name; `a+b` is the operator that applies `a`, then `b`."""
 
     def __getitem__(self, name: str) -> type[Operator]:
@@ -31,7 +31,7 @@ class OperatorRegistry(Registry):
         return chain([self[part] for part in name.split("+")])
 
     def __contains__(self, name: str) -> bool:
-        return all(super(OperatorRegistry, self).__contains__(part) for part in name.split("+"))
+        return all(part in self._classes for part in name.split("+"))
 
 
 OPERATORS = OperatorRegistry("operator")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flashdiff_cli.hub.checksums import SUMS
-from flashdiff_cli.runs.journal import DONE, FOREIGN, STALE, Journal
 from flashdiff_cli.runs.inputs import Job
+from flashdiff_cli.runs.journal import DONE, FOREIGN, STALE, Journal
 
 DO, SKIP, REFUSE = "restore", "skip", "refuse"
 

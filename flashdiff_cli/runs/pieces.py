@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from flashdiff_cli.calibration import mean_gradient
-from flashdiff_cli.diagnosis import Diagnosis, pool, verdict
+from flashdiff_cli.diagnosis import Analysis, Diagnosis, pool, verdict
 from flashdiff_cli.operators import GaussianBlur, Operator
 from flashdiff_cli.operators.base import per_sample
 from flashdiff_cli.operators.estimate import at_least_shown
@@ -47,8 +47,8 @@ def weighted_median(values: torch.Tensor, weights: torch.Tensor) -> float:
     return values[order][min(index, len(values) - 1)].item()
 
 
-def diagnose(pipeline: FlashDiffusionPipeline, measured: torch.Tensor, tiles: Sequence[Tile]) -> Diagnosis:
-    """One diagnosis for a picture that is restored in pieces.
+def diagnose(pipeline: FlashDiffusionPipeline, measured: torch.Tensor, tiles: Sequence[Tile]) -> tuple[Diagnosis, dict[int, Analysis]]:
+    """Diagnose a picture that is restored in pieces as one.
 
     Each tile's voice weighs by the gradient that it has: a piece of sky says nothing of a blur.
 
@@ -56,27 +56,25 @@ def diagnose(pipeline: FlashDiffusionPipeline, measured: torch.Tensor, tiles: Se
         pipeline: with the model.
         measured: (1, 3, H, W).
         tiles: of it.
+
+    Returns:
+        the diagnosis, and the analyses that it took, by number of the tile.
     """
     if len(tiles) == 1:
-        return pipeline.diagnose(tiles[0].of(measured))
-    parts = [tile.of(measured) for tile in tiles[:: -(-len(tiles) // LOOKED_AT)]]
-    seen = [pipeline.classify(part) for part in parts]
-    pooled = None
-    if seen[0] is not None:
-        pooled = pool(seen, [mean_gradient(part)[0].item() + 1e-6 for part in parts])
-        kind, probabilities = verdict(pooled)
-        if kind != "gaussian-blur":
-            return pipeline.diagnose(measured, pooled)
-    widths, noises, weights = [], [], []
-    for part in parts:
-        analysis = pipeline.analyse(part, "gaussian-blur")
-        operator, noise = pipeline.estimate_operator(part.to(analysis.decoded), analysis)
-        widths.append(operator.describe()["blur_std"])
-        noises.append(noise[0].item())
-        weights.append(pipeline.evidence(part, analysis).gradient[0].item() + 1e-6)
-    weight = torch.tensor(weights)
-    blur, noise_std = (weighted_median(torch.tensor(values), weight) for values in (widths, noises))
-    return Diagnosis("gaussian-blur", GaussianBlur(blur), noise_std, None if pooled is None else probabilities)
+        found = pipeline.diagnose(tiles[0].of(measured))
+        return found, {} if found.analysis is None else {0: found.analysis}
+    parts = {i: tiles[i].of(measured) for i in range(0, len(tiles), -(-len(tiles) // LOOKED_AT))}
+    seen = [one for one in map(pipeline.classify, parts.values()) if one is not None]
+    pooled = pool(seen, [mean_gradient(part)[0].item() + 1e-6 for part in parts.values()]) if seen else None
+    kind, probabilities = ("gaussian-blur", None) if pooled is None else verdict(pooled)
+    if kind != "gaussian-blur":
+        return pipeline.diagnose(measured, pooled), {}
+    found = {i: pipeline.diagnose(part, pooled) for i, part in parts.items()}
+    analyses = {i: one.analysis for i, one in found.items()}
+    weight = torch.tensor([pipeline.evidence(parts[i], analyses[i]).gradient[0].item() + 1e-6 for i in parts])
+    blur = weighted_median(torch.tensor([one.operator.describe()["blur_std"] for one in found.values()]), weight)
+    noise_std = weighted_median(torch.tensor([one.noise_std for one in found.values()]), weight)
+    return Diagnosis(kind, GaussianBlur(blur), noise_std, probabilities), analyses
 
 
 def heeded_noise(told: float, measured: torch.Tensor, operator: Operator, record: Record) -> float:
@@ -97,8 +95,10 @@ def combine(record: Record, tiles: Sequence[Tile], results: Sequence[dict[str, A
     first = results[0]
     record.operator = first["operator"]
     record.noise_std, record.schedule_steps = first["noise_std"], first["schedule_steps"]
-    record.variance = sum(r["variance"] for r in results) / len(results)
-    record.severity = math.sqrt(record.variance)
+    variances = [r["variance"] for r in results if r["variance"] is not None]
+    if variances:
+        record.variance = sum(variances) / len(variances)
+        record.severity = math.sqrt(record.variance)
     record.start_step = max(r["start_step"] for r in results)
     record.steps = max(r["steps"] for r in results)
     record.network_evaluations = sum(r["network_evaluations"] for r in results)
@@ -115,9 +115,9 @@ def combine(record: Record, tiles: Sequence[Tile], results: Sequence[dict[str, A
         ]
 
 
-def describe_tile(tile: Tile, variance: float, **more: int) -> dict[str, Any]:
-    """A tile's entry in a record."""
-    return asdict(tile) | {"severity": math.sqrt(variance), **more}
+def describe_tile(tile: Tile, variance: float | None, **more: int) -> dict[str, Any]:
+    """Return a tile's entry in a record; the severity is None where no encoder was asked."""
+    return asdict(tile) | {"severity": None if variance is None else math.sqrt(variance), **more}
 
 
 def figures(result: Restoration) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def figures(result: Restoration) -> dict[str, Any]:
     return {
         "operator": result.operators[0],
         "noise_std": result.noise_std[0].item(),
-        "variance": result.variance[0].item(),
+        "variance": None if result.variance is None else result.variance[0].item(),
         "start_step": int(result.start_step[0]),
         "steps": int(result.steps[0]),
         "network_evaluations": int(result.network_evaluations[0]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ import torch
 from PIL import Image
 
 from flashdiff_cli import __version__
+from flashdiff_cli.diagnosis import Analysis, Diagnosis
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.hub.resolve import resolve_model
 from flashdiff_cli.operators import OPERATORS, Operator
 from flashdiff_cli.operators.estimate import noise_level
 from flashdiff_cli.operators.mirror import Margins, pad
 from flashdiff_cli.pictures.files import Picture, from_pil, read_picture
-from flashdiff_cli.pictures.tiles import OVERLAP, Canvas
+from flashdiff_cli.pictures.tiles import OVERLAP, Canvas, Tile
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
 from flashdiff_cli.runs.decide import model_state
 from flashdiff_cli.runs.masks import from_alpha, takes_alpha, without_missing
@@ -43,9 +45,9 @@ def pick_device(name: str = "auto") -> torch.device:
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if present[kind]))
     kind = name.split(":")[0]
     if kind not in present:
-        raise UsageError(f"--device {name!r} is unknown; choose from auto, cpu, cuda, mps")
+        raise UsageError(f"`device` {name!r} is unknown; choose from auto, cpu, cuda, mps")
     if not present[kind]:
-        raise UsageError(f"--device {name}: torch finds no such device here; use --device auto")
+        raise UsageError(f"`device` {name}: torch finds no such device here; use `device` auto")
     return torch.device(name)
 
 
@@ -59,6 +61,30 @@ def _part(callback: Callable[[int, int], None], index: int, count: int) -> Calla
 def picture_seed(seed: int, digest: bytes) -> int:
     """63 bits that depend on the run's seed and the picture's content, not on its name or place in a run."""
     return seed_of(f"{seed}:".encode() + digest)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is known of a picture before any of its tiles is restored."""
+
+    measured: torch.Tensor
+    """(1, 3, H', W'), padded."""
+    operator: Operator
+    """As given or as estimated, of the whole picture."""
+    noise_std: float
+    """On intensities in [0, 1], of the whole picture, so that all its tiles agree."""
+    whole: tuple[int, int]
+    """(H, W) of the padded image that was measured."""
+    size: tuple[int, int]
+    """(H, W) of the result."""
+    tiles: list[Tile]
+    diagnosis: Diagnosis | None
+    """None where the operator was given."""
+    analyses: dict[int, Analysis]
+    """What the diagnosis has looked at already, by number of the tile."""
+    record: Record
+    begin: float
+    """When it was begun, on the clock of `time.perf_counter`."""
 
 
 class Restorer:
@@ -84,7 +110,7 @@ class Restorer:
         cache_dir: str | Path | None = None,
     ):
         if dtype not in ("auto", *DTYPES):
-            raise UsageError(f"--dtype {dtype!r} is unknown; choose from auto, {', '.join(DTYPES)}")
+            raise UsageError(f"`dtype` {dtype!r} is unknown; choose from auto, {', '.join(DTYPES)}")
         self.device = pick_device(device)
         self.dtype = "float32" if dtype == "auto" else dtype
         self.model = str(model)
@@ -101,17 +127,17 @@ class Restorer:
         return {"model": model_state(resolve_model(str(model), offline=offline))}
 
     def check(self, settings: Settings) -> None:
-        """Raise a UsageError for settings that make no sense with this model, before any picture is read."""
+        """Refuse settings that make no sense with this model, before any picture is read.
+
+        Raises:
+            UsageError: one is unknown or out of range.
+            FlashdiffError: the model lacks what they need.
+        """
         settings.check()
-        solver = self.pipeline.make_solver(settings.solver, settings.operator, **settings.solver_options)
-        length = len(self.pipeline.schedule(settings.steps or self.pipeline.tuned(solver.name, settings.operator)["steps"]))
-        if settings.start_step is not None and settings.start_step > length:
-            raise UsageError(f"--start-step {settings.start_step} is out of range; this schedule has {length} steps")
-        if settings.encoder is not None:
-            self.pipeline.encoder_for(settings.operator, settings.encoder)
+        self.pipeline.plan(settings.request(), settings.operator, settings.noise_std).check()
 
     def prepare(self, picture: Picture, settings: Settings) -> tuple[torch.Tensor, Operator | None, tuple[int, int]]:
-        """The measurement, padded by mirroring to the model's grain; its operator; (H, W) of the result."""
+        """Return the measurement, padded by mirroring to the model's grain; its operator; (H, W) of the result."""
         measured = picture.image
         options, size = settings.operator_options, picture.size
         if settings.operator is not None:
@@ -135,8 +161,20 @@ class Restorer:
         bottom, right = (t - s for t, s in zip(target, picture.size, strict=True))
         return pad(measured, Margins(0, bottom, 0, right)), operator, size
 
-    def _record(self, name: str, size: tuple[int, int], settings: Settings, picture: Picture) -> Record:
-        return Record(
+    def _look(self, picture: Picture, settings: Settings, name: str, guided: bool) -> Look:
+        """Find out what is to be known of a picture before any of its tiles is restored.
+
+        Args:
+            picture, settings, name: as for `restore`.
+            guided: whether steps are to be run, which takes more memory.
+        """
+        self.check(settings)
+        begin = time.perf_counter()
+        measured, operator, size = self.prepare(picture, settings)
+        whole = tuple(n * (1 if operator is None else operator.stride) for n in measured.shape[2:])
+        tiles = tiles_of(self.pipeline, operator, whole, settings.tile)
+        check_memory(self.pipeline, tiles[0], guided)
+        record = Record(
             name,
             width=size[1],
             height=size[0],
@@ -147,6 +185,16 @@ class Restorer:
             version=__version__,
             notes=list(picture.notes),
         )
+        diagnosis, analyses = None, {}
+        if operator is None:
+            diagnosis, analyses = diagnose(self.pipeline, measured, tiles)
+            operator, record.degradation = diagnosis.operator, diagnosis.describe()
+            record.seconds["estimate"] = time.perf_counter() - begin
+        if settings.noise_std is not None:
+            noise_std = heeded_noise(settings.noise_std, measured, operator, record)
+        else:
+            noise_std = noise_level(measured).item() if diagnosis is None else diagnosis.noise_std
+        return Look(measured, operator, noise_std, whole, size, tiles, diagnosis, analyses, record, begin)
 
     def restore(
         self,
@@ -170,109 +218,73 @@ class Restorer:
             FlashdiffError: the model lacks what is asked for, or the operator cannot be cut into tiles.
         """
         settings = settings or Settings()
-        self.check(settings)
-        begin = time.perf_counter()
-        measured, operator, size = self.prepare(picture, settings)
-        whole = measured.shape[2:] if operator is None else tuple(n * operator.stride for n in measured.shape[2:])
-        tiles = tiles_of(self.pipeline, operator, whole, settings.tile)
-        check_memory(self.pipeline, tiles[0], settings.start_step != 0)
-        record = self._record(name, size, settings, picture)
-        noise_std, start_step, estimated, diagnosis = settings.noise_std, settings.start_step, operator is None, None
-        if estimated:
-            diagnosis = diagnose(self.pipeline, measured, tiles)
-            operator, record.degradation = diagnosis.operator, diagnosis.describe()
-            noise_std = diagnosis.noise_std
-            start_step = diagnosis.start_step if start_step is None else start_step
-            record.seconds["estimate"] = time.perf_counter() - begin
-        if settings.noise_std is not None:
-            noise_std = heeded_noise(settings.noise_std, measured, operator, record)
+        look = self._look(picture, settings, name, settings.start_step != 0)
+        operator, record, tiles = look.operator, look.record, look.tiles
         seed = picture_seed(settings.seed, picture.digest)
         if sample:
             seed = picture_seed(seed, b"sample" + sample.to_bytes(8, "big"))
         generator = torch.Generator().manual_seed(seed)
         stage = self.pipeline.stage
         # Tiles share the noise of the whole picture, so that they agree where they overlap.
-        noise = torch.randn(stage.channels, *(side // stage.grain for side in whole), generator=generator)
-        canvas, results = Canvas(3, whole), []
-        solver = self.pipeline.make_solver(settings.solver, operator.name, **settings.solver_options)
+        noise = torch.randn(stage.channels, *(side // stage.grain for side in look.whole), generator=generator)
+        canvas, results = Canvas(3, look.whole), []
         for index, tile in enumerate(tiles):
             if index:
                 generator = torch.Generator().manual_seed(picture_seed(seed, index.to_bytes(8, "big")))
             result = self.pipeline(
-                tile.of(measured, operator.stride),
+                tile.of(look.measured, operator.stride),
                 operator.window(tile.top, tile.left, tile.height, tile.width),
-                noise_std,
-                solver=solver,
-                steps=settings.steps,
-                eta=settings.eta,
-                noise_correction=settings.noise_correction,
-                variance_multiplier=settings.variance_multiplier,
-                start=settings.start,
-                start_step=start_step,
+                look.noise_std,
+                settings.request(),
                 generators=[generator],
-                encoder=settings.encoder,
-                fidelity=settings.fidelity,
                 noise=tile.of(noise, stage.grain)[None],
-                diagnosis=diagnosis,
+                diagnosis=look.diagnosis and replace(look.diagnosis, analysis=look.analyses.get(index)),
                 callback=None if callback is None else _part(callback, index, len(tiles)),
             )
             canvas.add(tile, result.images[0])
             results.append(figures(result))
-            results[-1]["operator"]["estimated"] = estimated
+            results[-1]["operator"]["estimated"] = look.diagnosis is not None
         combine(record, tiles, results)
-        record.seconds["total"] = time.perf_counter() - begin
-        restored = picture.with_image(canvas.image()[None, :, : size[0], : size[1]])
+        record.seconds["total"] = time.perf_counter() - look.begin
+        restored = picture.with_image(canvas.image()[None, :, : look.size[0], : look.size[1]])
         if takes_alpha(settings.operator, settings.operator_options):
             restored.alpha = None
             record.notes.append("the transparency was the mask; the result is opaque")
         return restored, record
 
     def analyse(self, picture: Picture, settings: Settings | None = None, name: str = "") -> tuple[dict[str, Any], Record]:
-        """What is known before any step: `latent` (1, C, h, w), `variance` (1,), `decoded` (1, 3, H, W), and the record."""
+        """Find out what is known before any step.
+
+        Returns:
+            `latent` (1, C, h, w), `variance` (1,) and `decoded` (1, 3, H, W); and the record.
+        """
         settings = settings or Settings()
-        self.check(settings)
-        begin = time.perf_counter()
-        measured, operator, size = self.prepare(picture, settings)
-        lifted = measured if operator is None else operator.lift(measured)
-        tiles = tiles_of(self.pipeline, operator, tuple(lifted.shape[2:]), settings.tile)
-        check_memory(self.pipeline, tiles[0], guided=False)
-        record = self._record(name, size, settings, picture)
-        used, noise, name = operator, settings.noise_std, settings.operator
-        if operator is None:
-            diagnosis = diagnose(self.pipeline, lifted, tiles)
-            used, record.degradation, name = diagnosis.operator, diagnosis.describe(), diagnosis.operator.name
-            noise = diagnosis.noise_std
-        elif noise is None:
-            noise = noise_level(measured).item()
-        if settings.noise_std is not None:
-            noise = heeded_noise(settings.noise_std, measured, used, record)
-        grain, variances = self.pipeline.stage.grain, []
-        decoded, latent = Canvas(3, tuple(lifted.shape[2:])), None
-        for tile in tiles:
-            part = tile.of(lifted)
-            analysis = self.pipeline.analyse(part, name, settings.encoder, noise)
+        look = self._look(picture, settings, name, guided=False)
+        operator, record, tiles, diagnosis = look.operator, look.record, look.tiles, look.diagnosis
+        request = settings.request() if diagnosis is None else settings.request().unless_started(diagnosis.start_step)
+        plan = self.pipeline.plan(request, operator.name, look.noise_std)
+        lifted, stage = operator.lift(look.measured), self.pipeline.stage
+        decoded, latent = Canvas(3, look.whole), Canvas(stage.channels, tuple(n // stage.grain for n in look.whole), OVERLAP // stage.grain)
+        variances, levels = [], []
+        for index, tile in enumerate(tiles):
+            analysis = look.analyses.get(index)
+            if analysis is None or analysis.encoder != plan.encoder:
+                analysis = self.pipeline.analyse(tile.of(lifted), None, plan.encoder)
             decoded.add(tile, analysis.decoded[0])
-            if latent is None:
-                latent = Canvas(len(analysis.latent[0]), tuple(n // grain for n in lifted.shape[2:]), OVERLAP // grain)
-            latent.add(tile.shrunk(grain), analysis.latent[0])
+            latent.add(tile.shrunk(stage.grain), analysis.latent[0])
             variances.append(analysis.variance[0].item())
-        record.operator = {"name": used.name, **used.describe(), "estimated": operator is None}
-        record.noise_std = noise
-        tuned = self.pipeline.tuned(settings.solver, used.name, analysis.encoder)
-        schedule = self.pipeline.schedule(settings.steps or tuned["steps"])
-        multiplier = tuned["variance_multiplier"] if settings.variance_multiplier is None else settings.variance_multiplier
-        levels = schedule.start_level(torch.tensor(variances) * multiplier).tolist()
-        if operator is None and diagnosis.start_step is not None:
-            levels = [diagnosis.start_step] * len(levels)
+            levels.append(int((plan.matched_step(analysis.variance) if plan.start_step is None else plan.start_step)[0]))
+        record.operator = {"name": operator.name, **operator.describe(), "estimated": diagnosis is not None}
+        record.noise_std = look.noise_std
         variance = torch.tensor([sum(variances) / len(variances)])
         record.variance, record.severity = variance[0].item(), variance[0].sqrt().item()
-        record.start_step, record.schedule_steps, record.encoder = max(levels), len(schedule), analysis.encoder
+        record.start_step, record.schedule_steps, record.encoder = max(levels), len(plan.schedule), plan.encoder
         if len(tiles) > 1:
             record.tiles = [
                 describe_tile(tile, v, start_step=level) for tile, v, level in zip(tiles, variances, levels, strict=True)
             ]
-        record.seconds = {"total": time.perf_counter() - begin}
-        image = decoded.image()[None, :, : size[0], : size[1]]
+        record.seconds = {"total": time.perf_counter() - look.begin}
+        image = decoded.image()[None, :, : look.size[0], : look.size[1]]
         return {"latent": latent.image()[None], "variance": variance, "decoded": image}, record
 
 

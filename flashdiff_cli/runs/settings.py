@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from flashdiff_cli.errors import UsageError
+from flashdiff_cli.flash import STARTS
 from flashdiff_cli.operators import OPERATORS
+from flashdiff_cli.plan import SamplingRequest
 from flashdiff_cli.runs.masks import files_of, name_operator
 
-START_MODES = ("stochastic", "inversion")
 LIMITS = {
     "noise_std": (0.0, 10.0),
     "steps": (1, 1_000_000),
@@ -39,9 +40,9 @@ class Settings:
         solver_options: its settings, by option name.
         steps: of the whole reverse process, of which a run takes those below its start.
         eta: 0 deterministic to 1 ancestral.
-        start: "stochastic" or "inversion".
+        start: one of `flash.STARTS`.
         start_step: instead of the matched one.
-        noise_correction, variance_multiplier: see `flash.start`.
+        noise_correction, variance_multiplier: see `flash.matched`.
         encoder: name of the severity encoder component.
         fidelity: whether the result is corrected by its measurement at the end.
         seed: of all draws, together with the picture's content.
@@ -94,6 +95,21 @@ class Settings:
             "kernel": self.kernel,
         }
 
+    def request(self) -> SamplingRequest:
+        """Return what these settings ask of the sampler."""
+        return SamplingRequest(
+            solver=self.solver,
+            solver_options=self.solver_options,
+            steps=self.steps,
+            eta=self.eta,
+            noise_correction=self.noise_correction,
+            variance_multiplier=self.variance_multiplier,
+            start=self.start,
+            start_step=self.start_step,
+            encoder=self.encoder,
+            fidelity=self.fidelity,
+        )
+
     def check(self) -> None:
         """Raise a UsageError for what makes no sense, before any picture is read."""
         if self.operator is not None:
@@ -102,14 +118,14 @@ class Settings:
                 option.parse(self.operator_options.get(name))
             for name, path in files_of(self.operator_options).items():
                 if not path.is_file():
-                    raise UsageError(f"--{name.replace('_', '-')} {path}: no such file")
+                    raise UsageError(f"`{name}` {path}: no such file")
         elif given := [k for k, v in self.operator_options.items() if v is not None]:
-            raise UsageError(f"--{given[0].replace('_', '-')} needs --operator: which degradation is it a parameter of?")
-        if self.start not in START_MODES:
-            raise UsageError(f"--start {self.start!r} is unknown; choose from {', '.join(START_MODES)}")
+            raise UsageError(f"`{given[0]}` needs `operator`: which degradation is it a parameter of?")
+        if self.start not in STARTS:
+            raise UsageError(f"`start` {self.start!r} is unknown; choose from {', '.join(STARTS)}")
         if self.tile and not MIN_TILE <= self.tile <= MAX_TILE:
-            raise UsageError(f"--tile {self.tile} is out of range; give a number from {MIN_TILE} to {MAX_TILE}, or 0 for no tiles")
+            raise UsageError(f"`tile` {self.tile} is out of range; give a number from {MIN_TILE} to {MAX_TILE}, or 0 for no tiles")
         for name, (low, high) in LIMITS.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
-                raise UsageError(f"--{name.replace('_', '-')} {value} is out of range; give a number from {low:g} to {high:g}")
+                raise UsageError(f"`{name}` {value} is out of range; give a number from {low:g} to {high:g}")

@@ -138,7 +138,7 @@ class Solver(ABC):
         """
 
 
-SOLVERS = Registry("solver")
+SOLVERS: Registry[Solver] = Registry("solver")
 
 
 def load_entry_points() -> None:
