@@ -50,7 +50,7 @@ def run(solver: Solver, world: GaussianWorld, steps: int, matched: bool, chains:
     generators = [torch.Generator().manual_seed(i) for i in range(chains)]
     if matched:
         estimate = SeverityEstimate(world.mean.expand(chains, -1, -1, -1), torch.full((chains,), float(world.variance)))
-        start = flash.start(estimate, schedule, generators)
+        start = flash.matched(estimate, schedule, generators)
     else:
         start = flash.from_noise((chains, *world.mean.shape[1:]), schedule, generators, world.mean)
     return sample(solver, problem, start, generators), int(start.level[0])
