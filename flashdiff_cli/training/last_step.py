@@ -19,6 +19,9 @@ from flashdiff_cli.training.mixtures import WEIGHTS, Degraded, degrade
 from flashdiff_cli.training.recipe import Recipe
 from flashdiff_cli.training.sheet import grid, to_picture
 
+SCALE = 0.04
+"""Added to the error of a measurement, on the scale of [-1, 1], by which that of the result is divided."""
+
 FLOOR = 1e-5
 """Mean squared error on the scale of [-1, 1] (56 dB) below which nothing is to be gained."""
 
@@ -40,7 +43,7 @@ def filled(measured: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 class LastStepTask:
-    """Mean logarithm of the squared error after every round: a decibel counts alike at every strength.
+    """Mean absolute error after every round, as a share of what the measurement is off: faint degradations count as strong ones do.
 
     `recipe.model`: `channels`, `blocks`, `rounds` of `LastStep`, or `begin`, a component to go on from. The model folder supplies the
     first stage, the diffusion model and the severity encoders whose estimates are restored.
@@ -69,11 +72,16 @@ class LastStepTask:
         blurred = isinstance(sample.operator, GaussianBlur) and sample.noise_std <= 0.09
         return "severity" if blurred or len(self.encoders) == 1 else "severity_mixed"
 
+    @staticmethod
+    def kept(samples: list[Degraded]) -> torch.Tensor:
+        """Return the masks (B, 1, H, W), 1 where a pixel is kept."""
+        return torch.stack([s.operator.mask[0] if isinstance(s.operator, Inpainting) else torch.ones_like(s.measured[:1]) for s in samples])
+
     @torch.no_grad()
     def estimates(self, samples: list[Degraded], generator: torch.Generator, device: torch.device) -> torch.Tensor:
         """Return what a decoder hands to the last step: (B, 3, H, W)."""
         seen = torch.stack([s.measured for s in samples])
-        masks = torch.stack([s.operator.mask[0] if isinstance(s.operator, Inpainting) else torch.ones_like(s.measured[:1]) for s in samples])
+        masks = self.kept(samples)
         seen = filled(seen, masks).to(device)
         latent = variance = None
         for role, encoder in self.encoders.items():
@@ -125,18 +133,19 @@ class LastStepTask:
         device = images.device
         target = torch.stack([sample.clean for sample in samples]).to(device)
         x = self.estimates(samples, generator, device)
+        measured = torch.stack([sample.measured for sample in samples]).to(device)
+        before = (self.kept(samples).to(device) * (measured - target)).square().mean((1, 2, 3))
+        scale = (SCALE + before.sqrt()).view(-1, 1, 1, 1)
         losses = []
         for number in range(self.rounds):
             with torch.no_grad():
                 seen = self.seen(samples, x, number)
             result = module(seen)
-            error = (result - target).square().mean((1, 2, 3))
-            losses.append((error + FLOOR).log().mean())
+            losses.append(((result - target).abs() / scale).mean())
             # A round learns from what the one before really left, without a gradient through the data term.
             x = result.detach().clamp(-1, 1)
-        measured = torch.stack([sample.measured for sample in samples]).to(device)
-        before = (measured - target).square().mean((1, 2, 3))
-        gain = 10 * torch.log10((before + FLOOR) / (error.detach() + FLOOR)).mean()
+        error = (result.detach() - target).square().mean((1, 2, 3))
+        gain = 10 * torch.log10((before + FLOOR) / (error + FLOOR)).mean()
         return {"loss": sum(losses) / len(losses), "first": losses[0], "last": losses[-1], "gain": gain}
 
     @torch.no_grad()
