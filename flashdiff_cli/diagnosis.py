@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -78,6 +78,19 @@ class Diagnosis:
         A camera's path is seen least well: a kernel that is too long or turned leaves ripples.
         """
         return self.kind != "motion-blur"
+
+    @property
+    def explains(self) -> Operator | None:
+        """The operator, where a last step may go by it."""
+        return self.operator if self.trusted else None
+
+    def stored_as(self, compression: Jpeg | None) -> Diagnosis:
+        """Return the diagnosis with what the file says of its own compression: its quality, and noise that rounding left at the least."""
+        if compression is None or self.kind == "none":
+            return self
+        if self.kind == "jpeg":
+            return replace(self, operator=compression)
+        return replace(self, noise_std=max(self.noise_std, compression.noise_std().item()))
 
     def describe(self) -> dict:
         """For records."""

@@ -40,13 +40,14 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         severity: the default severity encoder; None: only start steps that are given can be used.
         severity_inpainting, severity_nonlinear_blur, severity_mixed: severity encoders for missing pixels, for nonlinear blur, and
             for camera shake, compression, enlargement and noise.
+        last_step: `LastStep`, which makes the picture of decoded result and measurement; None: `fidelity.correct` and `restrain` do.
         classifier: tells these kinds apart; None: a picture of which nothing is said is taken for blurred.
         defaults: what the model says of its own settings; see `plan.ModelDefaults`.
     """
 
-    model_cpu_offload_seq = "severity->unet->first_stage"
+    model_cpu_offload_seq = "severity->unet->first_stage->last_step"
     _encoders = ["severity", "severity_mixed", "severity_inpainting", "severity_nonlinear_blur"]
-    _optional_components = [*_encoders, "classifier"]
+    _optional_components = [*_encoders, "classifier", "last_step"]
 
     def __init__(
         self,
@@ -58,6 +59,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         severity_nonlinear_blur=None,
         severity_mixed=None,
         classifier=None,
+        last_step=None,
         defaults: dict[str, Any] | ModelDefaults | None = None,
     ):
         super().__init__()
@@ -70,6 +72,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             severity_nonlinear_blur=severity_nonlinear_blur,
             severity_mixed=severity_mixed,
             classifier=classifier,
+            last_step=last_step,
         )
         self.defaults = ModelDefaults.read(defaults or {})
         self.register_to_config(defaults=self.defaults.to_dict() if defaults is self.defaults else defaults or {})
@@ -347,6 +350,13 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         Returns:
             the final images, and the share (B,) of the solver's own detail that was kept.
         """
+        if diagnosis is not None and diagnosis.kind == "none":
+            # Nothing was found, so nothing is changed: not even what a first stage loses.
+            return operator.lift(measurement).clamp(-1, 1), torch.ones(len(images))
+        if self.last_step is not None:
+            explains = operator if diagnosis is None else diagnosis.explains
+            shown = measurement if explains is not None else operator.lift(measurement)
+            return self.last_step.restore(images, shown, explains, noise_std), torch.ones(len(images))
         corrected = correct(images, measurement, operator, noise_std)
         if decoded is None:
             return corrected, torch.ones(len(images))

@@ -71,6 +71,24 @@ class Jpeg(Operator):
         self.jpeg_quality, self.chroma = per_sample(jpeg_quality), chroma
         self._tables = [quantisation_table(self.jpeg_quality, base) for base in (LUMA_TABLE, CHROMA_TABLE)]
 
+    @classmethod
+    def of_file(cls, tables: Sequence[Sequence[int]], subsampling: str | None) -> Jpeg:
+        """Build the operator that a JPEG file says it went through.
+
+        Args:
+            tables: its quantisation tables of luma and, where it has colour, of the colour differences: 64 divisors each, row by row.
+            subsampling: "444", "422" or "420"; None for grey.
+
+        Returns:
+            one whose `jpeg_quality` is that of the standard tables that come nearest; the tables are the file's own.
+        """
+        own = [torch.tensor(table, dtype=torch.float64).clamp(min=1).view(1, BLOCK, BLOCK) for table in (tables[0], tables[-1])]
+        standard = quantisation_table(torch.arange(1, 101), LUMA_TABLE)
+        quality = 1 + (standard.log() - own[0].log()).abs().mean((1, 2)).argmin().item()
+        found = cls(float(quality), "444" if subsampling in (None, "444") else "420")
+        found._tables = own
+        return found
+
     def _table(self, plane: int, x: torch.Tensor) -> torch.Tensor:
         """(B or 1, 1, 1, 8, 8) on the scale of intensities from 0 to 1."""
         return (self._tables[min(plane, 1)] / 255).to(x)[:, None, None]
@@ -140,10 +158,14 @@ class Jpeg(Operator):
         return {"jpeg_quality": round(self.jpeg_quality[index % len(self.jpeg_quality)].item(), 2), "chroma": self.chroma}
 
     def subset(self, active: torch.Tensor) -> Jpeg:
-        return Jpeg(choose(self.jpeg_quality, active), self.chroma)
+        found = Jpeg(choose(self.jpeg_quality, active), self.chroma)
+        found._tables = [choose(table, active) for table in self._tables]
+        return found
 
     @classmethod
     def _stack(cls, operators: Sequence[Jpeg]) -> Jpeg:
         if len({operator.chroma for operator in operators}) != 1:
             raise cls._unstackable("colour at different resolutions")
-        return cls(torch.cat([operator.jpeg_quality for operator in operators]), operators[0].chroma)
+        found = cls(torch.cat([operator.jpeg_quality for operator in operators]), operators[0].chroma)
+        found._tables = [torch.cat(parts) for parts in zip(*(operator._tables for operator in operators), strict=True)]
+        return found

@@ -17,7 +17,7 @@ from flashdiff_cli import __version__
 from flashdiff_cli.diagnosis import Analysis, Diagnosis
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.hub.resolve import resolve_model
-from flashdiff_cli.operators import OPERATORS, Operator
+from flashdiff_cli.operators import OPERATORS, Jpeg, Operator
 from flashdiff_cli.operators.estimate import noise_level
 from flashdiff_cli.operators.mirror import Margins, pad
 from flashdiff_cli.pictures.files import Picture, from_pil, read_picture
@@ -188,6 +188,8 @@ class Restorer:
         diagnosis, analyses = None, {}
         if operator is None:
             diagnosis, analyses = diagnose(self.pipeline, measured, tiles)
+            compression = Jpeg.of_file(picture.jpeg_tables, picture.subsampling) if picture.jpeg_tables else None
+            diagnosis = diagnosis.stored_as(compression)
             operator, record.degradation = diagnosis.operator, diagnosis.describe()
             record.seconds["estimate"] = time.perf_counter() - begin
         if settings.noise_std is not None:

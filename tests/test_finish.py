@@ -1,0 +1,104 @@
+"""How a restoration ends: the learned last step where a model has one, nothing where nothing was found, and what a JPEG file says of itself."""
+
+import io
+
+import pytest
+import torch
+from PIL import Image
+from tiny import tiny_pipeline
+
+from flashdiff_cli.diagnosis import Diagnosis
+from flashdiff_cli.last_step import LastStep
+from flashdiff_cli.operators import GaussianBlur, Identity, Jpeg, MotionBlur
+from flashdiff_cli.operators.motion_blur import straight_kernel
+from flashdiff_cli.pictures.files import from_pil
+from flashdiff_cli.pipeline import FlashDiffusionPipeline
+
+
+def image(side=32, seed=0):
+    x = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return torch.nn.functional.avg_pool2d(x, 5, 1, 2)
+
+
+def with_last_step():
+    pipeline = tiny_pipeline(defaults={"fidelity": True, "steps": 20})
+    torch.manual_seed(1)
+    last = LastStep(channels=(8, 12), blocks=(1, 1), rounds=1).eval()
+    torch.nn.init.normal_(last.leave.weight, std=0.02)
+    pipeline.register_modules(last_step=last)
+    return pipeline
+
+
+def test_the_last_step_makes_the_picture():
+    pipeline, y = with_last_step(), image()
+    blur, noise = GaussianBlur(1.5), torch.tensor([0.02])
+    found = pipeline(y, blur, 0.02, start_step=0)
+    plain = pipeline(y, blur, 0.02, start_step=0, fidelity=False)
+    assert torch.allclose(found.images, pipeline.last_step.restore(plain.images, y, blur, noise), atol=1e-5)
+    assert found.kept_detail.tolist() == [1]
+
+
+def test_a_model_with_a_last_step_is_saved_and_loaded(tmp_path):
+    pipeline, y = with_last_step(), image()
+    pipeline.save_pretrained(tmp_path, safe_serialization=True)
+    again = FlashDiffusionPipeline.from_pretrained(tmp_path)
+    assert torch.equal(again(y, Identity(), 0.05).images, pipeline(y, Identity(), 0.05).images)
+
+
+def test_where_nothing_was_found_nothing_changes():
+    pipeline, y = with_last_step(), image()
+    nothing = Diagnosis("none", Identity(), 0.01)
+    images, kept = pipeline.finish(image(seed=3), image(seed=4), y, Identity(), torch.tensor([0.01]), nothing)
+    assert torch.equal(images, y) and kept.tolist() == [1]
+
+
+def test_an_operator_that_is_not_trusted_is_not_gone_by():
+    pipeline, y, decoded = with_last_step(), image(), image(seed=3)
+    shake, noise = MotionBlur(straight_kernel(7.0, 0.3)[None]), torch.tensor([0.02])
+    images, _ = pipeline.finish(decoded, decoded, y, shake, noise, Diagnosis("motion-blur", shake, 0.02))
+    assert torch.equal(images, pipeline.last_step.restore(decoded, y, None, noise))
+    told, _ = pipeline.finish(decoded, decoded, y, shake, noise)
+    assert torch.equal(told, pipeline.last_step.restore(decoded, y, shake, noise))
+
+
+def jpeg_of(quality, subsampling=2, mode="RGB"):
+    pixels = ((image(64)[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    file = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(file, "JPEG", quality=quality, subsampling=subsampling)
+    return from_pil(Image.open(file))
+
+
+@pytest.mark.parametrize("quality", [10, 37, 50, 75, 92])
+def test_a_file_tells_its_quality(quality):
+    picture = jpeg_of(quality)
+    found = Jpeg.of_file(picture.jpeg_tables, picture.subsampling)
+    assert found.describe() == {"jpeg_quality": quality, "chroma": "420"}
+    assert Jpeg.of_file(jpeg_of(quality, 0).jpeg_tables, "444").chroma == "444"
+    x = (image(64) + 1) / 2
+    assert torch.equal(found.forward(x), Jpeg(quality).forward(x)), "its tables are those of the standard"
+    assert torch.equal(Jpeg.stack([found, found]).subset(torch.tensor([True, False])).forward(x), found.forward(x))
+
+
+def test_grey_files_have_one_table():
+    picture = jpeg_of(40, mode="L")
+    assert Jpeg.of_file(picture.jpeg_tables, picture.subsampling).describe()["jpeg_quality"] == 40
+
+
+def test_tables_of_ones_own_are_kept():
+    flat = [[20] * 64, [30] * 64]
+    found = Jpeg.of_file(flat, "444")
+    assert 1 <= found.describe()["jpeg_quality"] <= 100
+    x = (image(64) + 1) / 2
+    assert not torch.equal(found.forward(x), Jpeg(found.jpeg_quality, "444").forward(x))
+
+
+def test_what_a_file_says_goes_over_what_was_guessed():
+    said = Jpeg(30)
+    guessed = Diagnosis("jpeg", Jpeg(55), 0.0)
+    assert guessed.stored_as(said).operator is said and guessed.stored_as(None) is guessed
+    blur = Diagnosis("gaussian-blur", GaussianBlur(2.0), 0.002)
+    assert blur.stored_as(said).noise_std == pytest.approx(said.noise_std().item()), "rounding leaves noise, whatever shows"
+    assert blur.stored_as(said).operator is blur.operator
+    assert Diagnosis("gaussian-blur", GaussianBlur(2.0), 0.2).stored_as(said).noise_std == 0.2
+    nothing = Diagnosis("none", Identity(), 0.0)
+    assert nothing.stored_as(said) is nothing
