@@ -95,7 +95,7 @@ def _mended(data: bytes) -> Iterator[Mended]:
         with suppress(Exception):
             lacking = tiff.lacking(data)
             if lacking is not None:
-                yield lacking[0], lambda: _lost_rows(*lacking), "its end is missing"
+                yield lacking[0], lambda: deep.upright(lacking[1][..., None], lacking[2])[..., 0], "its end is missing"
         bare = tiff.without_metadata(data)
         if bare is not None:
             yield bare, None, WITHOUT

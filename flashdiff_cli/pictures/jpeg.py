@@ -126,14 +126,14 @@ def lost(pixels: np.ndarray) -> np.ndarray:
     height, width = pixels.shape[:2]
     known = ~np.isin(pixels, GREY).all(-1)
     rows, columns = -(-height // 8), -(-width // 8)
-    padded = np.zeros((8 * rows, 8 * columns), bool)
-    padded[:height, :width] = known
-    blocks = padded.reshape(rows, 8, columns, 8).any((1, 3))
+    padded = np.pad(known, ((0, 8 * rows - height), (0, 8 * columns - width)), mode="edge")
+    # Along its border a lost block takes colour from its neighbours, where colours were stored more coarsely.
+    blocks = padded.reshape(rows, 8, columns, 8)[:, 1:7, :, 1:7].any((1, 3))
     found = np.zeros((rows, columns), bool)
     last = int(np.flatnonzero(blocks.any(1))[-1]) if blocks.any() else -1
     found[last + 1 :] = True
-    # Blocks may be coded two rows at a time.
+    # Blocks may be coded two rows at a time; and the last that were coded may have been cut.
     for row in (last - 1, last):
         if row >= 0 and not blocks[row, -1]:
-            found[row, max(np.flatnonzero(blocks[row]), default=-1) + 1 :] = True
+            found[row, max(max(np.flatnonzero(blocks[row]), default=-1) - 1, 0) :] = True
     return found.repeat(8, 0).repeat(8, 1)[:height, :width]

@@ -227,7 +227,7 @@ def _of_png(file: Image.Image, data: bytes, found: Metadata, notes: list[str]) -
     for kind, contents, good in png.chunks(data):
         if not good:
             continue
-        if kind in png.COLOUR:
+        if png.COLOUR.get(kind) == len(contents):
             found.colour.append((kind, contents))
         elif kind in png.TEXT and not contents.startswith(TEXT_ELSEWHERE):
             found.text.append((kind, contents))

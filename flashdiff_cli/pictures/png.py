@@ -14,7 +14,8 @@ HEAD = b"\x89PNG\r\n\x1a\n"
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Samples a pixel, by type of colour."""
 PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")
-COLOUR = (b"cICP", b"mDCV", b"cLLI", b"sRGB", b"gAMA", b"cHRM")
+COLOUR = {b"cICP": 4, b"mDCV": 24, b"cLLI": 8, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32}
+"""What says what colours mean, and its bytes."""
 TEXT = (b"tEXt", b"zTXt", b"iTXt", b"tIME")
 PIECE = 1 << 16
 
@@ -78,7 +79,7 @@ def mended(data: bytes) -> tuple[bytes, int] | None:
         lost = height - len(pixels) // row
         pixels = pixels[: (height - lost) * row] + bytes(lost * row)
     kept = [chunk(kind, contents) for kind, contents, good in found if kind in PIXELS[:3] and (good or kind == b"IHDR")]
-    kept += [chunk(kind, contents) for kind, contents, good in found if kind in COLOUR and good]
+    kept += [chunk(kind, contents) for kind, contents, good in found if good and COLOUR.get(kind) == len(contents)]
     order = sorted(kept, key=lambda part: (part[4:8] != b"IHDR", part[4:8] not in COLOUR, part[4:8] != b"PLTE"))
     return HEAD + b"".join(order) + chunk(b"IDAT", zlib.compress(pixels, 1)) + chunk(b"IEND", b""), lost
 

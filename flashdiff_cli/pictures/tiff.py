@@ -215,23 +215,29 @@ def without_metadata(data: bytes) -> bytes | None:
     return data[:place] + directory + data[place + len(directory) :]
 
 
-def lacking(data: bytes) -> tuple[bytes, int] | None:
+def lacking(data: bytes) -> tuple[bytes, np.ndarray, int] | None:
     """A file without compression whose last strip is cut, with zeros for what it lacks.
 
     Returns:
-        the file; how many rows at the bottom it did not hold. None if it lacks nothing, or it cannot be told what.
+        the file; (H, W) bool, what it did not hold, not turned; its orientation as EXIF counts. None if it lacks nothing, or it
+        cannot be told what.
     """
-    with Image.open(io.BytesIO(data)) as file:
-        tags, height = file.tag_v2, file.height
-        begins, lengths = _many(tags.get(273, ())), _many(tags.get(279, ()))
-        if file.format != "TIFF" or tags.get(259, 1) != 1 or tags.get(284, 1) != 1 or not begins or len(begins) != len(lengths):
+    import tifffile
+
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page = file.pages.first
+        height, begins, lengths = page.imagelength, page.dataoffsets, page.databytecounts
+        if page.compression != PLAIN or page.planarconfig != 1 or page.is_tiled or not begins or len(begins) != len(lengths):
             return None
-        rows = min(int(tags.get(278, height)), height)
+        rows = max(1, min(int(page.rowsperstrip or height), height))
+        lost, orientation = np.zeros((height, page.imagewidth), bool), page.tags.valueof(274, 1)
     end = begins[-1] + lengths[-1]
     missing = end - len(data)
     if missing <= 0 or begins[-1] != max(begins) or len(begins) != -(-height // rows):
         return None
     # The last strip may be one of fewer rows.
     last = height - rows * (len(begins) - 1)
-    lost = -(-min(missing, lengths[-1]) * last // lengths[-1])
-    return (data + bytes(missing), lost) if missing <= lengths[-1] else None
+    if missing > lengths[-1]:
+        return None
+    lost[height + (-missing * last // lengths[-1]) :] = True
+    return data + bytes(missing), lost, orientation if orientation in range(1, 9) else 1
