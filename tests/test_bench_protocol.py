@@ -3,9 +3,11 @@
 import dataclasses
 
 import pytest
+import torch
 from tiny import tiny_pipeline
 
-from flashdiff_cli.bench.arms import plan
+from flashdiff_cli.bench.arms import condition_identity, plan
+from flashdiff_cli.bench.dataset import through_jpeg
 from flashdiff_cli.bench.from_flags import make, parse
 from flashdiff_cli.bench.protocol import BASELINES, Arm, Condition, from_dict, load, packaged
 from flashdiff_cli.errors import UsageError
@@ -20,7 +22,7 @@ def protocol(**changes):
 
 
 def test_the_package_has_the_papers_tasks():
-    assert set(packaged()) == {*TASKS, "robustness", "start-search", "hidden-degradation"}
+    assert set(packaged()) == {*TASKS, "robustness", "start-search", "hidden-degradation", "phone"}
 
 
 @pytest.mark.parametrize("name", packaged())
@@ -33,6 +35,18 @@ def test_packaged_protocols_make_sense(name):
     for model in ("photos", "celebahq-256", "lsun-bedrooms-256"):
         for arm in found.arm:
             plan(arm, found, pipeline, model)
+
+
+def test_a_measurement_is_stored_as_a_file():
+    condition = Condition("c", "gaussian-blur", {"blur_std": [0.6, 2.8]}, stored_quality=[80, 95])
+    assert condition.quality(0.0) == 95 and condition.quality(1.0) == 80
+    assert Condition("c", "identity").quality(0.5) is None
+    with pytest.raises(UsageError, match="stored_quality"):
+        Condition("c", "identity", stored_quality=[0, 95])
+    y = torch.rand(1, 3, 32, 40, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    rough, fine = (through_jpeg(y, quality) for quality in (10, 95))
+    assert rough.shape == y.shape and (rough - y).abs().mean() > (fine - y).abs().mean() > 0
+    assert condition_identity(condition) != condition_identity(Condition("c", "gaussian-blur", {"blur_std": [0.6, 2.8]}))
 
 
 @pytest.mark.parametrize("name", TASKS)

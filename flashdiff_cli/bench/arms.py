@@ -193,6 +193,7 @@ def condition_identity(condition: Condition) -> dict[str, Any]:
         "assumed": told,
         "draws": condition.draws,
         "stored": condition.stored,
+        "stored_quality": condition.stored_quality,
     }
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
 from flashdiff_cli.bench.protocol import Condition, value_at
 from flashdiff_cli.errors import FlashdiffError, UsageError
@@ -159,6 +162,18 @@ def degrade(item: Item, clean: torch.Tensor, condition: Condition, seed: int, sw
     noise = torch.Generator().manual_seed(derive(root, "noise", *(sweep or ())))
     noise_std, told_noise = condition.noise(level), condition.noise(level, told=True)
     measurement = operator.measure(clean, noise_std, [noise])
-    if condition.stored:
+    quality = condition.quality(level)
+    if quality is not None:
+        measurement = through_jpeg(measurement, quality)
+    elif condition.stored:
         measurement = ((measurement.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
     return Case(item, condition.name, level, derive(root, "arms"), clean, operator, noise_std, measurement, told, told_noise)
+
+
+def through_jpeg(measurement: torch.Tensor, quality: float) -> torch.Tensor:
+    """Store a measurement (1, 3, H, W) in [-1, 1] units as a JPEG with colours at half resolution, and read it again."""
+    pixels = ((measurement[0].clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "JPEG", quality=round(quality), subsampling=2)
+    found = np.asarray(Image.open(file, formats=("JPEG",)), dtype=np.float32)
+    return torch.from_numpy(found / 127.5 - 1).permute(2, 0, 1)[None].to(measurement)

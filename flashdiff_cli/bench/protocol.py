@@ -26,6 +26,7 @@ SETTINGS = ("steps", "eta", "noise_correction", "variance_multiplier")
 
 
 NOISE = Option("noise_std", float, "noise on intensities in [0, 1]", None, 0.0, 10.0)
+QUALITY = Option("stored_quality", float, "quality of the JPEG file, 1 to 100", None, 1, 100)
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Condition:
         options: its parameters by name; a pair [low, high] is low + t (high - low) at the picture's level t.
         noise_std: on intensities in [0, 1]; a pair as for an option.
         stored: the measurement is what a file of 8 bits holds: clipped to [0, 1] and rounded.
+        stored_quality: of the JPEG file, with colours at half resolution, that the measurement is read from; a pair as for an option, the
+            first at level 1, so that strong blur and strong compression come together.
         assumed: what the solver is told, where that is not the truth.
         draws: conditions of the same `draws` take the same level, mask or path and noise of a picture; None: the name.
     """
@@ -58,9 +61,11 @@ class Condition:
     assumed: Assumed | None = None
     draws: str | None = None
     stored: bool = False
+    stored_quality: float | list[float] | None = None
 
     def __post_init__(self):
         _check_name("condition", self.name)
+        self.quality(0.0)
         for level in (0.0, 1.0):
             value_at(NOISE, self.noise_std, level)
         _check_operator(self.operator, self.options, f"condition {self.name}")
@@ -70,6 +75,10 @@ class Condition:
     def noise(self, level: float, told: bool = False) -> float:
         """Standard deviation of the noise at a level from 0 to 1; with `told`, what the solver is told of it."""
         return value_at(NOISE, self.told[2] if told else self.noise_std, level)
+
+    def quality(self, level: float) -> float | None:
+        """Quality of the JPEG that a measurement is stored as at a level from 0 to 1; None: of none."""
+        return None if self.stored_quality is None else value_at(QUALITY, self.stored_quality, 1 - level)
 
     @property
     def most_noise(self) -> float:
