@@ -292,3 +292,12 @@ def test_a_picture_that_is_transparent_all_over_is_left_as_it_is(tmp_path):
     before.putalpha(0)
     file, _ = written(tmp_path, read(tmp_path, saved(before, "PNG"), "a.png"), "b.png")
     assert np.array_equal(np.asarray(file), np.asarray(before))
+
+
+def test_a_profile_of_other_colours_is_left_out(tmp_path):
+    cmyk = bytearray(PROFILE)
+    cmyk[16:20] = b"CMYK"
+    picture = read(tmp_path, saved(scene().convert("CMYK"), "JPEG", icc_profile=bytes(cmyk)), "a.jpg")
+    file, _ = written(tmp_path, picture, "b.jpg")
+    assert "icc_profile" not in file.info and file.mode == "RGB"
+    assert any("CMYK became RGB" in note for note in picture.notes) and any("profile" in note for note in picture.notes)

@@ -90,7 +90,7 @@ def tags_of(exif: bytes | None) -> dict[int, Any]:
         value = dict(known.get_ifd(tag)) if directory else known[tag]
         if directory and metadata.INTEROP in value:
             value[metadata.INTEROP] = dict(known.get_ifd(metadata.INTEROP))
-        tags[tag] = metadata._stored(value)
+        tags[tag] = metadata.stored(value)
     return tags
 
 

@@ -111,7 +111,10 @@ def read_metadata(file: Image.Image, data: bytes | None, notes: list[str], turne
     found.dpi = _tried("the resolution", notes, lambda: _dpi(file))
     if file.format in ("GIF",) and file.info.get("comment"):
         found.comments = [_bytes(file.info["comment"])]
-    own = {"JPEG": _of_jpeg, "MPO": _of_jpeg, "PNG": _of_png, "WEBP": _of_webp, "TIFF": _of_tiff}.get(file.format or "")
+    if found.profile is not None and found.profile[16:20] in (b"CMYK", b"Lab ", b"LAB "):
+        found.profile = None
+        notes.append("the colour profile is of other colours than those that are written, and was left out")
+    own = {"JPEG": _of_jpeg, "MPO": _of_jpeg, "PNG": _of_png, "WEBP": _of_webp, "TIFF": _of_tiff, "AVIF": _of_avif, "HEIF": _of_heif}.get(file.format or "")
     if own is not None and data is not None:
         _tried("a part of its metadata", notes, lambda: own(file, data, found, notes))
     return found
@@ -135,12 +138,12 @@ def _dpi(file: Image.Image) -> tuple[float, float] | None:
     return (across, down) if 0 < across < 1e6 and 0 < down < 1e6 else None
 
 
-def _stored(value: Any) -> Any:
+def stored(value: Any) -> Any:
     """A tag's value so that it is written as it was read: Pillow reads text as Latin-1 and writes it as ASCII."""
     if isinstance(value, str):
         return value if value.isascii() else value.encode("latin-1", "replace")
     if isinstance(value, Mapping):
-        return {tag: _stored(inside) for tag, inside in value.items()}
+        return {tag: stored(inside) for tag, inside in value.items()}
     if isinstance(value, tuple) and value and all(isinstance(part, str) for part in value):
         return b"\0".join(part.encode("latin-1", "replace") for part in value)
     return value
@@ -179,12 +182,12 @@ def clean_exif(found: Image.Exif, size: tuple[int, int], notes: list[str]) -> by
                 for own, inside in sorted(directory.items()):
                     if own in (WIDTH, HEIGHT) and tag == EXIF:
                         inside = size[own == HEIGHT]
-                    if _writes(own, inside := _stored(inside), tag):
+                    if _writes(own, inside := stored(inside), tag):
                         value[own] = inside
                     else:
                         odd.append(own)
             else:
-                value = _stored(found[tag])
+                value = stored(found[tag])
         except Exception:
             odd.append(tag)
             continue
@@ -247,6 +250,23 @@ def _of_webp(file: Image.Image, data: bytes, found: Metadata, notes: list[str]) 
         kind, length = struct.unpack_from("<4sI", data, place)
         found.lossless = found.lossless or kind == b"VP8L"
         place += 8 + length + (length & 1)
+
+
+def _of_avif(file: Image.Image, data: bytes, found: Metadata, notes: list[str]) -> None:
+    place = data.find(b"av1C")
+    flags = data[place + 6] if place >= 0 else 0
+    _of_heif(file, data, found, notes, (12 if flags & 0x20 else 10) if flags & 0x40 else 8)
+
+
+def _of_heif(file: Image.Image, data: bytes, found: Metadata, notes: list[str], bits: int | None = None) -> None:
+    bits = int(file.info.get("bit_depth", 8)) if bits is None else bits
+    if bits > 8:
+        notes.append(f"{bits} bits a channel became 8")
+    place = data.find(b"colrnclx")
+    if place >= 0 and found.profile is None:
+        primaries, transfer = struct.unpack_from(">HH", data, place + 8)
+        if primaries not in (1, 2) or transfer in (16, 18):
+            notes.append(f"its colours (primaries {primaries}, transfer {transfer} of H.273) were read as those of sRGB")
 
 
 def _of_tiff(file: Image.Image, data: bytes, found: Metadata, notes: list[str]) -> None:
