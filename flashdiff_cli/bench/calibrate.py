@@ -253,11 +253,7 @@ class Search:
         """
         yield (bench := self._bench(BASELINES, self.items))
         self._take(bench)
-        steps = {c.name: self.expected(c) for c in self.tried if c.in_grid}
-        within = {name for name, n in steps.items() if self.budget is None or n <= self.budget}
-        if not within:
-            cheapest = min(steps.values())
-            raise FlashdiffError(f"`budget` {self.budget:g}: the cheapest candidate takes {cheapest:.1f} evaluations; try fewer `steps`")
+        within = self._within_budget()
         left = [c for c in self.tried if c.in_use or c.name in within]
         for count in round_sizes(len(self.items), len(left)):
             items = self.items[:count]
@@ -268,10 +264,17 @@ class Search:
             if not ranked:
                 reason = next((r.error for r in bench.current() if r.status != "done" and r.error), "no record")
                 raise FlashdiffError(f"every candidate failed: {reason}")
-            # The best third, and the best of each length of schedule.
-            kept = {c.name for c in ranked[: -(-len(ranked) // KEPT)]}
-            kept |= {next(c.name for c in ranked if c.choice["steps"] == n) for n in {c.choice["steps"] for c in ranked}}
+            kept = _survivors(ranked)
             left = [c for c in self.finalists if c.in_use or c.name in kept]
+
+    def _within_budget(self) -> set[str]:
+        """Return the names of the candidates of the grid that may be chosen."""
+        steps = {c.name: self.expected(c) for c in self.tried if c.in_grid}
+        within = {name for name, n in steps.items() if self.budget is None or n <= self.budget}
+        if not within:
+            cheapest = min(steps.values())
+            raise FlashdiffError(f"`budget` {self.budget:g}: the cheapest candidate takes {cheapest:.1f} evaluations; try fewer `steps`")
+        return within
 
     def _take(self, bench: Bench) -> None:
         current = {(item.below, item.digest) for item in self.items}
@@ -323,6 +326,12 @@ class Search:
     def _mean(self, candidate: Candidate, measure: str) -> float:
         values = [getattr(self.records[candidate.name, item.below], measure) for item in self.items]
         return math.nan if None in values else sum(values) / len(values)
+
+
+def _survivors(ranked: Sequence[Candidate]) -> set[str]:
+    """Return the names of the best third, and of the best of each length of schedule."""
+    kept = {c.name for c in ranked[: -(-len(ranked) // KEPT)]}
+    return kept | {next(c.name for c in ranked if c.choice["steps"] == n) for n in {c.choice["steps"] for c in ranked}}
 
 
 def round_sizes(pictures: int, count: int) -> list[int]:

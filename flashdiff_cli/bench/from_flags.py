@@ -63,30 +63,40 @@ def make(
     for name in solver_options:
         if not any(name in has for has in own.values()):
             raise UsageError(f"`{name}` does not go with `solver` {','.join(solvers)}")
-    grid = {"steps": steps, "eta": eta}
-    arms = []
+    arms: list[Arm] = []
     for start in starts:
         if start in BASELINES:
             arms.append(Arm(start, baseline=start))
             continue
         for solver in solvers:
             settings = {k: v for k, v in solver_options.items() if k in own[solver]}
-            kind, _, step = start.partition(":")
-            name = f"{start.replace(':', '-')}-{solver}"
             against = f"full-{solver}" if "full" in starts and start != "full" else None
             common = {"solver": solver, "settings": settings, "against": against}
-            if start == "full":
-                arms.append(Arm(name, start="full", **common))
-            elif start in ("flash", "blind"):
-                arms.append(Arm(name, start="flash", blind=start == "blind", **common, **grid))
-            elif kind == "come-closer" and step.isdigit():
-                arms.append(Arm(name, start=kind, start_step=int(step), **common, **grid))
-            elif start.isdigit():
-                fixed = f"fixed-{start}" if len(solvers) == 1 else f"fixed-{start}-{solver}"
-                arms.append(Arm(fixed, start=int(start), **common, **grid))
-            else:
-                raise UsageError(
-                    f"`start` {start!r} is unknown; give flash, blind, full, a step, come-closer:STEP, or {', '.join(BASELINES)}"
-                )
+            arms.append(_arm(start, common, {"steps": steps, "eta": eta}, len(solvers) == 1))
     baseline = "input" if "input" in starts else None
     return Protocol(operator, (condition,), tuple(arms), levels=levels or 0, baseline=baseline)
+
+
+def _arm(start: str, common: dict[str, Any], grid: dict[str, Any], only: bool) -> Arm:
+    """Return the arm of one solver from one start.
+
+    Args:
+        start: as typed.
+        common: `solver` and what every start has.
+        grid: `steps` and `eta`.
+        only: whether there is no other solver, so that a fixed start needs no solver in its name.
+
+    Raises:
+        UsageError: there is no such start.
+    """
+    kind, _, step = start.partition(":")
+    name = f"{start.replace(':', '-')}-{common['solver']}"
+    if start == "full":
+        return Arm(name, start="full", **common)
+    if start in ("flash", "blind"):
+        return Arm(name, start="flash", blind=start == "blind", **common, **grid)
+    if kind == "come-closer" and step.isdigit():
+        return Arm(name, start=kind, start_step=int(step), **common, **grid)
+    if start.isdigit():
+        return Arm(f"fixed-{start}" if only else f"fixed-{start}-{common['solver']}", start=int(start), **common, **grid)
+    raise UsageError(f"`start` {start!r} is unknown; give flash, blind, full, a step, come-closer:STEP, or {', '.join(BASELINES)}")

@@ -3,25 +3,57 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from flashdiff_cli.commands import options
 from flashdiff_cli.commands.extras import require
-from flashdiff_cli.commands.flags import OPERATOR_FLAGS, OPERATOR_NAMES, SOLVER_FLAGS, closed, split, with_flags
+from flashdiff_cli.commands.flags import OPERATOR_FLAGS, OPERATOR_NAMES, SOLVER_FLAGS, closed, flag, split, with_flags
+from flashdiff_cli.errors import FlashdiffError, UsageError
+
+if TYPE_CHECKING:
+    from flashdiff_cli.bench.runner import Bench
 
 PROTOCOL, HERE = "Protocol", "Without a protocol"
 RANGES = tuple(
-    replace(flag, type=str, metavar=f"{flag.metavar or 'VALUE'}[:HIGH]" if flag.type is float else flag.metavar) for flag in OPERATOR_FLAGS
+    replace(f, type=str, metavar=f"{f.metavar or 'VALUE'}[:HIGH]" if f.type is float else f.metavar) for f in OPERATOR_FLAGS
 )
 """The operators' options as text: a number may be a range."""
 
 
 def _names(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _refuse_with_protocol(given: dict[str, Any]) -> None:
+    """Raise a UsageError if something was given that a protocol says itself."""
+    if names := [name for name, value in given.items() if value is not None]:
+        raise UsageError(f"{flag(names[0])} does not go with --protocol, which says it itself")
+
+
+def _measure(runner: Bench, command: list[str], notes: Sequence[str], figures: bool, as_json: bool, quiet: bool) -> bool | None:
+    """Run a bench and write what comes of it.
+
+    Returns:
+        whether a record failed; None if it was interrupted.
+    """
+    from flashdiff_cli.bench.report import write_pictures, write_protocol, write_summary
+    from flashdiff_cli.commands import bench_show as show
+
+    for line in notes:
+        show.say_error(line)
+    write_protocol(runner, command)
+    interrupted = show.follow(runner, as_json, quiet)
+    summary = write_summary(runner)
+    if figures:
+        write_pictures(runner, summary)
+    if not as_json:
+        show.say_summary(summary)
+    return None if interrupted else any(r.status == "failed" for r in runner.current())
 
 
 @closed
@@ -100,7 +132,6 @@ def bench(
     flashdiff bench faces/ --operator gaussian-blur --blur-std 0.3:3 --solver ldps,psld --start flash,full -o out/
     """
     from flashdiff_cli.commands import bench_show as show
-    from flashdiff_cli.errors import FlashdiffError, UsageError
 
     if list_:
         show.say_protocols()
@@ -113,12 +144,9 @@ def bench(
 
     of_operator, of_solver = split(values)
     of_operator = parse(of_operator)
-    given = {"--operator": operator, "--noise-std": noise_std, "--levels": levels, "--solver": solver, "--steps": steps, "--eta": eta}
     if protocol is not None:
-        flags = [flag for flag, value in given.items() if value is not None] 
-        flags += ["--" + k.replace("_", "-") for k in of_solver]
-        if flags:
-            raise UsageError(f"{flags[0]} does not go with --protocol, which says it itself")
+        given = {"operator": operator, "noise_std": noise_std, "levels": levels, "solver": solver, "steps": steps, "eta": eta}
+        _refuse_with_protocol(given | of_solver)
         plan = protocols.load(protocol).with_options(of_operator)
     else:
         plan = make(operator, of_operator, noise_std, levels, _names(solver), of_solver, _names(start), steps, eta)
@@ -137,7 +165,6 @@ def bench(
         show.say_plan(selected, len(jobs))
         return
     require("bench", "a bench needs")
-    from flashdiff_cli.bench.report import write_pictures, write_protocol, write_summary
     from flashdiff_cli.bench.runner import Bench
     from flashdiff_cli.runs.restorer import Restorer
 
@@ -146,14 +173,5 @@ def bench(
     if not items:
         raise FlashdiffError(f"no picture can be used: {errors[0]}")
     runner = Bench(plan, selected, restorer.pipeline, restorer.model, items, output, batch, save_images, restorer.dtype)
-    for line in (*errors, *runner.measures.missing):
-        show.say_error(line)
-    write_protocol(runner, context.obj)
-    interrupted = show.follow(runner, json, quiet)
-    summary = write_summary(runner)
-    if figures:
-        write_pictures(runner, summary)
-    if not json:
-        show.say_summary(summary)
-    failed = bool(errors) or any(r.status == "failed" for r in runner.current())
-    raise typer.Exit(130 if interrupted else int(failed))
+    failed = _measure(runner, context.obj, (*errors, *runner.measures.missing), figures, json, quiet)
+    raise typer.Exit(130 if failed is None else int(failed or bool(errors)))

@@ -36,10 +36,24 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def _table(rows: Sequence[Row], chosen: Row, shown: Sequence[str], objective: str, digits: int) -> Table:
+    """The candidates of a round, one a row: the settings that differ, and what was measured."""
+    from flashdiff_cli.bench.tables import number
+
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for head in ("", *(HEADS.get(name, name) for name in shown), "evals", "PSNR", "SSIM", "HaarPSI", "grad", objective):
+        table.add_column(head, justify="right")
+    for row in rows:
+        m, mark = row.means, "*" if row is chosen else "=" if row.tied else "<" if row.candidate.in_use else ""
+        figures = (f"{m['network_evaluations']:.1f}", f"{m['psnr']:.2f}", f"{m['ssim']:.3f}", f"{m['haarpsi']:.3f}", f"{m['gradient']:.2f}")
+        settings = (escape(_text(row.candidate.value(name))) for name in shown)
+        table.add_row(mark, *settings, *figures, escape(number(row.difference, digits, signed=True)))
+    return table
+
+
 def say_choice(rows: Sequence[Row], chosen: Row, axes: Sequence[str], objective: str, pictures: int, as_json: bool) -> None:
     """The last round as a table of at most 80 columns, and the choice."""
     from flashdiff_cli.bench.calibrate import OBJECTIVES
-    from flashdiff_cli.bench.tables import number
     from flashdiff_cli.runs.record import finite
 
     if as_json:
@@ -49,15 +63,7 @@ def say_choice(rows: Sequence[Row], chosen: Row, axes: Sequence[str], objective:
     shown = [name for name in axes if len({row.candidate.value(name) for row in rows if row.candidate.in_grid}) > 1]
     digits = 2 if OBJECTIVES[objective].tolerance >= 0.1 else 4
     console = Console(highlight=False, width=WIDTH)
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for head in ("", *(HEADS.get(name, name) for name in shown), "evals", "PSNR", "SSIM", "HaarPSI", "grad", objective):
-        table.add_column(head, justify="right")
-    for row in rows:
-        m, mark = row.means, "*" if row is chosen else "=" if row.tied else "<" if row.candidate.in_use else ""
-        figures = (f"{m['network_evaluations']:.1f}", f"{m['psnr']:.2f}", f"{m['ssim']:.3f}", f"{m['haarpsi']:.3f}", f"{m['gradient']:.2f}")
-        settings = (escape(_text(row.candidate.value(name))) for name in shown)
-        table.add_row(mark, *settings, *figures, escape(number(row.difference, digits, signed=True)))
-    console.print(table)
+    console.print(_table(rows, chosen, shown, objective, digits))
     console.print(f"{pictures} pictures; {objective} minus the best's. * chosen, = as good, < in use")
     used = next((row for row in rows if row.candidate.in_use), chosen)
     if (gain := used.means["objective"] - chosen.means["objective"]) > OBJECTIVES[objective].tolerance:

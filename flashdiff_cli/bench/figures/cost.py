@@ -122,30 +122,22 @@ def _legend(arms: Mapping[str, Mapping[str, Record]], look: Mapping[str, Look]) 
     return [*entries.values(), Line2D([], [], color=LINE, linewidth=5, label="best for its cost")]
 
 
-def quality_against_cost(view: View) -> Drawing | None:
-    """All arms: quality against network evaluations and against seconds, both on a logarithmic axis."""
-    metrics = view.metrics
-    rated = {
-        arm: {i: r for i, r in of.items() if all(r.get(m.key) is not None for m in metrics) and "total" in (r.get("seconds") or {})}
-        for arm, of in view.arms.items()
-    }
-    shared, images = shared_images({arm: of for arm, of in rated.items() if of})
-    if not metrics or not any(kind(one(of)) in ("flash", "full", "fixed") for of in shared.values()):
-        return None
-    # The input costs nothing and is far below: on the same axis it would flatten everything else.
-    arms = {arm: of for arm, of in shared.items() if kind(one(of)) != "input"}
-    look, records = looks(arms), [of[i] for of in arms.values() for i in images]
-    figure = new_figure(1.2 + 2.9 * len(metrics) + 0.1 * len(arms))
-    panels = figure.subplots(len(metrics), 2, squeeze=False, sharex="col", sharey="row")
-    for row, metric in zip(panels, metrics, strict=True):
-        for axes, key in zip(row, ("evaluations", "seconds"), strict=True):
-            _axis(axes, metric, arms, images, key, look)
-        row[0].set_ylabel(metric.axis)
-        for reference in (of for arm, of in shared.items() if arm not in arms):
-            level = mean(values(reference, metric.key, images)).value
-            row[0].set_title(f"input: {level:.{2 if metric.unit else 3}f} {metric.unit}", fontsize=9, color=SOFT)
-    left, right = panels[-1]
-    most = 2 * max([1, *(r.get("network_evaluations") or 0 for r in records)])
+def _is_rated(record: Record, metrics: Sequence[Metric]) -> bool:
+    return all(record.get(m.key) is not None for m in metrics) and "total" in (record.get("seconds") or {})
+
+
+def _say_input(axes: Axes, metric: Metric, level: Mean) -> None:
+    axes.set_title(f"input: {level.value:.{2 if metric.unit else 3}f} {metric.unit}", fontsize=9, color=SOFT)
+
+
+def _rated(view: View) -> dict[str, dict[str, Record]]:
+    """Return the records by arm that have all metrics and a time; arms without any are left out."""
+    found = {arm: {i: r for i, r in of.items() if _is_rated(r, view.metrics)} for arm, of in view.arms.items()}
+    return {arm: of for arm, of in found.items() if of}
+
+
+def _cost_axes(left: Axes, right: Axes, most: float) -> None:
+    """Scale the lowest axes: network evaluations, up to `most`, and seconds."""
     # Linear below 1, so that what takes no network evaluation has a place.
     left.set_xscale("symlog", linthresh=1, linscale=0.4)
     left.set_xlim(-0.35, most)
@@ -154,13 +146,38 @@ def quality_against_cost(view: View) -> Drawing | None:
     right.set_xscale("log")
     log_ticks(right.xaxis, *right.get_xlim())
     right.set_xlabel("seconds per picture")
-    figure.legend(handles=_legend(arms, look), loc="outside lower center", ncols=4)
-    missing = [arm for arm in view.arms if arm not in shared]
+
+
+def _caption(records: Sequence[Record], count: int, condition: str | None, missing: Sequence[str]) -> str:
     devices = sorted({str(r["device"]) for r in records if r.get("device")})
     caption = (
-        f"Means over the {pictures(len(images))} {sizes(records)} that all arms were run on, condition {view.condition}"
-        f"{', with 95 % bootstrap intervals (of quality: within pictures)' if len(images) > 1 else ''}."
+        f"Means over the {pictures(count)} {sizes(records)} that all arms were run on, condition {condition}"
+        f"{', with 95 % bootstrap intervals (of quality: within pictures)' if count > 1 else ''}."
     )
     caption += f" Not shown, for want of such pictures: {', '.join(missing)}." if missing else ""
-    caption += f" Seconds on {', '.join(devices)}." if devices else ""
+    return caption + (f" Seconds on {', '.join(devices)}." if devices else "")
+
+
+def quality_against_cost(view: View) -> Drawing | None:
+    """All arms: quality against network evaluations and against seconds, both on a logarithmic axis."""
+    metrics = view.metrics
+    shared, images = shared_images(_rated(view))
+    if not metrics or not any(kind(one(of)) in ("flash", "full", "fixed") for of in shared.values()):
+        return None
+    # The input costs nothing and is far below: on the same axis it would flatten everything else.
+    arms = {arm: of for arm, of in shared.items() if kind(one(of)) != "input"}
+    look, records = looks(arms), [of[i] for of in arms.values() for i in images]
+    figure = new_figure(1.2 + 2.9 * len(metrics) + 0.1 * len(arms))
+    panels = figure.subplots(len(metrics), 2, squeeze=False, sharex="col", sharey="row")
+    inputs = [of for arm, of in shared.items() if arm not in arms]
+    for row, metric in zip(panels, metrics, strict=True):
+        for axes, key in zip(row, ("evaluations", "seconds"), strict=True):
+            _axis(axes, metric, arms, images, key, look)
+        row[0].set_ylabel(metric.axis)
+        for reference in inputs:
+            _say_input(row[0], metric, mean(values(reference, metric.key, images)))
+    _cost_axes(*panels[-1], most=2 * max([1, *(r.get("network_evaluations") or 0 for r in records)]))
+    figure.legend(handles=_legend(arms, look), loc="outside lower center", ncols=4)
+    missing = [arm for arm in view.arms if arm not in shared]
+    caption = _caption(records, len(images), view.condition, missing)
     return Drawing(f"quality-against-cost.{slug(view.condition)}", "Quality against cost", caption, figure)

@@ -62,6 +62,18 @@ def outliers(view: View) -> tuple[list[Record], list[Record]]:
     return above, [r for r in ranked if residual[r["image"]] < 0][:count]
 
 
+def _caption(view: View, letters: bool, above: int, shown: bool) -> str:
+    """Return what the figure shows, and what its letters mean: `above` of them stand above the trend."""
+    seen = view.seen
+    caption = f"Severity against degradation level, {pictures(len(seen))} {sizes(seen)}, condition {view.condition}."
+    if letters:
+        kept = sum(view.kept(r["image"], "input") for r in seen)
+        among = f" among the {kept} whose files were kept" if 0 < kept < len(seen) else ""
+        caption += f" Letters: farthest above (A-{chr(64 + above)}) and below the trend{among}"
+        caption += "; under the plot the clean picture and its measurement." if shown else "."
+    return caption
+
+
 def severity_against_level(view: View) -> Drawing | None:
     """Paper figure 4: one point a picture, a robust trend, and the outliers of both sides as thumbnails."""
     seen = view.seen
@@ -99,12 +111,7 @@ def severity_against_level(view: View) -> Drawing | None:
             show(figure.add_subplot(grid[1, column]), thumbnail(view, r["image"], "clean"), over=name)
             under = f"level {r['level']:.2f}\nseverity {r['severity']:.3f}"
             show(figure.add_subplot(grid[2, column]), thumbnail(view, r["image"], "input"), under=under)
-    caption = f"Severity against degradation level, {pictures(len(seen))} {sizes(seen)}, condition {view.condition}."
-    if tiles:
-        kept = sum(view.kept(r["image"], "input") for r in seen)
-        among = f" among the {kept} whose files were kept" if 0 < kept < len(seen) else ""
-        caption += f" Letters: farthest above (A-{chr(64 + max(len(above), 1))}) and below the trend{among}"
-        caption += "; under the plot the clean picture and its measurement." if shown else "."
+    caption = _caption(view, bool(tiles), max(len(above), 1), shown)
     return Drawing(f"severity-against-level.{slug(view.condition)}", "Severity against degradation level", caption, figure)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from flashdiff_cli.bench.figures.data import Mean, Metric, View, mean, paired, pictures, sizes
-from flashdiff_cli.bench.figures.style import INK, RED, SOFT, Drawing, looks, new_figure
+from flashdiff_cli.bench.figures.style import INK, RED, SOFT, Drawing, Look, looks, new_figure
 from flashdiff_cli.bench.records import Record, kind, one
 
 SHOWN = ("classical", "decoded", "come-closer", "full", "flash")
@@ -53,6 +54,41 @@ def _several(tables: Mapping[Metric, Mapping[tuple[str, str], Mean]]) -> dict[Me
     return {metric: found for metric, found in kept.items() if found}
 
 
+OFFSET = {"textcoords": "offset points", "va": "center"}
+
+
+def _bars(axes: Axes, places: Sequence[float], found: Sequence[Mean], thick: float, look: Look, arm: str) -> None:
+    """Draw the gains of one arm, with their intervals."""
+    values = [gain.value for gain in found]
+    paint = {"facecolor": look.color, "edgecolor": "white", "hatch": look.hatch, "linewidth": 0.5}
+    axes.barh(places, values, thick, label=arm, **paint)
+    reach = np.reshape([gain.reach for gain in found], (-1, 2)).T
+    axes.errorbar(values, places, xerr=reach, fmt="none", ecolor=INK, elinewidth=0.9, capsize=1.5)
+
+
+def _mark_worst(axes: Axes, gain: Mean, place: float) -> None:
+    strong = {"color": RED, "fontsize": 9, "weight": "bold"}
+    if gain.value >= 0:
+        end = (gain.value + gain.reach[1], place)
+        axes.annotate("\N{BLACK LEFT-POINTING POINTER} worst", end, (4, 0), ha="left", **strong, **OFFSET)
+    else:
+        end = (gain.value - gain.reach[0], place)
+        axes.annotate("worst \N{BLACK RIGHT-POINTING POINTER}", end, (-4, 0), ha="right", **strong, **OFFSET)
+
+
+def _caption(view: View, tables: Mapping[Metric, Mapping[tuple[str, str], Mean]], arms: Mapping[str, Mapping[str, Record]]) -> str:
+    metric, found = next(iter(tables.items()))
+    counts = sorted({gain.count for gain in found.values()})
+    many = pictures(counts[0]) if len(counts) == 1 else f"{counts[0]} to {pictures(counts[-1])}"
+    least = worst(view, found)
+    matched = " from a matched start" if kind(one(arms[least[1]])) == "flash" else ""
+    return (
+        f"Mean gain over the degraded input with paired 95 % bootstrap intervals; {many} {sizes(view.records)} for each "
+        f"condition and arm. Right is better. Least {metric.label} gain{matched}: {least[1]} under {least[0]}, "
+        f"{found[least].text(2 if metric.unit else 3, sign=True)}."
+    )
+
+
 def robustness(view: View) -> Drawing | None:
     """Bars of the gain with paired intervals, a group a condition, for arms of at least two; the worst cell is marked."""
     tables = _several({metric: gains(view, metric) for metric in view.metrics})
@@ -68,36 +104,16 @@ def robustness(view: View) -> Drawing | None:
     for axes, (metric, found) in zip(panels, tables.items(), strict=True):
         for arm in arms:
             cells = [(c, arm) for c in conditions if (c, arm) in found]
-            places, values = [place[cell] for cell in cells], [found[cell].value for cell in cells]
-            paint = {"facecolor": look[arm].color, "edgecolor": "white", "hatch": look[arm].hatch, "linewidth": 0.5}
-            axes.barh(places, values, thick, label=arm, **paint)
-            reach = np.reshape([found[cell].reach for cell in cells], (-1, 2)).T
-            axes.errorbar(values, places, xerr=reach, fmt="none", ecolor=INK, elinewidth=0.9, capsize=1.5)
+            _bars(axes, [place[cell] for cell in cells], [found[cell] for cell in cells], thick, look[arm], arm)
         axes.axvline(0, color=INK, linewidth=1)
-        offset = {"textcoords": "offset points", "va": "center"}
         for cell in place.keys() - found.keys():
-            axes.annotate("not run", (0, place[cell]), (4, 0), color=SOFT, fontsize=8, **offset)
+            axes.annotate("not run", (0, place[cell]), (4, 0), color=SOFT, fontsize=8, **OFFSET)
         least = worst(view, found)
-        gain, strong = found[least], {"color": RED, "fontsize": 9, "weight": "bold"}
-        if gain.value >= 0:
-            words, end, side = "\N{BLACK LEFT-POINTING POINTER} worst", (gain.value + gain.reach[1], place[least]), "left"
-        else:
-            words, end, side = "worst \N{BLACK RIGHT-POINTING POINTER}", (gain.value - gain.reach[0], place[least]), "right"
-        axes.annotate(words, end, (4 if side == "left" else -4, 0), ha=side, **strong, **offset)
+        _mark_worst(axes, found[least], place[least])
         axes.set_xlabel(f"{metric.label} gain over the input" + (f" ({metric.unit})" if metric.unit else ""))
         axes.margins(x=0.12)
         axes.grid(False, axis="y")
     panels[0].set_yticks(range(len(conditions)), conditions)
     panels[0].set_ylim(len(conditions) - 0.5, -0.5)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    metric, found = next(iter(tables.items()))
-    counts = sorted({gain.count for gain in found.values()})
-    many = pictures(counts[0]) if len(counts) == 1 else f"{counts[0]} to {pictures(counts[-1])}"
-    least = worst(view, found)
-    matched = " from a matched start" if kind(one(arms[least[1]])) == "flash" else ""
-    caption = (
-        f"Mean gain over the degraded input with paired 95 % bootstrap intervals; {many} {sizes(view.records)} for each "
-        f"condition and arm. Right is better. Least {metric.label} gain{matched}: {least[1]} under {least[0]}, "
-        f"{found[least].text(2 if metric.unit else 3, sign=True)}."
-    )
-    return Drawing("robustness", "Gain over the input under each condition", caption, figure)
+    return Drawing("robustness", "Gain over the input under each condition", _caption(view, tables, arms), figure)
