@@ -377,7 +377,7 @@ def test_a_dry_run_does_nothing(run, model):
     "arguments, named",
     [
         (("--solver", "magic"), "magic"),
-        (("`gamma`", "1"), "`gamma`"),
+        (("--gamma", "1"), "--gamma"),
         (("--steps", "4,x"), "--steps"),
         (("--objective", "beauty"), "beauty"),
         (("--kept-fraction", "0.5"), "--kept-fraction"),

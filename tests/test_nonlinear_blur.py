@@ -2,12 +2,18 @@
 
 import pytest
 import torch
+from PIL import Image
+from tiny import save_tiny_model
 
 from flashdiff_cli.errors import FlashdiffError, UsageError
+from flashdiff_cli.hub import network as hub_network
+from flashdiff_cli.hub.network import allow_network
 from flashdiff_cli.operators import NonlinearBlur
-from flashdiff_cli.operators import nonlinear_blur as module
 from flashdiff_cli.operators.blur_network import BlurNetwork
 from flashdiff_cli.operators.nonlinear_blur import convert_state_dict, load_network
+from flashdiff_cli.pictures.files import read_picture
+from flashdiff_cli.runs.restorer import Restorer
+from flashdiff_cli.runs.settings import Settings
 
 SIZES = {
     "in_channels": 3,
@@ -170,13 +176,14 @@ def test_a_hub_id_is_downloaded_at_its_revision(tmp_path, monkeypatch):
     network().save_pretrained(tmp_path)
     asked = []
 
-    def download(name, revision, allow_patterns):
+    def download(name, revision, allow_patterns, local_files_only):
         asked.append((name, revision))
+        assert not local_files_only
         if name == "no/one":
             raise OSError("offline")
         return str(tmp_path)
 
-    monkeypatch.setattr(module, "snapshot_download", download)
+    monkeypatch.setattr(hub_network, "snapshot_download", download)
     assert load_network("some/one@v1.0").config.channels == 4
     assert load_network("some/one").config.channels == 4
     assert asked == [("some/one", "v1.0"), ("some/one", None)]
@@ -184,3 +191,32 @@ def test_a_hub_id_is_downloaded_at_its_revision(tmp_path, monkeypatch):
         FlashdiffError, match=r"`weights` no/one: no such folder, and the Hub does not give it \(offline\)"
     ):
         load_network("no/one")
+
+
+def test_offline_asks_no_network_for_the_weights(tmp_path, monkeypatch):
+    load_network.cache_clear()
+    asked = []
+
+    def download(name, revision, allow_patterns, local_files_only):
+        asked.append(local_files_only)
+        raise OSError("not here")
+
+    monkeypatch.setattr(hub_network, "snapshot_download", download)
+    tiny, folder = save_tiny_model(tmp_path / "tiny"), tmp_path / "a.png"
+    Image.new("RGB", (32, 32), "grey").save(folder)
+    settings = {"operator": "nonlinear-blur", "operator_options": {"weights": "some/one"}}
+    for offline in (True, False):
+        restorer = Restorer(tiny, "cpu", offline=offline)
+        with pytest.raises(FlashdiffError, match="not on this machine" if offline else "the Hub does not give it"):
+            restorer.restore(read_picture(folder), Settings(**settings), "a.png")
+        assert asked.pop() is offline
+    allow_network(True)
+
+
+def test_a_picture_of_one_tile_is_restored(tmp_path):
+    network().save_pretrained(tmp_path / "net")
+    Image.new("RGB", (64, 64), "grey").save(tmp_path / "a.png")
+    restorer = Restorer(save_tiny_model(tmp_path / "tiny", defaults={"steps": 4}), "cpu")
+    settings = Settings(operator="nonlinear-blur", operator_options={"weights": str(tmp_path / "net")}, noise_std=0.02, start_step=1)
+    restored, record = restorer.restore(read_picture(tmp_path / "a.png"), settings, "a.png")
+    assert restored.size == (64, 64) and record.steps == 1 and record.operator["name"] == "nonlinear-blur"

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import snapshot_download
 
 from flashdiff_cli.errors import FlashdiffError, UsageError
+from flashdiff_cli.hub.network import fetch_network
 from flashdiff_cli.operators.base import Operator, choose, per_sample
 from flashdiff_cli.operators.blur_network import BlurNetwork
 from flashdiff_cli.operators.mirror import Margins, pad
@@ -103,15 +103,7 @@ def load_network(source: str) -> BlurNetwork:
         if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", source):
             raise UsageError(f"`weights` {source}: no such folder, and no Hub id (owner/name or owner/name@revision)")
         name, _, revision = source.partition("@")
-        try:
-            folder = Path(
-                snapshot_download(name, revision=revision or None, allow_patterns=["config.json", "*.safetensors"])
-            )
-        except Exception as error:
-            reason = " ".join(str(error).split())[:200]
-            raise FlashdiffError(
-                f"`weights` {source}: no such folder, and the Hub does not give it ({reason})"
-            ) from error
+        folder = fetch_network(name, revision or None, "weights")
     if not (folder / "config.json").exists():
         raise FlashdiffError(f"{folder}: no config.json in it; make the folder with flashdiff convert nonlinear-blur")
     try:

@@ -16,6 +16,7 @@ from PIL import Image
 from flashdiff_cli import __version__
 from flashdiff_cli.diagnosis import Analysis, Diagnosis
 from flashdiff_cli.errors import FlashdiffError, UsageError
+from flashdiff_cli.hub.network import allow_network
 from flashdiff_cli.hub.resolve import resolve_model
 from flashdiff_cli.operators import OPERATORS, Jpeg, Operator
 from flashdiff_cli.operators.estimate import noise_level
@@ -114,6 +115,8 @@ class Restorer:
         self.device = pick_device(device)
         self.dtype = "float32" if dtype == "auto" else dtype
         self.model = str(model)
+        self.offline = offline
+        allow_network(not offline)
         pipeline = FlashDiffusionPipeline.from_pretrained(self.model, DTYPES[self.dtype], revision, offline, cache_dir)
         self.pipeline = pipeline.to(self.device)
 
@@ -147,6 +150,8 @@ class Restorer:
             if takes_alpha(settings.operator, options):
                 operator = from_alpha(picture)
             else:
+                # A network of its own may have to be fetched; another restorer may have been made in between.
+                allow_network(not self.offline)
                 operator = OPERATORS[settings.operator].from_options(size, settings.seed, **options)
         grain = grain_of(self.pipeline, operator)
         whole = tuple(-(-side // grain) * grain for side in size)
@@ -235,7 +240,8 @@ class Restorer:
                 generator = torch.Generator().manual_seed(picture_seed(seed, index.to_bytes(8, "big")))
             result = self.pipeline(
                 tile.of(look.measured, operator.stride),
-                operator.window(tile.top, tile.left, tile.height, tile.width),
+                # Some operators make sense on whole pictures only.
+                operator if len(tiles) == 1 else operator.window(tile.top, tile.left, tile.height, tile.width),
                 look.noise_std,
                 settings.request(),
                 generators=[generator],
