@@ -219,17 +219,17 @@ def from_samples(
     elif clear is not None:
         opacity = np.where((values == np.asarray(clear)).all(-1), np.uint16(0), np.uint16(65535))
     shares = scale.shares(colours)
-    odd = ~np.isfinite(shares).all(-1)
-    inside = np.nan_to_num(shares, nan=0.0, posinf=0.0, neginf=0.0).clip(0, 1)
+    odd = ~np.isfinite(shares) if values.dtype.kind == "f" else np.zeros((1, 1, 1), bool)
+    shares[np.broadcast_to(odd, shares.shape)] = 0
     excess = None
-    if scale.dtype != "uint16" or scale.white != FULL.white:
-        outside = np.where(odd[..., None], np.float32(0), np.nan_to_num(shares, nan=0.0, posinf=0.0, neginf=0.0) - inside)
-        excess = outside if outside.any() else None
-    image = torch.from_numpy(inside).mul_(2).sub_(1).permute(2, 0, 1)[None]
+    if shares.min(initial=0) < 0 or shares.max(initial=0) > 1:
+        inside = shares.clip(0, 1)
+        excess, shares = shares - inside, inside
+    image = torch.from_numpy(shares).mul_(2).sub_(1).permute(2, 0, 1)[None]
     if odd.any():
-        known = "were filled from those around them" if not odd.all() else "became black"
-        notes.append(f"{int(odd.sum()):,} pixels that are not finite numbers {known}")
-        image = torch.where(torch.from_numpy(np.isfinite(shares)).permute(2, 0, 1)[None], image, fill(image, torch.from_numpy(odd)))
+        missing = odd.any(-1)
+        notes.append(f"{int(missing.sum()):,} pixels that are not finite numbers were filled from those around them")
+        image = torch.where(torch.from_numpy(odd).permute(2, 0, 1)[None], fill(image, torch.from_numpy(missing)), image)
     image = image.expand(1, 3, *image.shape[-2:]).contiguous()
     kept = None if scale.plain else scale
     return Picture(image, grey=channels < 3, deep=True, scale=kept, excess=excess, alpha=opacity, notes=notes).without_hidden()

@@ -38,17 +38,23 @@ class Scale:
 
     def shares(self, values: np.ndarray) -> np.ndarray:
         """float32 intensities, 0 black and 1 white; what lies outside stays outside."""
-        return (values.astype(np.float32) - np.float32(self.black)) / np.float32(self.white - self.black)
+        shares = values.astype(np.float32)
+        # In place, here and below, so that a large picture is held once more and not four times.
+        shares -= np.float32(self.black)
+        shares /= np.float32(self.white - self.black)
+        return shares
 
     def stored(self, shares: np.ndarray) -> np.ndarray:
         """What the file stores for intensities, rounded and held within its kind of number."""
         kind = np.dtype(self.dtype)
         work = np.float32 if kind.itemsize <= (4 if kind.kind == "f" else 2) else np.float64
-        values = shares.astype(work) * work(self.white - self.black) + work(self.black)
-        if kind.kind == "f":
-            return values.clip(np.finfo(kind).min, np.finfo(kind).max).astype(kind)
-        limits = np.iinfo(kind)
-        return values.round().clip(limits.min, limits.max).astype(kind)
+        values = shares.astype(work)
+        values *= work(self.white - self.black)
+        values += work(self.black)
+        limits = np.finfo(kind) if kind.kind == "f" else np.iinfo(kind)
+        if kind.kind != "f":
+            np.rint(values, out=values)
+        return np.clip(values, work(limits.min), work(limits.max), out=values).astype(kind)
 
     @property
     def plain(self) -> bool:
