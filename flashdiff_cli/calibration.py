@@ -12,6 +12,7 @@ which harms a picture much more than one taken too small.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -60,12 +61,12 @@ def terms(evidence: Evidence, bounds: list[list[float]]) -> torch.Tensor:
     return torch.stack([torch.ones_like(x[:, 0]), *x.T, *pairs], 1)
 
 
-def _read(evidence: Evidence, calibration: dict[str, Any], of: str, limits: tuple[float, float]) -> torch.Tensor:
+def _read(evidence: Evidence, calibration: Mapping[str, Any], of: str, limits: tuple[float, float]) -> torch.Tensor:
     found = terms(evidence, calibration["bounds"])
     return (found @ torch.tensor(calibration[of], dtype=found.dtype, device=found.device)).exp().clamp(*limits).float()
 
 
-def calibrated_variance(evidence: Evidence, calibration: dict[str, Any]) -> torch.Tensor:
+def calibrated_variance(evidence: Evidence, calibration: Mapping[str, Any]) -> torch.Tensor:
     """(B,): variance of the latent estimate's error.
 
     Args:
@@ -75,7 +76,7 @@ def calibrated_variance(evidence: Evidence, calibration: dict[str, Any]) -> torc
     return _read(evidence, calibration, "variance", VARIANCE_LIMITS)
 
 
-def calibrated_width(evidence: Evidence, calibration: dict[str, Any]) -> torch.Tensor:
+def calibrated_width(evidence: Evidence, calibration: Mapping[str, Any]) -> torch.Tensor:
     """(B,): standard deviation of the blur in pixels, rather too small than too large.
 
     Args:

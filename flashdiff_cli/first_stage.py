@@ -35,8 +35,8 @@ class FirstStage:
         self.model, self.kind = model, kind
         config = model.config
         widths = config.encoder_block_out_channels if kind == "dc" else config.block_out_channels
-        self.grain = 2 ** (len(widths) - 1)
-        self.channels = (config.vq_embed_dim if kind == "vq" else None) or config.latent_channels
+        self.grain: int = 2 ** (len(widths) - 1)
+        self.channels: int = (config.vq_embed_dim if kind == "vq" else None) or config.latent_channels
         self.scale = float(config.scaling_factor)
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:

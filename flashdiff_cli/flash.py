@@ -21,6 +21,9 @@ STARTS = (*START_MODES, "noise", "come-closer")
 """All starts; the last two need no severity encoder."""
 NOISE_RULES = ("variance", "level")
 
+NoisePredictor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""(z, timesteps) -> eps."""
+
 
 @dataclass(frozen=True)
 class Start:
@@ -52,7 +55,7 @@ def noise_corrected(latent: torch.Tensor, variance: torch.Tensor, noise: torch.T
 
 
 @torch.no_grad()
-def invert(latent: torch.Tensor, level: torch.Tensor, schedule: Schedule, predict_noise: Callable) -> torch.Tensor:
+def invert(latent: torch.Tensor, level: torch.Tensor, schedule: Schedule, predict_noise: NoisePredictor) -> torch.Tensor:
     """Run DDIM backwards from the clean end up to `level` (B,), without noise; samples that have arrived wait.
 
     Each level's noise is predicted from the latent below it (paper section 3.2), one network evaluation a level.
@@ -68,7 +71,7 @@ def invert(latent: torch.Tensor, level: torch.Tensor, schedule: Schedule, predic
     return z
 
 
-def inverted(latent: torch.Tensor, level: torch.Tensor, schedule: Schedule, predict_noise: Callable) -> Start:
+def inverted(latent: torch.Tensor, level: torch.Tensor, schedule: Schedule, predict_noise: NoisePredictor) -> Start:
     """Start from a latent (B, C, h, w) taken to start steps `level` (B,) by DDIM inversion, which costs as many evaluations."""
     return Start(invert(latent, level, schedule, predict_noise), level, level.clone())
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from flashdiff_cli import flash
 from flashdiff_cli.calibration import Evidence, calibrated_variance, calibrated_width, mean_gradient
@@ -219,7 +219,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         """
         seen = self.classify(measurement) if seen is None else seen
         kind, probabilities = ("gaussian-blur", None) if seen is None else verdict(seen)
-        if kind != "gaussian-blur":
+        if seen is not None and kind != "gaussian-blur":
             return Diagnosis(kind, operator_of(kind, seen), noise_of(kind, seen, measurement), probabilities)
         if not self.encoders:
             raise FlashdiffError("this model has no severity encoder, which an unknown degradation is estimated with; give `operator`")
@@ -246,8 +246,8 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             measurement: (B, 3, H, W) in [-1, 1] units, sides multiples of `grain`.
             operator: what degraded them; None: `diagnose` says, for each picture by itself.
             noise_std: of the measurement noise on intensities in [0, 1], taken as it is; None estimates it.
-            request: what is to be done; `choices`, its fields by name, go over it.
-            generators: one CPU generator a sample; None seeds them with 0.
+            request: what is to be done; `choices`, its fields by name, go over it (and diffusers' `num_inference_steps`).
+            generators: one CPU generator a sample, also as `generator`; None seeds them with 0.
             noise: (B, C, h, w) standard normal for the start instead of a draw.
             diagnosis: what `operator` came from, where it is an estimate that was made outside.
             callback: called with (steps done, steps in all).
@@ -256,17 +256,17 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             UsageError: shapes or settings that make no sense.
             FlashdiffError: the model lacks what the call needs.
         """
+        generators = _one_each(generators or choices.pop("generator", None), len(measurement))
         request = SamplingRequest.of(request, **choices)
-        generators = _one_each(generators, len(measurement))
         image = self._checked(measurement if operator is None else operator.lift(measurement))
         measurement = measurement.to(image)
-        if operator is not None:
-            noise_std = per_sample(noise_level(measurement.float()).cpu() if noise_std is None else noise_std)
+        if operator is not None and noise_std is None:
+            noise_std = noise_level(measurement.float()).cpu()
         if self._is_mixed(len(measurement), operator, noise_std, request.encoder):
             return one_by_one(self, measurement, operator, noise_std, request, generators, noise, callback)
         timer = Timer(measurement.device)
         with timer.phase("estimate"):
-            if operator is None:
+            if operator is None or noise_std is None:
                 diagnosis = self.diagnose(measurement)
                 operator, noise_std = diagnosis.operator, diagnosis.noise_std if noise_std is None else noise_std
         noise_std = per_sample(noise_std).expand(len(measurement))
@@ -288,15 +288,14 @@ class FlashDiffusionPipeline(DiffusionPipeline):
                 images, kept = self.finish(images, decoded, measurement.float(), operator, noise_std, diagnosis)
         return Restoration.of(plan, problem, begin, analysis, diagnosis, images, kept, latent, timer.seconds)
 
-    def _is_mixed(self, batch: int, operator: Operator | None, noise_std: torch.Tensor | None, encoder: str | None) -> bool:
+    def _is_mixed(self, batch: int, operator: Operator | None, noise_std: float | torch.Tensor | None, encoder: str | None) -> bool:
         """Return whether samples may need operators of several classes, or several severity encoders."""
         if batch == 1 or operator is None or noise_std is None:
             return batch > 1
-        return len({choose_encoder(self.encoders, operator.name, encoder, n) for n in noise_std.tolist()}) > 1
+        return len({choose_encoder(self.encoders, operator.name, encoder, n) for n in per_sample(noise_std).tolist()}) > 1
 
     def _look(self, plan: SamplingPlan, image: torch.Tensor, diagnosis: Diagnosis | None) -> Analysis | None:
         """Return what the plan's severity encoder says of measurements at the size of their images; None where it is not needed."""
-        plan.check()
         if not plan.looks:
             return None
         known = None if diagnosis is None else diagnosis.analysis
@@ -313,15 +312,20 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         noise: torch.Tensor | None,
     ) -> flash.Start:
         """Return where the reverse process starts; without an analysis, from noise or from the encoded measurement."""
-        schedule = plan.schedule
+        schedule, stage = plan.schedule, self.stage
         if plan.start == "noise":
-            shape = torch.Size([len(image), self.stage.channels, *(side // self.stage.grain for side in image.shape[2:])])
+            shape = torch.Size([len(image), stage.channels, image.shape[2] // stage.grain, image.shape[3] // stage.grain])
             return flash.from_noise(shape, schedule, generators, image, noise)
-        if plan.start == "stochastic" and plan.start_step is None:
+        if analysis is not None and plan.start == "stochastic" and plan.start_step is None:
             correction, multiplier = plan.noise_correction, plan.variance_multiplier
             return flash.matched(analysis.estimate, schedule, generators, correction, multiplier, noise, plan.noise_rule)
-        latent = self.stage.encode(image.clamp(-1, 1)) if analysis is None else analysis.latent
-        level = plan.matched_step(analysis.variance) if plan.start_step is None else plan.start_step.expand(len(latent))
+        latent = stage.encode(image.clamp(-1, 1)) if analysis is None else analysis.latent
+        if plan.start_step is not None:
+            level = plan.start_step.expand(len(latent))
+        elif analysis is not None:
+            level = plan.matched_step(analysis.variance)
+        else:
+            raise FlashdiffError(NO_ENCODER)
         if plan.start == "come-closer":
             return flash.come_closer(latent, level, schedule, generators, noise)
         if plan.start == "inversion":
@@ -365,7 +369,10 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         return restrain(corrected, mean, operator.lift(measurement))
 
 
-def _one_each(generators: Sequence[torch.Generator] | None, batch: int) -> Sequence[torch.Generator]:
+def _one_each(generators: Sequence[torch.Generator] | torch.Generator | None, batch: int) -> Sequence[torch.Generator]:
+    """Return one generator a sample; a single one, as diffusers has it, serves all in turn."""
+    if isinstance(generators, torch.Generator):
+        return [generators] * batch
     generators = generators or [torch.Generator().manual_seed(0) for _ in range(batch)]
     if len(generators) != batch:
         raise UsageError(f"{batch} measurements need {batch} generators, not {len(generators)}")

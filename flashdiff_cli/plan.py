@@ -6,7 +6,7 @@ import math
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -51,10 +51,10 @@ class ModelDefaults:
     noise_rule: str = "variance"
     fidelity: bool = False
     denoiser_gain: Sequence[Sequence[float]] | None = None
-    solver_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    tuned: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
-    of_encoder: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    calibration: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    solver_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
+    tuned: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict[str, Mapping[str, Mapping[str, Any]]])
+    of_encoder: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
+    calibration: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
 
     @classmethod
     def read(cls, values: Any, where: str = "defaults") -> ModelDefaults:
@@ -94,9 +94,9 @@ class ModelDefaults:
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+    if not isinstance(value, dict):
         raise FlashdiffError(f"{where} is no JSON object; correct it, or download the model again")
-    return dict(value)
+    return cast("dict[str, Any]", value)
 
 
 def _number(name: str, value: Any, where: str) -> None:
@@ -159,7 +159,7 @@ class SamplingRequest:
     """
 
     solver: str | Solver | None = None
-    solver_options: Mapping[str, Any] = field(default_factory=dict)
+    solver_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     steps: int | None = None
     eta: float | None = None
     noise_correction: float | None = None
@@ -323,7 +323,8 @@ def make_plan(
         if not low <= value <= high:
             raise UsageError(f"`{k}` {value} is out of range; give a number from {low:.15g} to {high:.15g}")
     by_operator = defaults.tuned.get(name, {})
-    tuned = next((by_operator[kind] for kind in (*_kinds(operator), "*") if kind in by_operator), {})
+    nothing: Mapping[str, Any] = {}
+    tuned = next((by_operator[kind] for kind in (*_kinds(operator), "*") if kind in by_operator), nothing)
     general = {k: getattr(defaults, k) for k in NUMBERS} | {"settings": defaults.solver_settings.get(name, {})}
     chosen = ChainMap(asked, dict(tuned), dict(defaults.of_encoder.get(encoder or "", {})), general)
 
@@ -359,8 +360,9 @@ def _start_step(request: SamplingRequest, schedule: Schedule) -> torch.Tensor | 
             raise UsageError("`start` come-closer needs `start_step`")
         return None
     step = per_sample(request.start_step).long()
-    if wrong := [n for n in step.tolist() if not 0 <= n <= len(schedule)]:
-        raise UsageError(f"`start_step` {wrong[0]} is out of range; this schedule has {len(schedule)} steps")
+    wrong = step[(step < 0) | (step > len(schedule))]
+    if len(wrong):
+        raise UsageError(f"`start_step` {int(wrong[0])} is out of range; this schedule has {len(schedule)} steps")
     return step
 
 

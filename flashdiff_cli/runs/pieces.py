@@ -70,8 +70,8 @@ def diagnose(pipeline: FlashDiffusionPipeline, measured: torch.Tensor, tiles: Se
     if kind != "gaussian-blur":
         return pipeline.diagnose(measured, pooled), {}
     found = {i: pipeline.diagnose(part, pooled) for i, part in parts.items()}
-    analyses = {i: one.analysis for i, one in found.items()}
-    weight = torch.tensor([pipeline.evidence(parts[i], analyses[i]).gradient[0].item() + 1e-6 for i in parts])
+    analyses = {i: one.analysis for i, one in found.items() if one.analysis is not None}
+    weight = torch.tensor([pipeline.evidence(parts[i], analyses[i]).gradient[0].item() + 1e-6 for i in analyses])
     blur = weighted_median(torch.tensor([one.operator.describe()["blur_std"] for one in found.values()]), weight)
     noise_std = weighted_median(torch.tensor([one.noise_std for one in found.values()]), weight)
     return Diagnosis(kind, GaussianBlur(blur), noise_std, probabilities), analyses

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from typing import Any, ClassVar
 
@@ -46,13 +46,12 @@ class Problem:
     unet: Callable
     schedule: Schedule
     noise_std: torch.Tensor
-    index: torch.Tensor | None = None
-    network_evaluations: torch.Tensor | None = None
+    index: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    network_evaluations: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
 
     def __post_init__(self):
-        if self.index is None:
+        if len(self.network_evaluations) == 0:
             self.index = torch.arange(len(self.measurement))
-        if self.network_evaluations is None:
             self.network_evaluations = torch.zeros(len(self.measurement), dtype=torch.long)
 
     def select(self, active: torch.Tensor) -> Problem:
