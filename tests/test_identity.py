@@ -13,6 +13,7 @@ from tiny import tiny_pipeline
 
 from flashdiff_cli.bench.arms import Identities, plan
 from flashdiff_cli.bench.protocol import from_dict
+from flashdiff_cli.last_step import LastStep
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
 from flashdiff_cli.runs.journal import fingerprint
 from flashdiff_cli.runs.settings import Settings
@@ -125,6 +126,19 @@ def exact_pipeline() -> FlashDiffusionPipeline:
     """A tiny model whose schedule is made of powers of two, so that no machine rounds it otherwise."""
     parts = tiny_pipeline().components
     return FlashDiffusionPipeline(**(parts | {"scheduler": DDIMScheduler(trained_betas=[0.5] * 4)}), defaults=DEFAULTS)
+
+
+def test_a_learned_last_step_makes_other_records_where_it_is_used(monkeypatch):
+    monkeypatch.setattr(Identities, "weights", lambda self, role: f"weights of {role}")
+    with_step = FlashDiffusionPipeline(**(exact_pipeline().components | {"last_step": LastStep((4, 4), (1, 1), 1)}), defaults=DEFAULTS)
+    protocol = from_dict({"name": "p", "condition": CONDITIONS, "arm": ARMS, "seed": 3})
+    condition = protocol.condition[0]
+    names = []
+    for pipe in (exact_pipeline(), with_step):
+        plans = [plan(arm, protocol, pipe, "tiny", condition.told[0], condition.most_noise) for arm in protocol.arm]
+        names.append({p.arm.name: Identities(pipe).settings(p, condition, protocol) for p in plans})
+    changed = {name for name in names[0] if names[0][name] != names[1][name]}
+    assert changed == {arm["name"] for arm in ARMS if "solver" in arm} - {"own"}, "without fidelity there is no last step"
 
 
 @pytest.mark.parametrize("name", BENCHES)

@@ -142,6 +142,15 @@ def test_requests_know_their_fields_and_diffusers_name_for_steps():
             pipe.plan(SamplingRequest(**given))
 
 
+def test_a_call_takes_the_names_that_diffusers_has():
+    pipe = tiny_pipeline(defaults={"steps": 20})
+    seeded = lambda: torch.Generator().manual_seed(5)
+    asked = {"operator": GaussianBlur(1.0), "noise_std": 0.05, "start_step": 3}
+    ours = pipe(images(), steps=10, generators=[seeded()], **asked)
+    theirs = pipe(images(), num_inference_steps=10, generator=seeded(), **asked)
+    assert torch.equal(ours.images, theirs.images) and theirs.schedule_steps == 10
+
+
 # Models without a severity encoder
 
 

@@ -114,6 +114,8 @@ class Plan:
     def choices(self) -> dict[str, Any]:
         """Under names that stay: records keep a hash of them. What an arm has no use for is None, so that its records outlast a new default."""
         plan, kind = self.sampling, self.arm.kind
+        if plan is None:
+            return {}
         return {
             "steps": len(plan.schedule),
             "eta": plan.eta,
@@ -125,7 +127,7 @@ class Plan:
     def describe(self) -> dict[str, Any]:
         """For protocol.json: the choices under the arm's own names."""
         own = given_only(asdict(self.arm))
-        return own if self.sampling is None else own | self.choices | {"settings": self.solver.describe()}
+        return own if self.sampling is None else own | self.choices | {"settings": self.sampling.solver.describe()}
 
     @property
     def described_solver(self) -> dict[str, Any] | None:
@@ -171,7 +173,7 @@ def plan(
         solver_options=of_solver,
         **of_arm,
         start=start,
-        start_step=arm.start if arm.kind == "fixed" else start_step,
+        start_step=arm.start if isinstance(arm.start, int) else start_step,
         encoder=arm.encoder,
         fidelity=protocol.fidelity if arm.fidelity is None else arm.fidelity,
     )
@@ -232,7 +234,7 @@ class Identities:
             parts |= {"blind": {role: self.weights(role) for role in self.reached_blind()}, "calibration": pipe.defaults.calibration}
         elif arm.baseline == "decoded" or arm.kind in ("flash", "fixed"):
             parts |= self.of_encoder(condition, arm.encoder)
-        if plan.solver is not None:
+        if plan.sampling is not None:
             schedule = plan.sampling.schedule
             parts |= {"unet": self.weights("unet"), "first_stage": self.weights("first_stage"), "solver": plan.described_solver}
             parts["schedule"] = fingerprint(timesteps=schedule.timesteps.tolist(), levels=schedule.levels.tolist())
@@ -241,6 +243,8 @@ class Identities:
             parts["denoiser_gain"] = pipe.defaults.denoiser_gain
             if arm.kind == "flash" and pipe.defaults.noise_rule != "variance":
                 parts["noise_rule"] = pipe.defaults.noise_rule
+            if plan.fidelity and pipe.last_step is not None:
+                parts["last_step"] = self.weights("last_step")
         return fingerprint(**given_only(parts))
 
     def sweep(self, condition: Condition, protocol: Protocol) -> str:
@@ -285,8 +289,9 @@ def run(plan: Plan, batch: Batch, pipeline: FlashDiffusionPipeline, callback: Ca
     """
     if plan.sampling is None:
         return _baseline(plan, batch, pipeline)
-    if plan.solver.needs_adjoint and not batch.operator.linear:
-        raise Unfit(f"{plan.solver.name} needs a linear operator, and {batch.operator.name} is not")
+    solver = plan.sampling.solver
+    if solver.needs_adjoint and not batch.operator.linear:
+        raise Unfit(f"{solver.name} needs a linear operator, and {batch.operator.name} is not")
     arm, encoder, error = plan.arm, plan.arm.encoder, None
     if arm.blind:
         encoder_of(pipeline, None, arm.encoder)
@@ -335,5 +340,5 @@ def _baseline(plan: Plan, batch: Batch, pipeline: FlashDiffusionPipeline) -> Out
     timer, images = Timer(torch.device("cpu")), []
     with timer.phase("solve"):
         for i, case in enumerate(batch.cases):
-            images.append(classical.restore(arm.baseline, batch.measurement[i : i + 1], case.told, case.told_noise, arm.settings))
+            images.append(classical.restore(str(arm.baseline), batch.measurement[i : i + 1], case.told, case.told_noise, arm.settings))
     return Outcome(torch.cat(images), told(batch), timer.seconds)

@@ -154,7 +154,7 @@ class Restorer:
                 allow_network(not self.offline)
                 operator = OPERATORS[settings.operator].from_options(size, settings.seed, **options)
         grain = grain_of(self.pipeline, operator)
-        whole = tuple(-(-side // grain) * grain for side in size)
+        whole = (-(-size[0] // grain) * grain, -(-size[1] // grain) * grain)
         if operator is not None:
             if operator.measured_size(size) != picture.size:
                 raise FlashdiffError(f"the operator {settings.operator} does not fit a picture of {picture.size[1]} x {picture.size[0]}")
@@ -176,7 +176,8 @@ class Restorer:
         self.check(settings)
         begin = time.perf_counter()
         measured, operator, size = self.prepare(picture, settings)
-        whole = tuple(n * (1 if operator is None else operator.stride) for n in measured.shape[2:])
+        stride = 1 if operator is None else operator.stride
+        whole = (measured.shape[2] * stride, measured.shape[3] * stride)
         tiles = tiles_of(self.pipeline, operator, whole, settings.tile)
         check_memory(self.pipeline, tiles[0], guided)
         record = Record(
@@ -272,7 +273,8 @@ class Restorer:
         request = settings.request() if diagnosis is None else settings.request().unless_started(diagnosis.start_step)
         plan = self.pipeline.plan(request, operator.name, look.noise_std)
         lifted, stage = operator.lift(look.measured), self.pipeline.stage
-        decoded, latent = Canvas(3, look.whole), Canvas(stage.channels, tuple(n // stage.grain for n in look.whole), OVERLAP // stage.grain)
+        coded = (look.whole[0] // stage.grain, look.whole[1] // stage.grain)
+        decoded, latent = Canvas(3, look.whole), Canvas(stage.channels, coded, OVERLAP // stage.grain)
         variances, levels = [], []
         for index, tile in enumerate(tiles):
             analysis = look.analyses.get(index)
