@@ -46,8 +46,9 @@ def _printed(value: Any) -> Any:
 
 @cache
 def _environment() -> Environment:
+    loader = PackageLoader("flashdiff_cli", "templates")
     found = Environment(
-        loader=PackageLoader("flashdiff_cli", "templates"),
+        loader=loader,
         autoescape=True,
         finalize=_printed,
         undefined=StrictUndefined,
@@ -56,7 +57,7 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     # Style and script of the package itself, which must stand as they are.
-    found.globals["source"] = lambda name: Markup(found.loader.get_source(found, name)[0])  # noqa: S704
+    found.globals["source"] = lambda name: Markup(loader.get_source(found, name)[0])  # noqa: S704
     return found
 
 

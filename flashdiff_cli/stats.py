@@ -33,7 +33,7 @@ def mean_interval(values: Sequence[float], seed: int = 0) -> dict[str, float | i
         n_resamples=RESAMPLES,
         confidence_level=COVERAGE,
         method="percentile",
-        random_state=np.random.default_rng(seed),
+        random_state=np.random.default_rng(seed),  # pyright: ignore[reportCallIssue]  # older releases know no `rng`
     ).confidence_interval
     return {"n": len(x), "mean": float(x.mean()), "low": float(found.low), "high": float(found.high)}
 

@@ -199,7 +199,7 @@ class Bench:
         return records
 
     def _record(self, condition: Condition, arm: str, item: Item, **values: Any) -> BenchRecord:
-        known = {"protocol": self.protocol.name, "condition": condition.name, "arm": arm}
+        known: dict[str, Any] = {"protocol": self.protocol.name, "condition": condition.name, "arm": arm}
         known |= {"image": item.below, "digest": item.digest}
         known |= {"height": item.size[0], "width": item.size[1], "seed": self.protocol.seed, "model": self.model}
         known |= {"device": str(self.pipeline.unet.device), "dtype": self.dtype, "version": __version__}

@@ -149,8 +149,8 @@ def bench(
         _refuse_with_protocol(given | of_solver)
         plan = protocols.load(protocol).with_options(of_operator)
     else:
-        plan = make(operator, of_operator, noise_std, levels, _names(solver), of_solver, _names(start), steps, eta)
-    changes = {"size": size, "seed": seed, "fidelity": fidelity, "metrics": None if metrics is None else tuple(_names(metrics))}
+        plan = make(operator, of_operator, noise_std, levels, _names(solver), of_solver, _names(start) or (), steps, eta)
+    changes = {"size": size, "seed": seed, "fidelity": fidelity, "metrics": None if metrics is None else tuple(_names(metrics) or ())}
     plan = replace(plan, **{k: v for k, v in changes.items() if v is not None})
     selected = plan.select(_names(arms), _names(conditions))
     if output is None and not dry_run:

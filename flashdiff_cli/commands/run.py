@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,7 +74,7 @@ def run_pictures(
     from flashdiff_cli.runs.many import each
 
     with meter(len(jobs), quiet) as shown, interruptible(shown) as stopped:
-        done: Sequence[Record] | chain = ()
+        done: Iterable[Record] = ()
         if jobs:
             restorer = load()
             restorer.check(settings)

@@ -44,10 +44,10 @@ def _duration(seconds: float) -> str:
 
 
 def _chosen(records: Sequence[Record]) -> list[Record]:
-    done = [r for r in records if r.severity is not None and r.output]
+    done = [(r.severity, r) for r in records if r.severity is not None and r.output]
     if len(done) <= SHOWN:
-        return done
-    ranked = sorted(done, key=lambda r: r.severity)
+        return [r for _, r in done]
+    ranked = [r for _, r in sorted(done, key=lambda pair: pair[0])]
     return [ranked[i * (len(ranked) - 1) // (SHOWN - 1)] for i in range(SHOWN)]
 
 
@@ -110,10 +110,9 @@ COLUMNS = ("picture", "size", "severity", "start", "steps", "evaluations", "seco
 def _row(record: Record) -> dict[str, Any]:
     """Return a row of the table: each cell's text, and the value that it is sorted by."""
     seconds, less = record.seconds.get("total"), saved(record)
-    known = record.width is not None and record.height is not None
     cells = [
         (Path(record.input).name, Path(record.input).name),
-        (f"{record.width} x {record.height}", record.width * record.height) if known else (None, None),
+        (f"{record.width} x {record.height}", record.width * record.height) if record.width and record.height else (None, None),
         (None if record.severity is None else f"{record.severity:.3f}", record.severity),
         (None if record.start_step is None else f"{record.start_step} / {record.schedule_steps}", record.start_step),
         (record.steps, record.steps),

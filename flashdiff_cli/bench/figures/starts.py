@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -56,7 +57,7 @@ def start_search(view: View) -> list[Drawing]:
         for part, color, of in zip(classes, CLASSES[len(classes)], NAMES[len(classes)], strict=True):
             reach = f"{matched[part[0]]['severity']:.3f} to {matched[part[-1]]['severity']:.3f}"
             handles.append(Line2D([], [], color=color, marker=".", label=f"{of}, severity {reach} (n={len(part)})"))
-        mark = {"color": SOFT, "linestyle": "none"}
+        mark: dict[str, Any] = {"color": SOFT, "linestyle": "none"}
         handles.append(Line2D([], [], marker="*", markersize=12, label="matched start, at its mean step", **mark))
         handles.append(Line2D([], [], marker="o", markersize=9, markerfacecolor="none", label="best fixed start", **mark))
         figure.legend(handles=handles, loc="outside lower center", ncols=2)

@@ -81,9 +81,9 @@ class Look:
     fill: bool = True
 
 
-def slug(text: str) -> str:
-    """A text as part of a file name."""
-    return re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-.") or "x"
+def slug(text: str | None) -> str:
+    """Return a text as part of a file name."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", text or "").strip("-.") or "x"
 
 
 def looks(arms: Mapping[str, Mapping[str, Record]]) -> dict[str, Look]:
@@ -156,7 +156,7 @@ def note(axes: Axes, text: str, corner: str = "upper left") -> None:
     vertical, horizontal = corner.split()
     x, y = {"left": 0.02, "right": 0.98}[horizontal], {"upper": 0.97, "lower": 0.03}[vertical]
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2}
-    align = {"ha": horizontal, "va": {"upper": "top", "lower": "bottom"}[vertical]}
+    align: dict[str, Any] = {"ha": horizontal, "va": {"upper": "top", "lower": "bottom"}[vertical]}
     axes.text(x, y, text, transform=axes.transAxes, fontsize=9, color=INK, bbox=box, zorder=9, **align)
 
 
