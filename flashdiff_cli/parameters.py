@@ -46,6 +46,7 @@ OPERATOR_OPTIONS: dict[str, tuple[Option, ...]] = {
     ),
     "mask-inpainting": (
         Option("mask_file", str, "picture of the image's size, white where pixels are kept and black where they are missing"),
+        Option("invert_mask", bool, "whether the mask is white where pixels are missing", False),
     ),
     "identity": (),
 }

@@ -22,6 +22,8 @@ from flashdiff_cli.loading import component_folder, load_component, read_config
 from flashdiff_cli.operators import OPERATORS, GaussianBlur, Operator
 from flashdiff_cli.operators.base import per_sample
 from flashdiff_cli.operators.estimate import fit_blur, noise_level
+from flashdiff_cli.operators.inpainting import missing
+from flashdiff_cli.operators.kept_noise import measured_noise
 from flashdiff_cli.plan import NO_ENCODER, ModelDefaults, SamplingPlan, SamplingRequest, choose_encoder, make_plan
 from flashdiff_cli.restoration import Restoration, one_by_one
 from flashdiff_cli.schedule import Schedule
@@ -163,7 +165,12 @@ class FlashDiffusionPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def analyse(
-        self, measurement: torch.Tensor, operator: str | None = None, encoder: str | None = None, noise_std: float | None = None
+        self,
+        measurement: torch.Tensor,
+        operator: str | None = None,
+        encoder: str | None = None,
+        noise_std: float | None = None,
+        where: torch.Tensor | None = None,
     ) -> Analysis:
         """Estimate latent and severity without restoring.
 
@@ -172,10 +179,11 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             operator: name of the degradation, if known, to choose the encoder.
             encoder: component name, to override the choice.
             noise_std: of the measurements on intensities in [0, 1], if known, to choose the encoder.
+            where: (B, H, W) or (1, H, W), bool: the pixels that the severity is to be of; see `SeverityEncoder`.
         """
         measurement = self._checked(measurement)
         name, network = self.encoder_for(operator, encoder, noise_std)
-        estimate = network(measurement)
+        estimate = network(measurement, where)
         found = Analysis(estimate, self.stage.decode(estimate.latent).float().clamp(-1, 1), name)
         calibration = self.defaults.calibration.get(name)
         if calibration is not None:
@@ -258,10 +266,10 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         """
         generators = _one_each(generators or choices.pop("generator", None), len(measurement))
         request = SamplingRequest.of(request, **choices)
-        image = self._checked(measurement if operator is None else operator.lift(measurement))
+        image = self._checked(measurement if operator is None else operator.seen(measurement))
         measurement = measurement.to(image)
         if operator is not None and noise_std is None:
-            noise_std = noise_level(measurement.float()).cpu()
+            noise_std = measured_noise(measurement.float(), operator).cpu()
         if self._is_mixed(len(measurement), operator, noise_std, request.encoder):
             return one_by_one(self, measurement, operator, noise_std, request, generators, noise, callback)
         timer = Timer(measurement.device)
@@ -274,7 +282,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         plan = self.plan(request, operator.name, float(noise_std.max()))
         problem = Problem(measurement, operator, self.stage, self.denoiser, plan.schedule, noise_std)
         with timer.phase("severity"):
-            analysis = self._look(plan, image, diagnosis)
+            analysis = self._look(plan, image, diagnosis, missing(operator))
         with timer.phase("start"):
             begin = self._begin(plan, analysis, image, generators, noise)
         with timer.phase("solve"):
@@ -294,14 +302,16 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             return batch > 1
         return len({choose_encoder(self.encoders, operator.name, encoder, n) for n in per_sample(noise_std).tolist()}) > 1
 
-    def _look(self, plan: SamplingPlan, image: torch.Tensor, diagnosis: Diagnosis | None) -> Analysis | None:
+    def _look(
+        self, plan: SamplingPlan, image: torch.Tensor, diagnosis: Diagnosis | None, where: torch.Tensor | None
+    ) -> Analysis | None:
         """Return what the plan's severity encoder says of measurements at the size of their images; None where it is not needed."""
         if not plan.looks:
             return None
         known = None if diagnosis is None else diagnosis.analysis
         if known is not None and known.encoder == plan.encoder and known.decoded.shape == image.shape:
             return known
-        return self.analyse(image, None, plan.encoder)
+        return self.analyse(image, None, plan.encoder, where=where)
 
     def _begin(
         self,
@@ -366,7 +376,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             return corrected, torch.ones(len(images))
         trusted = diagnosis is None or diagnosis.trusted
         mean = correct(decoded, measurement, operator, noise_std) if trusted else decoded
-        return restrain(corrected, mean, operator.lift(measurement))
+        return restrain(corrected, mean, operator.seen(measurement))
 
 
 def _one_each(generators: Sequence[torch.Generator] | torch.Generator | None, batch: int) -> Sequence[torch.Generator]:

@@ -9,6 +9,10 @@ from typing import Any, Generic, TypeVar
 from flashdiff_cli.errors import UsageError
 
 
+SWITCH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+"""What a text means where an option is on or off."""
+
+
 @dataclass(frozen=True)
 class Option:
     """A parameter that an operator or a solver takes on the command line and reports in records."""
@@ -35,7 +39,11 @@ class Option:
             value = self.default
         if value is None:
             raise UsageError(f"{name} is needed for this operator: {self.help}")
+        if self.type is bool and isinstance(value, str):
+            value = SWITCH.get(value.lower(), value)
         try:
+            if self.type is bool and not isinstance(value, bool):
+                raise TypeError
             value = self.type(value)
         except (TypeError, ValueError):
             raise UsageError(f"{name} {value!r} is not a {self.type.__name__}") from None

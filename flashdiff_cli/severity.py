@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.autoencoder_dc import Encoder as DCEncoder
 from diffusers.models.autoencoders.autoencoder_dc import ResBlock
@@ -97,17 +98,23 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
             return tuple(code.chunk(2, dim=1))
         return code, self.std_conv(code)
 
-    def forward(self, measurement: torch.Tensor) -> SeverityEstimate:
+    def forward(self, measurement: torch.Tensor, where: torch.Tensor | None = None) -> SeverityEstimate:
         """Estimate the clean latent of each measurement and the variance of that estimate's error.
 
         Args:
             measurement: (B, 3, H, W), nominally in [-1, 1] (noise may leave it); sides multiples of the grain.
+            where: (B, H, W) or (1, H, W), bool: the pixels that the variance is to be of, e.g. the missing ones; None, or nowhere: all.
 
         Returns:
             latent (B, C, h, w) and variance (B,) = mean over C, h, w of the squared deviation map, both scaled.
         """
         latent, variance = self.local(measurement)
-        return SeverityEstimate(latent, variance.mean((1, 2, 3)))
+        if where is None:
+            return SeverityEstimate(latent, variance.mean((1, 2, 3)))
+        # A latent position counts where any of its pixels does.
+        weight = F.adaptive_max_pool2d(where.to(variance)[:, None], variance.shape[2:]).expand(len(variance), -1, -1, -1)
+        weight = torch.where(weight.sum((1, 2, 3), keepdim=True) > 0, weight, 1.0)
+        return SeverityEstimate(latent, (variance * weight).sum((1, 2, 3)) / (weight.sum((1, 2, 3)) * variance.shape[1]))
 
     def local(self, measurement: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The latent estimate and the variance of each of its numbers, (B, C, h, w) both, scaled."""

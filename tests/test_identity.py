@@ -114,12 +114,13 @@ def test_every_setting_of_a_run_is_in_its_identity():
     plain = Settings()
     other = {k: v for k, v in GIVEN.items() if k not in ("operator", "operator_options")}
     other |= {"operator": "jpeg", "operator_options": {"jpeg_quality": 30.0}}
-    names = {field.name for field in fields(Settings)} - {"mask", "kernel"}
+    names = {field.name for field in fields(Settings)} - {"mask", "kernel", "invert_mask"}
     assert names == set(other)
     for name, value in other.items():
         assert Settings(**{name: value}).identity() != plain.identity(), name
     assert Settings(mask="a.png").identity() != Settings(mask="b.png").identity()
     assert Settings(kernel="a.png").identity() != Settings(kernel="b.png").identity()
+    assert Settings(mask="a.png", invert_mask=True).identity() != Settings(mask="a.png").identity()
 
 
 def exact_pipeline() -> FlashDiffusionPipeline:

@@ -11,8 +11,11 @@ from tiny import save_tiny_model
 import flashdiff_cli as flashdiff
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.operators import OPERATORS
+from flashdiff_cli.operators.files import read_mask
+from flashdiff_cli.operators.fill import fill
+from flashdiff_cli.operators.inpainting import BoxInpainting, MaskInpainting
 from flashdiff_cli.pictures.files import Picture, read_picture
-from flashdiff_cli.runs.masks import from_alpha, without_missing
+from flashdiff_cli.runs.masks import finish_holes, from_alpha, look_at_mask, model_share, only_thin, without_missing
 from flashdiff_cli.runs.restorer import Restorer, Settings
 
 H, W = 24, 40
@@ -90,8 +93,9 @@ def test_half_opaque_and_more_is_kept():
         assert from_alpha(picture).mask.flatten().tolist() == expected
     with pytest.raises(FlashdiffError, match="no transparency"):
         from_alpha(Picture(image))
-    with pytest.raises(FlashdiffError, match="all over"):
-        from_alpha(Picture(image, alpha=np.zeros((1, 6), np.uint8)))
+    assert from_alpha(Picture(image, alpha=alpha), invert=True).mask.flatten().tolist() == [1 - n for n in expected]
+    with pytest.raises(FlashdiffError, match="all of the picture is missing"):
+        look_at_mask(image, from_alpha(Picture(image, alpha=np.zeros((1, 6), np.uint8))), {})
 
 
 def test_what_a_hole_hides_does_not_matter(model, tmp_path):
@@ -159,6 +163,7 @@ def test_a_changed_mask_is_done_again(restore, tmp_path):
         (("--mask", "M", "--blur-std", "1"), "--blur-std"),
         (("--kernel", "M", "--operator", "mask-inpainting", "--mask-file", "M"), "--operator mask-inpainting"),
         (("--kernel", "M", "--kernel-file", "other.png"), "--kernel-file"),
+        (("--invert-mask",), "--mask FILE"),
         (("--mask", "nowhere.png"), "nowhere.png: no such file"),
         (("--kernel", "nowhere.npy"), "nowhere.npy: no such file"),
     ],
@@ -194,3 +199,187 @@ def test_looking_takes_the_transparency_too(model, cli, tmp_path):
     code, out, err = cli("severity", "--model", model, tmp_path / "a.png", "--mask", "alpha", "--json")
     assert code == 0, err
     assert json.loads(out)["operator"]["mask_file"] == "alpha"
+
+
+def strokes(colour, where, ground=(255, 255, 255)):
+    """RGBA: painted where `where` (H, W) is true, transparent elsewhere."""
+    values = np.zeros((H, W, 4), np.uint8)
+    values[..., :3] = ground
+    values[where] = (*colour, 255)
+    return Image.fromarray(values)
+
+
+def on(ground, colour, where):
+    values = np.full((H, W, 3), ground, np.uint8)
+    values[where] = colour
+    return Image.fromarray(values)
+
+
+def both_colours(where):
+    """Black strokes and white ones, on transparency."""
+    values = np.array(strokes((0, 0, 0), where))
+    values[-3:] = 255
+    return Image.fromarray(values)
+
+
+MASKS = {
+    "grey": lambda gone: Image.fromarray(np.where(gone, 0, 255).astype(np.uint8)),
+    "soft": lambda gone: Image.fromarray(np.where(gone, 100, 160).astype(np.uint8)),
+    "one-bit": lambda gone: Image.fromarray(~gone),
+    "sixteen-bit": lambda gone: Image.fromarray(np.where(gone, 9000, 65535).astype(np.uint16)),
+    "palette": lambda gone: on(255, (0, 0, 0), gone).quantize(4),
+    "red-on-white": lambda gone: on(255, (255, 0, 0), gone),
+    "yellow-on-white": lambda gone: on(255, (255, 255, 0), gone),
+    "white-strokes": lambda gone: strokes((255, 255, 255), gone),
+    "black-strokes": lambda gone: strokes((0, 0, 0), gone),
+    "green-strokes": lambda gone: strokes((0, 255, 0), gone, (0, 0, 0)),
+    "strokes-in-grey": lambda gone: strokes((255, 255, 255), gone).convert("LA"),
+    "black-and-white-on-transparency": both_colours,
+    "cut-out": lambda gone: strokes((255, 255, 255), ~gone),
+}
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_masks_of_all_kinds_say_the_same(tmp_path, kind):
+    gone = hole() == 0
+    MASKS[kind](gone).save(tmp_path / "m.png")
+    mask, notes = read_mask(tmp_path / "m.png")
+    assert torch.equal(mask == 0, torch.from_numpy(gone))
+    assert [("transparency" in note and "10 %" in note) for note in notes] == ([True] if Image.open(tmp_path / "m.png").mode in ("RGBA", "LA") else [])
+
+
+def bits(path):
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def test_kept_pixels_come_back_as_they_were(restore, model, cli, tmp_path):
+    Image.fromarray(scene()).save(tmp_path / "a.png")
+    Image.fromarray(hole()).save(tmp_path / "m.png")
+    same = {}
+    for name, more in {"untold": (), "none": ("--noise-std", "0"), "told": ("--noise-std", "0.05")}.items():
+        arguments = ("--model", model, "--start-step", "2", "--json", tmp_path / "a.png", "--mask", tmp_path / "m.png", "-o", tmp_path / f"{name}.png")
+        code, out, err = cli("restore", *arguments, *more)
+        assert code == 0, err
+        same[name] = (bits(tmp_path / f"{name}.png") == scene())[hole() > 0].all()
+        said = "noise of 0.050 was told" if name == "told" else "kept pixels are as they were"
+        assert any(said in note for note in json.loads(out)["notes"])
+    assert same == {"untold": True, "none": True, "told": False}
+
+
+def test_deep_pictures_keep_all_their_bits(model):
+    values = np.random.default_rng(0).integers(0, 65536, (H, W, 1)).astype(np.uint16)
+    from flashdiff_cli.pictures.picture import from_samples
+
+    picture = from_samples(values)
+    operator = MaskInpainting(torch.from_numpy(hole() > 0).float())
+    image, _ = finish_holes(torch.zeros_like(picture.image), picture.image, operator, None, 0.0)
+    assert (picture.with_image(image).to_samples() == values)[hole() > 0].all()
+
+
+def test_noise_that_is_found_is_taken_from_kept_pixels_too():
+    image, operator = torch.rand(1, 3, H, W), MaskInpainting(torch.from_numpy(hole() > 0).float())
+    restored = torch.zeros_like(image)
+    noisy, notes = finish_holes(restored, image, operator, None, 0.06)
+    assert torch.equal(noisy, restored) and "0.060 was found" in notes[0]
+    for found in (0.0, 0.01):
+        assert torch.equal(finish_holes(restored, image, operator, None, found)[0], fill(image, operator.kept()))
+    blur = OPERATORS["gaussian-blur+mask-inpainting"]
+    assert finish_holes(restored, image, blur, None, 0.0)[0] is restored
+    assert finish_holes(restored, image, BoxInpainting(0.3, (H, W)), None, 0.0)[1] == []
+
+
+def test_thin_holes_are_filled_and_deep_ones_are_the_models(restore, model, cli, tmp_path):
+    keep = torch.ones(1, 64, 64, dtype=torch.bool)
+    keep[:, 4:7, :] = False
+    assert only_thin(MaskInpainting(keep.float())) and not only_thin(None) and not only_thin(OPERATORS["identity"]())
+    keep[:, 20:60, 10:50] = False
+    trust = model_share(keep)[0]
+    assert (trust[:20] == 0).all() and trust[40, 30] == 1 and (trust.diff(dim=0).abs() < 0.2).all()
+    assert not only_thin(MaskInpainting(keep.float()))
+    Image.fromarray(scene()).save(tmp_path / "a.png")
+    for depth, expected in ((2, 0), (20, 1)):
+        kept = np.full((H, W), 255, np.uint8)
+        kept[2 : 2 + depth, 4:34] = 0
+        Image.fromarray(kept).save(tmp_path / "m.png")
+        code, out, err = cli("restore", "--model", model, "--json", tmp_path / "a.png", "--mask", tmp_path / "m.png", "--overwrite")
+        assert code == 0, err
+        record = json.loads(out)
+        assert min(record["start_step"], 1) == expected
+
+
+def white_is_missing(path):
+    Image.fromarray(np.where(thin(), 255, 0).astype(np.uint8)).save(path)
+    return path
+
+
+def thin():
+    """A scratch: a fortieth of the picture."""
+    gone = np.zeros((H, W), bool)
+    gone[11, 4:28] = True
+    return gone
+
+
+def test_an_inverted_mask_gets_a_word_and_can_be_turned(restore, tmp_path):
+    Image.fromarray(scene()).save(tmp_path / "a.png")
+    mask = white_is_missing(tmp_path / "m.png")
+    code, out, err = restore(tmp_path / "a.png", "--mask", mask)
+    assert code == 1 and len(err.splitlines()) == 1 and "--invert-mask" in err and "98 %" in err
+    assert not (tmp_path / "a-restored.png").exists()
+    code, out, err = restore(tmp_path / "a.png", "--mask", mask, "--no-invert-mask", "-o", tmp_path / "right.png")
+    assert code == 0 and any("98 %" in note for note in json.loads(out)["notes"])
+    code, out, err = restore(tmp_path / "a.png", "--mask", mask, "--invert-mask", "-o", tmp_path / "turned.png")
+    assert code == 0, err
+    assert json.loads(out)["operator"]["invert_mask"] is True
+    Image.fromarray(np.where(thin(), 0, 255).astype(np.uint8)).save(tmp_path / "n.png")
+    code, out, err = restore(tmp_path / "a.png", "--mask", tmp_path / "n.png", "-o", tmp_path / "plain.png")
+    assert "invert_mask" not in json.loads(out)["operator"]
+    assert (bits(tmp_path / "turned.png") == bits(tmp_path / "plain.png")).all()
+
+
+def looked(gone, values=None, sure=None, inverted=False):
+    image = torch.from_numpy(scene() if values is None else values).permute(2, 0, 1)[None].float() / 127.5 - 1
+    return look_at_mask(image, MaskInpainting(torch.from_numpy(~gone).float(), "m.png", inverted), {"invert_mask": sure})
+
+
+def test_masks_that_make_no_sense_get_a_word():
+    assert looked(thin()) == []
+    assert "marks nothing" in looked(np.zeros((H, W), bool))[0]
+    assert "counts white" in looked(np.zeros((H, W), bool), inverted=True, sure=True)[0]
+    for sure in (None, True, False):
+        with pytest.raises(FlashdiffError, match="all of the picture is missing"):
+            looked(np.ones((H, W), bool), sure=sure)
+    with pytest.raises(FlashdiffError, match="98 % of the picture is missing.*--invert-mask"):
+        looked(~thin())
+    assert "98 %" in looked(~thin(), sure=False)[0]
+    black = scene()
+    black[~thin()] = 0
+    assert "98 %" in looked(~thin(), black)[0], "what is missing is missing in the picture too"
+    gone = np.ones((H, W), bool)
+    gone[:, :12] = False
+    values = scene()
+    values[:, :12] = 0
+    assert "of one colour" in looked(gone, values)[0] and looked(gone, values, sure=False) == []
+    assert looked(gone) == []
+
+
+def test_a_mask_that_marks_nothing_leaves_the_picture_as_it_is(restore, cli, model, tmp_path):
+    Image.fromarray(scene()).save(tmp_path / "a.png")
+    Image.new("L", (W, H), 255).save(tmp_path / "m.png")
+    code, out, err = cli("restore", "--model", model, "--json", tmp_path / "a.png", "--mask", tmp_path / "m.png")
+    record = json.loads(out)
+    assert code == 0 and record["start_step"] == 0 and any("marks nothing" in note for note in record["notes"])
+    assert (bits(tmp_path / "a-restored.png") == scene()).all()
+
+
+def test_the_severity_is_that_of_the_holes(model):
+    pipeline = Restorer(model).pipeline
+    image = torch.rand(2, 3, 16, 24) * 2 - 1
+    local = pipeline.severity.local(image)[1]
+    where = torch.zeros(1, 16, 24, dtype=torch.bool)
+    assert torch.allclose(pipeline.severity(image, where).variance, local.mean((1, 2, 3))), "nowhere is everywhere"
+    where[:, 5, 9] = True
+    assert torch.allclose(pipeline.severity(image, where).variance, local[:, :, 1, 2].mean(1))
+    assert torch.allclose(pipeline.analyse(image, where=where).variance, local[:, :, 1, 2].mean(1))
+    operator = MaskInpainting((~where).float())
+    result = pipeline(image, operator, 0.0, start_step=0)
+    assert torch.allclose(result.variance, pipeline.severity(operator.seen(image), where).variance)

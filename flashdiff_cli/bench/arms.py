@@ -70,7 +70,8 @@ class Batch:
         if name not in self.analyses:
             timer = Timer(pipeline.unet.device)
             with timer.phase("severity"):
-                analysis = pipeline.analyse(self.lifted, None, name)
+                seen = torch.cat([case.operator.seen(case.measurement) for case in self.cases])
+                analysis = pipeline.analyse(seen, None, name)
             clean = pipeline.stage.encode(self.clean.to(analysis.latent))
             error = (analysis.latent - clean).float().square().mean((1, 2, 3))
             self.analyses[name] = (analysis, timer.seconds, error)

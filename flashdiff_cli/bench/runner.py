@@ -269,7 +269,7 @@ class Bench:
         try:
             cases = [degrade(item, clean, condition, self.protocol.seed, (j, n)) for j in range(n)]
             name, _ = encoder_of(self.pipeline, condition.told[0], None, condition.most_noise)
-            lifted = torch.cat([case.operator.lift(case.measurement) for case in cases])
+            lifted = torch.cat([case.operator.seen(case.measurement) for case in cases])
             begin = time.perf_counter()
             analysis = self.pipeline.analyse(lifted, None, name)
             seconds = (time.perf_counter() - begin) / n

@@ -28,7 +28,7 @@ class Flag:
     def of(cls, option: Option, users: list[str]) -> Flag:
         """Return the flag of an option; its help says who takes it, which values, and the default."""
         facts = [] if (values := _values(option)) is None else [values]
-        if option.default not in (None, ""):
+        if option.default not in (None, "") and option.type is not bool:
             facts.append(f"default {_number(option.default)}")
         more = f" ({'; '.join(facts)})" if facts else ""
         metavar = "FILE" if option.name.endswith("_file") else "PIXELS" if "in pixels" in option.help else None
@@ -72,6 +72,11 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def _spelled(f: Flag) -> str:
+    """Return a flag as it is typed; one that is on or off has a --no- form."""
+    return f"{flag(f.name)}/{flag('no_' + f.name)}" if f.type is bool else flag(f.name)
+
+
 def with_flags(flags: tuple[Flag, ...], panel: str) -> Callable:
     """Give a command one option for each flag; it receives them as keyword arguments (**values)."""
 
@@ -84,7 +89,7 @@ def with_flags(flags: tuple[Flag, ...], panel: str) -> Callable:
                 inspect.Parameter.KEYWORD_ONLY,
                 default=None,
                 annotation=Annotated[
-                    Optional[f.type], typer.Option(flag(f.name), help=f.help, metavar=f.metavar, rich_help_panel=panel)
+                    Optional[f.type], typer.Option(_spelled(f), help=f.help, metavar=f.metavar, rich_help_panel=panel)
                 ],
             )
             for f in flags

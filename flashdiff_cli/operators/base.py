@@ -116,6 +116,14 @@ class Operator(ABC):
         """A measurement at the size of the image that it measures: what a severity encoder can look at."""
         return y
 
+    def seen(self, y: torch.Tensor) -> torch.Tensor:
+        """What a severity encoder looks at: a measurement (B, 3, H', W') at the size of its image, without holes."""
+        return self.lift(y)
+
+    def kept(self) -> torch.Tensor | None:
+        """Where the pixels of a measurement are known: (B, H, W) or (1, H, W), bool; None: everywhere."""
+        return None
+
     def extend(self, size: tuple[int, int]) -> Operator:
         """The operator of images that were padded at the bottom and right, by mirroring, to `size` (H, W).
 

@@ -75,6 +75,16 @@ class Composition(Operator):
             y = operator.lift(y)
         return y
 
+    def seen(self, y: torch.Tensor) -> torch.Tensor:
+        y = self.operators[-1].seen(y)
+        for operator in reversed(self.operators[:-1]):
+            y = operator.lift(y)
+        return y
+
+    def kept(self) -> torch.Tensor | None:
+        # What an earlier one drops, the later ones have spread.
+        return self.operators[-1].kept()
+
     def extend(self, size: tuple[int, int]) -> Composition:
         extended = []
         for operator in self.operators:

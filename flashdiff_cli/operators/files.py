@@ -16,6 +16,8 @@ from flashdiff_cli.pictures import limits
 KERNEL_BYTES, HEADER_BYTES = 128 << 20, 4096
 KERNEL_SIDE = 2048
 """Pixels along a side of a blur kernel."""
+MIXED = 0.05
+"""Of what is painted on a transparent mask: the share of black, or white, above which it is meant."""
 
 
 def read_grey(path: str | Path, flag: str) -> torch.Tensor:
@@ -28,13 +30,54 @@ def read_grey(path: str | Path, flag: str) -> torch.Tensor:
     Raises:
         UsageError: there is no such file, or it is no picture.
     """
+    return torch.from_numpy(_read(path, flag, "L")[..., 0])
+
+
+def read_mask(path: str | Path, flag: str = "`mask_file`") -> tuple[torch.Tensor, list[str]]:
+    """A mask picture: (H, W) float32, 1 where pixels are kept, 0 where they are missing; and notes for people on how it was taken.
+
+    What is white is kept: all channels at least half. Where a mask is transparent, what is painted on it marks what is missing, whatever its
+    colour; unless it has both black and white, which mean what they always do, or most of it is painted, and white: then the transparent rest is missing.
+
+    Raises:
+        UsageError: as `read_grey`.
+    """
+    values = _read(path, flag, "RGBA")
+    white = values[..., :-1].min(-1) >= 0.5 if values.shape[-1] > 1 else values[..., 0] >= 0.5
+    painted = values[..., -1] >= 0.5 if values.shape[-1] > 1 else np.ones_like(white)
+    if painted.all():
+        return torch.from_numpy(white.astype(np.float32)), []
+    area, light = painted.mean(), white[painted].mean() if painted.any() else 1.0
+    if MIXED < light < 1 - MIXED and area > 0:
+        kept, said = white | ~painted, "what is painted black"
+    elif area > 0.5 and light > 0.5:
+        kept, said = painted, "what is transparent"
+    else:
+        kept, said = ~painted, "what is painted"
+    note = f"the mask is painted on transparency: {said}, {share(1 - kept.mean())} of the picture, was taken for missing"
+    return torch.from_numpy(kept.astype(np.float32)), [note]
+
+
+def share(part: float) -> str:
+    """A share from 0 to 1 in per cent, for people: never 0 or 100 where it is not quite."""
+    if 0 < part < 0.01 or 0.99 < part < 1:
+        return f"{100 * min(max(part, 1e-4), 0.9999):.2f} %"
+    return f"{100 * part:.0f} %"
+
+
+def _read(path: str | Path, flag: str, mode: str) -> np.ndarray:
+    """A picture file as (H, W, C) float32 from 0 to 1, upright: C = 1, or 4 where Pillow converts it to `mode` RGBA.
+
+    Raises:
+        UsageError: as `read_grey`.
+    """
     try:
         with limits.open_image_file(path) as picture:
             picture = ImageOps.exif_transpose(picture)
             if picture.mode == "F":
-                return torch.from_numpy(np.array(picture, dtype=np.float32))
+                return np.array(picture, dtype=np.float32)[..., None]
             deep = picture.mode.startswith("I")
-            values = np.array(picture if deep else picture.convert("L"), dtype=np.float32)
+            values = np.array(picture if deep else picture.convert(mode), dtype=np.float32)
     except FileNotFoundError:
         raise UsageError(f"{flag} {path}: no such file; give the path of a picture") from None
     except UsageError:
@@ -44,16 +87,8 @@ def read_grey(path: str | Path, flag: str) -> torch.Tensor:
     except Exception as error:  # decoders raise whatever their formats make them raise
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise UsageError(f"{flag} {path}: cannot be read as a picture ({reason}); give a PNG or the like") from error
-    return torch.from_numpy(values / (65535.0 if deep else 255.0))
-
-
-def read_mask(path: str | Path, flag: str = "`mask_file`") -> torch.Tensor:
-    """A mask picture, white where pixels were kept: (H, W) float32 of 0 and 1.
-
-    Raises:
-        UsageError: as `read_grey`.
-    """
-    return (read_grey(path, flag) >= 0.5).float()
+    values /= 65535.0 if deep else 255.0
+    return values if values.ndim == 3 else values[..., None]
 
 
 def read_kernel(path: str | Path, flag: str = "`kernel_file`") -> torch.Tensor:

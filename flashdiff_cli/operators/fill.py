@@ -69,7 +69,7 @@ def _fill(image: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
         return image
     if not bool(keep.any()):
         return torch.zeros_like(image)
-    known = image[:, keep]
+    image, known = torch.where(keep, image, 0.0), image[:, keep]
     low, high = known.amin(1)[:, None, None], known.amax(1)[:, None, None]
     filled = torch.where(keep, image, _from_half(image, keep))
     height, width = keep.shape

@@ -1,6 +1,7 @@
 """Missing pixels: the image times a mask (paper section 4). Dropped pixels are 0 on intensities in [0, 1].
 
-All masks are drawn when the operator is built, one for each sample, so that no encoder can learn a mask by heart.
+A severity encoder, and whatever else looks at a measurement, sees it with its holes filled (`fill`): black ones would be taken for content, and
+their edges for noise. All masks are drawn when the operator is built, one for each sample, so that no encoder can learn a mask by heart.
 """
 
 from __future__ import annotations
@@ -14,9 +15,14 @@ import torch
 from flashdiff_cli.errors import UsageError
 from flashdiff_cli.operators.base import Operator, choose, per_sample
 from flashdiff_cli.operators.files import read_mask
+from flashdiff_cli.operators.fill import fill
 from flashdiff_cli.operators.mirror import mirror_index
 from flashdiff_cli.operators.registry import OPERATORS
 from flashdiff_cli.parameters import OPERATOR_OPTIONS
+
+
+KNOWN = 0.5
+"""Where a mask is at least this, a pixel counts as kept; a dimmed one is brightened before it is looked at."""
 
 
 class Inpainting(Operator):
@@ -47,6 +53,14 @@ class Inpainting(Operator):
 
     def adjoint(self, y: torch.Tensor) -> torch.Tensor:
         return self.forward(y)
+
+    def kept(self) -> torch.Tensor:
+        return self.mask[:, 0] >= KNOWN
+
+    def seen(self, y: torch.Tensor) -> torch.Tensor:
+        mask = self.mask.to(y.device, torch.float32)
+        whole = torch.where(mask < 1, (y.float() + 1) / mask.clamp(min=KNOWN) - 1, y.float())
+        return fill(whole, self.kept()).to(y)
 
     def describe(self, index: int = 0) -> dict[str, Any]:
         return {name: round(value[index % len(value)].item(), 4) for name, value in self.parameters.items()}
@@ -79,6 +93,12 @@ class Inpainting(Operator):
         other = copy.copy(self)
         other.mask, other.parameters, other._moved = mask, parameters, {}
         return other
+
+
+def missing(operator: Operator) -> torch.Tensor | None:
+    """Where an operator drops pixels, (B, H, W) or (1, H, W), bool; None for one that drops none."""
+    kept = operator.kept()
+    return None if kept is None else ~kept
 
 
 @OPERATORS.add
@@ -197,33 +217,36 @@ class MaskInpainting(Inpainting):
     Args:
         mask: (H, W) for all samples, or (B, H, W); 1 where a pixel is kept.
         mask_file: where it was read, for records.
+        inverted: whether that file marks in white what is missing; `mask` does not.
+        notes: how the file was read, for people.
     """
 
     name = "mask-inpainting"
     help = "pixels dropped where a mask picture is black"
     options = OPERATOR_OPTIONS["mask-inpainting"]
 
-    def __init__(self, mask: torch.Tensor, mask_file: str = ""):
+    def __init__(self, mask: torch.Tensor, mask_file: str = "", inverted: bool = False, notes: Sequence[str] = ()):
         super().__init__(mask.reshape(-1, *mask.shape[-2:]))
-        self.mask_file = str(mask_file)
+        self.mask_file, self.inverted, self.notes = str(mask_file), inverted, tuple(notes)
 
     @classmethod
     def make(cls, size: tuple[int, int], generator: torch.Generator, **values: Any) -> MaskInpainting:
-        mask = read_mask(values["mask_file"])
+        mask, notes = read_mask(values["mask_file"])
         if tuple(mask.shape) != tuple(size):
             height, width = mask.shape
             raise UsageError(
                 f"`mask_file` {values['mask_file']} is {width} x {height} pixels and the image {size[1]} x {size[0]}; "
                 "give a mask of the image's size"
             )
-        return cls(mask, values["mask_file"])
+        inverted = values.get("invert_mask", False)
+        return cls(1 - mask if inverted else mask, values["mask_file"], inverted, notes)
 
     def describe(self, index: int = 0) -> dict[str, Any]:
-        return {"mask_file": self.mask_file}
+        return {"mask_file": self.mask_file} | ({"invert_mask": True} if self.inverted else {})
 
     @classmethod
     def _stack(cls, operators: Sequence[MaskInpainting]) -> MaskInpainting:
-        if len({operator.mask_file for operator in operators}) > 1:
+        if len({(operator.mask_file, operator.inverted) for operator in operators}) > 1:
             raise cls._unstackable("masks of different files")
         return super()._stack(operators)
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from flashdiff_cli.operators.base import Operator
+from flashdiff_cli.operators.estimate import noise_level
+
 KERNELS = (
     ([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]],),
     ([[1.0, -2.0, 1.0]], [[1.0], [-2.0], [1.0]]),
@@ -17,10 +20,16 @@ SMOOTHEST = 0.1
 """The quantile of the blocks' levels that is taken: texture is not noise, and the smoothest blocks have the least of it."""
 LEAST_DIFFERENCES, LEAST_BLOCKS = 24, 10
 """What a block, and a picture, must hold, so that it can be judged."""
-OF_MEDIAN, SPREAD = 0.6745, 1.166
-"""Median of |N(0, 1)|, and the relative standard deviation of the median of n such values times the root of n."""
+OF_MEDIAN, OF_SMALLEST, SPREAD = 0.6745, 0.1891, 1.166
+"""Quantiles of |N(0, 1)| at 0.5 and 0.15 (less of which is texture), and the relative standard deviation of the median of n such values times the root of n."""
 NORMAL_QUANTILE = -1.2816
 """Of SMOOTHEST."""
+
+
+def measured_noise(measurement: torch.Tensor, operator: Operator | None) -> torch.Tensor:
+    """Estimate the noise of measurements (B, C, H, W): of the pixels that their operator keeps, or of all. (B,) on intensities in [0, 1]."""
+    keep = None if operator is None else operator.kept()
+    return noise_level(measurement) if keep is None else kept_noise(measurement, keep)
 
 
 def kept_noise(measurement: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
@@ -55,7 +64,7 @@ def _level(image: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
             return medians.quantile(SMOOTHEST) / OF_MEDIAN / shrunk.clamp(min=0.5) / 2
         every = torch.cat([part.flatten() for part in found])
         if int(every.isfinite().sum()) >= LEAST_DIFFERENCES and level == 0:
-            level = every.nanmedian() / OF_MEDIAN / 2
+            level = every.nanquantile(0.15) / OF_SMALLEST / 2
     return level
 
 
@@ -77,4 +86,4 @@ def _blocks(values: torch.Tensor) -> torch.Tensor:
     return parts.permute(1, 3, 0, 2, 4).flatten(2).flatten(0, 1)
 
 
-__all__ = ["kept_noise"]
+__all__ = ["kept_noise", "measured_noise"]

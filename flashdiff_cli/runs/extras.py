@@ -38,7 +38,7 @@ def severity_map(
         noise_std: on intensities in [0, 1], as it was given or found.
     """
     measured, operator, size = restorer.prepare(picture, settings)
-    lifted = measured if operator is None else operator.lift(measured)
+    lifted = measured if operator is None else operator.seen(measured)
     whole = tuple(lifted.shape[2:])
     canvas = Canvas(1, whole, SHARED)
     for tile in cut(whole, WINDOW, grain_of(restorer.pipeline, operator), SHARED):

@@ -19,13 +19,14 @@ from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.hub.network import allow_network
 from flashdiff_cli.hub.resolve import resolve_model
 from flashdiff_cli.operators import OPERATORS, Jpeg, Operator
-from flashdiff_cli.operators.estimate import noise_level
+from flashdiff_cli.operators.inpainting import missing
+from flashdiff_cli.operators.kept_noise import measured_noise
 from flashdiff_cli.operators.mirror import Margins, pad
 from flashdiff_cli.pictures.files import Picture, from_pil, read_picture
 from flashdiff_cli.pictures.tiles import OVERLAP, Canvas, Tile
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
 from flashdiff_cli.runs.decide import model_state
-from flashdiff_cli.runs.masks import from_alpha, takes_alpha, without_missing
+from flashdiff_cli.runs.masks import finish_holes, from_alpha, look_at_mask, only_thin, takes_alpha, without_missing
 from flashdiff_cli.runs.memory import check_memory
 from flashdiff_cli.runs.pieces import combine, describe_tile, diagnose, figures, grain_of, heeded_noise, tiles_of
 from flashdiff_cli.runs.record import Record
@@ -148,7 +149,7 @@ class Restorer:
         operator = None
         if settings.operator is not None:
             if takes_alpha(settings.operator, options):
-                operator = from_alpha(picture)
+                operator = from_alpha(picture, bool(options.get("invert_mask")))
             else:
                 # A network of its own may have to be fetched; another restorer may have been made in between.
                 allow_network(not self.offline)
@@ -189,7 +190,7 @@ class Restorer:
             device=str(self.device),
             dtype=self.dtype,
             version=__version__,
-            notes=list(picture.notes),
+            notes=[*picture.notes, *look_at_mask(picture.image, operator, settings.operator_options)],
         )
         diagnosis, analyses = None, {}
         if operator is None:
@@ -201,7 +202,7 @@ class Restorer:
         if settings.noise_std is not None:
             noise_std = heeded_noise(settings.noise_std, measured, operator, record)
         else:
-            noise_std = noise_level(measured).item() if diagnosis is None else diagnosis.noise_std
+            noise_std = measured_noise(measured, operator).item() if diagnosis is None else diagnosis.noise_std
         return Look(measured, operator, noise_std, whole, size, tiles, diagnosis, analyses, record, begin)
 
     def restore(
@@ -239,12 +240,13 @@ class Restorer:
         for index, tile in enumerate(tiles):
             if index:
                 generator = torch.Generator().manual_seed(picture_seed(seed, index.to_bytes(8, "big")))
+            # Some operators make sense on whole pictures only.
+            part = operator if len(tiles) == 1 else operator.window(tile.top, tile.left, tile.height, tile.width)
             result = self.pipeline(
                 tile.of(look.measured, operator.stride),
-                # Some operators make sense on whole pictures only.
-                operator if len(tiles) == 1 else operator.window(tile.top, tile.left, tile.height, tile.width),
+                part,
                 look.noise_std,
-                settings.request(),
+                settings.request().unless_started(0 if only_thin(part) else None),
                 generators=[generator],
                 noise=tile.of(noise, stage.grain)[None],
                 diagnosis=look.diagnosis and replace(look.diagnosis, analysis=look.analyses.get(index)),
@@ -255,7 +257,10 @@ class Restorer:
             results[-1]["operator"]["estimated"] = look.diagnosis is not None
         combine(record, tiles, results)
         record.seconds["total"] = time.perf_counter() - look.begin
-        restored = picture.with_image(canvas.image()[None, :, : look.size[0], : look.size[1]])
+        image = canvas.image()[None, :, : look.size[0], : look.size[1]]
+        image, notes = finish_holes(image, picture.image, operator, settings.noise_std, look.noise_std)
+        record.notes += notes
+        restored = picture.with_image(image)
         if takes_alpha(settings.operator, settings.operator_options):
             restored.alpha = None
             record.notes.append("the transparency was the mask; the result is opaque")
@@ -272,14 +277,15 @@ class Restorer:
         operator, record, tiles, diagnosis = look.operator, look.record, look.tiles, look.diagnosis
         request = settings.request() if diagnosis is None else settings.request().unless_started(diagnosis.start_step)
         plan = self.pipeline.plan(request, operator.name, look.noise_std)
-        lifted, stage = operator.lift(look.measured), self.pipeline.stage
+        seen, holes, stage = operator.seen(look.measured), missing(operator), self.pipeline.stage
         coded = (look.whole[0] // stage.grain, look.whole[1] // stage.grain)
         decoded, latent = Canvas(3, look.whole), Canvas(stage.channels, coded, OVERLAP // stage.grain)
         variances, levels = [], []
         for index, tile in enumerate(tiles):
             analysis = look.analyses.get(index)
             if analysis is None or analysis.encoder != plan.encoder:
-                analysis = self.pipeline.analyse(tile.of(lifted), None, plan.encoder)
+                where = None if holes is None else tile.of(holes, operator.stride)
+                analysis = self.pipeline.analyse(tile.of(seen), None, plan.encoder, where=where)
             decoded.add(tile, analysis.decoded[0])
             latent.add(tile.shrunk(stage.grain), analysis.latent[0])
             variances.append(analysis.variance[0].item())

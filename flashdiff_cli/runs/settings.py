@@ -34,6 +34,8 @@ class Settings:
         operator_options: its parameters, by option name.
         mask: short for operator "mask-inpainting" with this mask_file, white where pixels are kept; "alpha": what the picture's
             own transparency hides is missing, and the result is opaque.
+        invert_mask: whether the mask is white where pixels are missing; None: no, and one that looks as if it were is refused. Short for
+            the operator's option of that name, which is what the identity has.
         kernel: short for operator "motion-blur" with this kernel_file.
         noise_std: on intensities in [0, 1], see `operators.estimate.at_least_shown`; None: estimated.
         solver: registered name.
@@ -66,9 +68,10 @@ class Settings:
     tile: int = TILE
     mask: str | Path | None = None
     kernel: str | Path | None = None
+    invert_mask: bool | None = None
 
     def __post_init__(self):
-        self.operator, self.operator_options = name_operator(self.operator, self.operator_options, self.mask, self.kernel)
+        self.operator, self.operator_options = name_operator(self.operator, self.operator_options, self.mask, self.kernel, self.invert_mask)
 
     def identity(self) -> dict[str, Any]:
         """Return what an output depends on, under names that stay: journals keep a hash of it.
