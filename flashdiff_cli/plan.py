@@ -281,7 +281,13 @@ def choose_encoder(
         if name not in encoders:
             raise UsageError(f"`encoder` {name!r}: this model has {', '.join(encoders) or 'no severity encoder'}")
         return name
-    return trained_for(encoders, _kinds(operator), noise_std) or next(iter(encoders), None)
+    return trained_for(encoders, _seen(operator) + _kinds(operator), noise_std) or next(iter(encoders), None)
+
+
+def _seen(operator: str | None) -> list[str]:
+    """Return what an encoder is to look for in what it sees of a measurement, if that is not the operator itself."""
+    other = OPERATORS[operator].looks_like if operator is not None and operator in OPERATORS else None
+    return [] if other is None else [other]
 
 
 def _kinds(operator: str | None) -> list[str]:

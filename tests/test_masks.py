@@ -301,7 +301,8 @@ def test_thin_holes_are_filled_and_deep_ones_are_the_models(restore, model, cli,
         kept = np.full((H, W), 255, np.uint8)
         kept[2 : 2 + depth, 4:34] = 0
         Image.fromarray(kept).save(tmp_path / "m.png")
-        code, out, err = cli("restore", "--model", model, "--json", tmp_path / "a.png", "--mask", tmp_path / "m.png", "--overwrite")
+        given = (tmp_path / "a.png", "--mask", tmp_path / "m.png", "--overwrite")
+        code, out, err = cli("restore", "--model", model, "--json", *given)
         assert code == 0, err
         record = json.loads(out)
         assert min(record["start_step"], 1) == expected
@@ -338,7 +339,8 @@ def test_an_inverted_mask_gets_a_word_and_can_be_turned(restore, tmp_path):
 
 def looked(gone, values=None, sure=None, inverted=False):
     image = torch.from_numpy(scene() if values is None else values).permute(2, 0, 1)[None].float() / 127.5 - 1
-    return look_at_mask(image, MaskInpainting(torch.from_numpy(~gone).float(), "m.png", inverted), {"invert_mask": sure})
+    operator = MaskInpainting(torch.from_numpy(~gone).float(), "m.png", inverted)
+    return look_at_mask(image, operator, {"invert_mask": sure})
 
 
 def test_masks_that_make_no_sense_get_a_word():
@@ -365,7 +367,7 @@ def test_masks_that_make_no_sense_get_a_word():
 def test_a_mask_that_marks_nothing_leaves_the_picture_as_it_is(restore, cli, model, tmp_path):
     Image.fromarray(scene()).save(tmp_path / "a.png")
     Image.new("L", (W, H), 255).save(tmp_path / "m.png")
-    code, out, err = cli("restore", "--model", model, "--json", tmp_path / "a.png", "--mask", tmp_path / "m.png")
+    code, out, _ = cli("restore", "--model", model, "--json", tmp_path / "a.png", "--mask", tmp_path / "m.png")
     record = json.loads(out)
     assert code == 0 and record["start_step"] == 0 and any("marks nothing" in note for note in record["notes"])
     assert (bits(tmp_path / "a-restored.png") == scene()).all()
@@ -374,6 +376,7 @@ def test_a_mask_that_marks_nothing_leaves_the_picture_as_it_is(restore, cli, mod
 def test_the_severity_is_that_of_the_holes(model):
     pipeline = Restorer(model).pipeline
     image = torch.rand(2, 3, 16, 24) * 2 - 1
+    assert pipeline.encoder_for("mask-inpainting")[0] == "severity"
     local = pipeline.severity.local(image)[1]
     where = torch.zeros(1, 16, 24, dtype=torch.bool)
     assert torch.allclose(pipeline.severity(image, where).variance, local.mean((1, 2, 3))), "nowhere is everywhere"
@@ -383,3 +386,16 @@ def test_the_severity_is_that_of_the_holes(model):
     operator = MaskInpainting((~where).float())
     result = pipeline(image, operator, 0.0, start_step=0)
     assert torch.allclose(result.variance, pipeline.severity(operator.seen(image), where).variance)
+
+
+def test_where_holes_are_filled_an_encoder_of_whole_pictures_comes_first():
+    from tiny import tiny_pipeline
+
+    from flashdiff_cli.severity import SeverityEncoder
+
+    pipeline = tiny_pipeline()
+    for name, trained in (("severity", "random-inpainting"), ("severity_mixed", "identity")):
+        encoder = SeverityEncoder.from_first_stage(pipeline.stage, degradations=[{"operator": trained}])
+        pipeline.register_modules(**{name: encoder.eval()})
+    chosen = {name: pipeline.encoder_for(name)[0] for name in ("mask-inpainting", "box-inpainting", "gaussian-blur")}
+    assert chosen == {"mask-inpainting": "severity_mixed", "box-inpainting": "severity_mixed", "gaussian-blur": "severity"}

@@ -38,6 +38,8 @@ class Operator(ABC):
     options: ClassVar[tuple[Option, ...]] = ()
     stride: int = 1
     """Pixels of the image, along each side, for one pixel of the measurement."""
+    looks_like: ClassVar[str | None] = None
+    """The degradation that a severity encoder is to look for in what it sees (`seen`), if that is another; one that knows it comes first."""
     kin: ClassVar[str | None] = None
     """The degradation whose severity encoder serves where a model has none that was trained on this one."""
 

@@ -34,6 +34,7 @@ class Inpainting(Operator):
     """
 
     kin = "random-inpainting"
+    looks_like = "identity"
 
     def __init__(self, mask: torch.Tensor, **parameters: torch.Tensor):
         self.mask = mask[:, None]
