@@ -54,11 +54,24 @@ def test_every_format_that_is_read_by_name_is_found_in_a_folder(tmp_path):
 
 @pytest.mark.parametrize("ending", [".jfif", ".jpe"])
 def test_other_endings_of_jpeg_are_written_as_such(ending):
-    assert formats.FORMATS[ending] == "JPEG" and ending_of(saved("JPEG")) == ".jpg" and ending_of(saved("GIF")) == ".png"
+    assert (
+        formats.FORMATS[ending] == "JPEG" and ending_of(saved("JPEG")) == ".jpg" and ending_of(saved("GIF")) == ".png"
+    )
 
 
 def test_what_a_folder_passes_over_is_counted(tmp_path):
-    for name in ("a.png", "b.txt", "c.txt", "d.mov", "noending", ".hidden.png", ".DS_Store", "sub/e.png", ".thumbnails/f.png", "@eaDir/g.jpg"):
+    for name in (
+        "a.png",
+        "b.txt",
+        "c.txt",
+        "d.mov",
+        "noending",
+        ".hidden.png",
+        ".DS_Store",
+        "sub/e.png",
+        ".thumbnails/f.png",
+        "@eaDir/g.jpg",
+    ):
         put(tmp_path / name)
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
     os.mkfifo(tmp_path / "pipe.jpg")
@@ -88,7 +101,9 @@ def test_links_to_folders_are_not_followed_round_and_round(tmp_path):
     put(tmp_path / "in" / "a.png")
     (tmp_path / "in" / "again").symlink_to(tmp_path / "in", target_is_directory=True)
     passed = Counter()
-    assert names(find([tmp_path / "in"], recursive=True, passed=passed)) == ["a.png"] and passed["links to folders"] == 1
+    assert (
+        names(find([tmp_path / "in"], recursive=True, passed=passed)) == ["a.png"] and passed["links to folders"] == 1
+    )
 
 
 def test_a_folder_without_pictures_says_what_it_has(tmp_path):
@@ -97,11 +112,24 @@ def test_a_folder_without_pictures_says_what_it_has(tmp_path):
         find([tmp_path])
 
 
-ODD = ["=1+1.png", "+a.png", "-b.png", "@c.png", "\x1b[31mred.png", "tab\t.png", "line\nbreak.png", "\u202egnp.exe.png", "a\u2028b.png", "<b>&'\".png"]
+ODD = [
+    "=1+1.png",
+    "+a.png",
+    "-b.png",
+    "@c.png",
+    "\x1b[31mred.png",
+    "tab\t.png",
+    "line\nbreak.png",
+    "\u202egnp.exe.png",
+    "a\u2028b.png",
+    "<b>&'\".png",
+]
 
 
 def test_no_name_is_a_formula_or_acts_on_a_console_or_page():
-    records = [Record(f"in/{name}", error=name, status="failed") for name in ODD] + [Record(name, status="failed", error="x") for name in ODD]
+    records = [Record(f"in/{name}", error=name, status="failed") for name in ODD] + [
+        Record(name, status="failed", error="x") for name in ODD
+    ]
     rows = list(csv.reader(io.StringIO(to_csv(records))))
     assert len(rows) == len(records) + 1
     for cell in (cell for row in rows for cell in row):
@@ -121,17 +149,31 @@ def test_bytes_that_are_no_text_stand_as_escapes_in_table_and_page():
     records = [Record(name, status="failed", error=name)]
     assert "Fr\\udcfchling" in to_csv(records)
     assert "Fr\\udcfchling" in make_report(records).encode(errors="backslashreplace").decode()
-    assert render("report.html", title=name, about="", facts=[], cards=[], more="", plot=None, columns=[], rows=[], failures=[])
+    assert render(
+        "report.html", title=name, about="", facts=[], cards=[], more="", plot=None, columns=[], rows=[], failures=[]
+    )
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny", defaults={"solver": "ldps", "steps": 10, "eta": 0.0})
+    return save_tiny_model(
+        tmp_path_factory.mktemp("model") / "tiny", defaults={"solver": "ldps", "steps": 10, "eta": 0.0}
+    )
 
 
 def program(model, *arguments, given=b"", **environment):
     """A run in a process of its own; (exit code, stdout, stderr), in bytes."""
-    command = [sys.executable, "-m", "flashdiff_cli.commands.app", *arguments, "--model", model, "--start-step", "0", "--quiet"]
+    command = [
+        sys.executable,
+        "-m",
+        "flashdiff_cli.commands.app",
+        *arguments,
+        "--model",
+        model,
+        "--start-step",
+        "0",
+        "--quiet",
+    ]
     done = subprocess.run(command, input=given, capture_output=True, env=os.environ | environment, timeout=280)
     assert b"Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout, done.stderr
@@ -142,13 +184,21 @@ def test_names_of_any_bytes_on_any_console(tmp_path, model, encoding):
     for name in (b"Fr\xfchling.png", "日本語😀.png".encode(), b"\x1b[2Jclear.png"):
         put(tmp_path / "in" / os.fsdecode(name))
     more = ("--csv", tmp_path / "t.csv", "--report", tmp_path / "t.html")
-    code, out, err = program(model, "restore", tmp_path / "in", "-o", tmp_path / "out", *more, PYTHONIOENCODING=encoding)
+    code, out, err = program(
+        model, "restore", tmp_path / "in", "-o", tmp_path / "out", *more, PYTHONIOENCODING=encoding
+    )
     assert code == 0 and b"\x1b" not in out + err and out
-    assert sorted(p.name for p in (tmp_path / "out").glob("[!.]*")) == sorted(p.name for p in (tmp_path / "in").iterdir())
+    assert sorted(p.name for p in (tmp_path / "out").glob("[!.]*")) == sorted(
+        p.name for p in (tmp_path / "in").iterdir()
+    )
     assert len(list(csv.reader(io.StringIO((tmp_path / "t.csv").read_text(encoding="utf-8"))))) == 4
     assert "日本語" in (tmp_path / "t.html").read_text(encoding="utf-8")
-    code, out, err = program(model, "restore", tmp_path / "in", "-o", tmp_path / "out", "--json", PYTHONIOENCODING=encoding)
-    assert code == 0 and {json.loads(line)["input"] for line in out.splitlines()} == {str(p) for p in (tmp_path / "in").iterdir()}
+    code, out, err = program(
+        model, "restore", tmp_path / "in", "-o", tmp_path / "out", "--json", PYTHONIOENCODING=encoding
+    )
+    assert code == 0 and {json.loads(line)["input"] for line in out.splitlines()} == {
+        str(p) for p in (tmp_path / "in").iterdir()
+    }
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "PPM"])
@@ -166,7 +216,11 @@ def test_names_on_standard_input_in_lines_or_ended_by_zeros(tmp_path):
     assert [job.source for job in find(["-"], listed=read_standard_input(io.BytesIO(lines)))] == paths[:2]
 
 
-@pytest.mark.parametrize("data", [b"", b"\n \n", b"%PDF-1.7\0\1\2\3" * 50, bytes(1000), b"x" * 100_000, np.random.default_rng(0).bytes(5000)], ids=range(6))
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\n \n", b"%PDF-1.7\0\1\2\3" * 50, bytes(1000), b"x" * 100_000, np.random.default_rng(0).bytes(5000)],
+    ids=range(6),
+)
 def test_what_is_neither_a_picture_nor_names_is_one_line(data):
     with pytest.raises(FlashdiffError, match="-: standard input is"):
         read_standard_input(io.BytesIO(data))
@@ -223,7 +277,16 @@ def test_a_piped_picture_is_what_its_file_becomes(piped, tmp_path):
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--json",), ("--in-place",), ("-n", "2"), ("--dry-run",), ("--csv", "x.csv"), ("-o", "."), ("-o", "folder"), ("other.png",)],
+    [
+        ("--json",),
+        ("--in-place",),
+        ("-n", "2"),
+        ("--dry-run",),
+        ("--csv", "x.csv"),
+        ("-o", "."),
+        ("-o", "folder"),
+        ("other.png",),
+    ],
     ids=" ".join,
 )
 def test_what_makes_no_sense_through_a_pipe_is_one_line(piped, arguments, tmp_path, monkeypatch):

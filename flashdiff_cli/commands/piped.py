@@ -33,7 +33,7 @@ def check_piped(
         UsageError: it makes no sense.
         FlashdiffError: the output is there already; see `--overwrite` in `refused`.
     """
-    if len(inputs) > 1 or inputs[0].is_dir() or content and isinstance(content, list):
+    if len(inputs) > 1 or inputs[0].is_dir() or (content and isinstance(content, list)):
         raise UsageError("through a pipe goes one picture: give no other input, no folder, and no list of names")
     given = [name for name, value in refused.items() if value]
     if given:

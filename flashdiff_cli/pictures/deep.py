@@ -1,8 +1,8 @@
-"""More than 8 bits a channel where Pillow's modes hold only 8: 16-bit colour, and the kinds of TIFF that it does not know.
+"""More than 8 bits a channel where Pillow's modes hold only 8: 16-bit colour, and TIFF files that it does not know.
 
-Pillow decodes 16-bit colour and keeps one byte of two. Which one follows from the byte order that its raw mode names, so that
-decoding twice, with either order, gives all 16 bits at the speed and with the care of its decoders. What it cannot open
-at all (float colour, 16-bit grey with transparency, planes one after the other) is read by tifffile.
+Pillow decodes 16-bit colour and keeps one byte of two. Which one follows from the byte order that its raw mode names,
+so that decoding twice, with either order, gives all 16 bits at the speed and with the care of its decoders. What it
+cannot open at all (float colour, 16-bit grey with transparency, planes one after the other) is read by tifffile.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class UnknownKind(Exception):
     """A TIFF file that is whole, perhaps, but of a kind that is not read; the message names it and a way out."""
 
 
-def _raw_mode(tile) -> str:
+def _raw_mode(tile: Any) -> str:
     """The raw mode of a Pillow tile, whose arguments are it or begin with it."""
     return tile.args if isinstance(tile.args, str) else tile.args[0]
 
@@ -43,7 +43,8 @@ def _decoded(data: bytes, raw_mode: str) -> np.ndarray:
     """(H, W, bands) uint8: the first frame of a file, decoded as if its pixels were laid out as `raw_mode` says."""
     with limits.open_image(data) as file:
         file.tile = [
-            tile._replace(args=raw_mode if isinstance(tile.args, str) else (raw_mode, *tile.args[1:])) for tile in file.tile
+            tile._replace(args=raw_mode if isinstance(tile.args, str) else (raw_mode, *tile.args[1:]))
+            for tile in file.tile
         ]
         return np.asarray(file)
 
@@ -86,7 +87,7 @@ def is_tiff(data: bytes) -> bool:
 
 
 def is_planar(file: Image.Image) -> bool:
-    """Whether a TIFF file keeps 16-bit colours as planes one after the other, which Pillow reads wrongly or in 8 bits."""
+    """Whether a TIFF file keeps 16-bit colours as planes one after the other, which Pillow reads wrongly."""
     return file.format == "TIFF" and getattr(file, "_planar_configuration", 1) == 2 and 16 in file.tag_v2.get(258, ())
 
 
@@ -98,8 +99,8 @@ def read_tiff(data: bytes, limit: int) -> tuple[np.ndarray, dict[int, Any], list
         limit: pixels that it may have.
 
     Returns:
-        (H, W, C) of any number type, C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA, not turned yet; its tags by number; notes
-        for people.
+        (H, W, C) of any number type, C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA, not turned yet; its tags by number;
+        notes for people.
 
     Raises:
         UnknownKind: of its colours or its compression.
@@ -116,7 +117,9 @@ def read_tiff(data: bytes, limit: int) -> tuple[np.ndarray, dict[int, Any], list
             pages = len(file.pages)
             grey, channels = page.photometric in GREY, page.samplesperpixel
             if not (grey and channels in (1, 2)) and not (page.photometric in COLOUR and channels in (3, 4)):
-                raise UnknownKind(f"TIFF colours of this kind ({channels} channels) are not read; save it as RGB or grey")
+                raise UnknownKind(
+                    f"TIFF colours of this kind ({channels} channels) are not read; save it as RGB or grey"
+                )
             if not page.imagewidth * page.imagelength:
                 raise ValueError("it has no pixels")
             if page.imagewidth * page.imagelength > limit:
@@ -132,7 +135,7 @@ def read_tiff(data: bytes, limit: int) -> tuple[np.ndarray, dict[int, Any], list
         raise ValueError(str(error) or type(error).__name__) from error
 
 
-def _tags(page) -> dict[int, Any]:
+def _tags(page: Any) -> dict[int, Any]:
     """A page's tags by number; of damaged ones what can be had."""
     found = {}
     for tag in page.tags:
@@ -141,10 +144,14 @@ def _tags(page) -> dict[int, Any]:
     return found
 
 
-def _pixels(data: bytes, page) -> np.ndarray:
+def _pixels(data: bytes, page: Any) -> np.ndarray:
     """(H, W, C): a page's samples."""
     channels, bits = page.samplesperpixel, page.bitspersample
-    if bits in (8, 16, 32, 64) and page.compression in PLAIN + DEFLATE + PACKBITS and page.predictor in (1, tiff.DIFFERENCES):
+    if (
+        bits in (8, 16, 32, 64)
+        and page.compression in PLAIN + DEFLATE + PACKBITS
+        and page.predictor in (1, tiff.DIFFERENCES)
+    ):
         if page.compression in DEFLATE:
             _check_deflated(data, page)
         values = page.asarray(maxworkers=1)
@@ -152,11 +159,17 @@ def _pixels(data: bytes, page) -> np.ndarray:
         return values.reshape(page.imagelength, page.imagewidth, channels)
     if page.planarconfig != 1 or not tiff.is_unpacked(page.compression):
         raise UnknownKind("TIFF compression of this kind is not read for such colours; save it without compression")
-    rows, width = (page.tilelength, page.tilewidth) if page.is_tiled else (min(page.rowsperstrip, page.imagelength), page.imagewidth)
+    rows, width = (
+        (page.tilelength, page.tilewidth)
+        if page.is_tiled
+        else (min(page.rowsperstrip, page.imagelength), page.imagewidth)
+    )
     down, across = -(-page.imagelength // rows), -(-page.imagewidth // width)
     if len(page.dataoffsets) != down * across or rows * width > 4 * page.imagewidth * page.imagelength + 65536:
         raise ValueError("its parts do not make up its size")
-    dtype = np.dtype(page.dtype if bits in (8, 16, 32, 64) else np.uint16 if bits < 16 else np.uint32).newbyteorder(page.parent.byteorder)
+    dtype = np.dtype(page.dtype if bits in (8, 16, 32, 64) else np.uint16 if bits < 16 else np.uint32).newbyteorder(
+        page.parent.byteorder
+    )
     whole = np.zeros((down * rows, across * width, channels), dtype.newbyteorder("="))
     for i, (begin, length) in enumerate(zip(page.dataoffsets, page.databytecounts, strict=True)):
         top, left = i // across * rows, i % across * width
@@ -166,15 +179,16 @@ def _pixels(data: bytes, page) -> np.ndarray:
     return whole[: page.imagelength, : page.imagewidth]
 
 
-def _check_stored(data: bytes, page) -> None:
-    """Raise a ValueError if a page claims more than the bytes that it points to can hold: tifffile would allocate all of it."""
-    stored = sum(max(0, min(length, len(data) - begin)) for begin, length in zip(page.dataoffsets, page.databytecounts))
+def _check_stored(data: bytes, page: Any) -> None:
+    """Raise a ValueError if a page claims more than the bytes that it points to can hold: it would be allocated."""
+    parts = zip(page.dataoffsets, page.databytecounts, strict=False)
+    stored = sum(max(0, min(length, len(data) - begin)) for begin, length in parts)
     claimed = page.imagewidth * page.imagelength * page.samplesperpixel * page.bitspersample // 8
     if claimed > stored * next((ratio for kinds, ratio in RATIOS if page.compression in kinds), MOST_RATIO) + 64:
         raise ValueError(f"its header claims {claimed:,} bytes of pixels, of which {stored:,} are there")
 
 
-def _check_deflated(data: bytes, page) -> None:
+def _check_deflated(data: bytes, page: Any) -> None:
     """Raise a ValueError if a part of a page inflates to more than its size: tifffile would hold all of it."""
     whole = int(np.prod(page.chunks)) * page.dtype.itemsize
     for begin, length in zip(page.dataoffsets, page.databytecounts, strict=True):

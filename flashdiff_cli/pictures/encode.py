@@ -28,7 +28,8 @@ def encode(picture: Picture, file: BinaryIO, kind: str, quality: int | None = No
         picture: what to write.
         file: open for writing.
         kind: Pillow's name of the format.
-        quality: of JPEG, WebP, AVIF and HEIC, 1 to 100; None: 95, or for a JPEG file its own where that is finer; WebP without loss stays so.
+        quality: of JPEG, WebP, AVIF and HEIC, 1 to 100; None: 95, or for a JPEG file its own where that is finer; WebP
+            without loss stays so.
 
     Returns:
         notes on what the format cannot hold.
@@ -106,4 +107,7 @@ def _finer(picture: Picture, pil: Image.Image) -> bool:
     Image.new(pil.mode, (8, 8)).save(buffer, "JPEG", quality=QUALITY)
     with Image.open(buffer, formats=["JPEG"]) as usual:
         known = [list(usual.quantization[i]) for i in range(len(tables))]
-    return all(own <= other for a, b in zip(tables, known, strict=True) for own, other in zip(a, b, strict=True)) and tables != known
+    return (
+        all(own <= other for a, b in zip(tables, known, strict=True) for own, other in zip(a, b, strict=True))
+        and tables != known
+    )

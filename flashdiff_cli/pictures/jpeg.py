@@ -36,8 +36,9 @@ def compression(file: Image.Image, orientation: int = 1) -> tuple[list[list[int]
         orientation: of what is stored, as EXIF counts.
 
     Returns:
-        the quantisation tables of brightness and, where there is colour, of the colours, each of 64 divisors row by row;
-        the subsampling of colours, "444", "422" or "420". None for what does not apply: no JPEG, CMYK, another ratio.
+        the quantisation tables of brightness and, where there is colour, of the colours, each of 64 divisors row by
+        row; the subsampling of colours, "444", "422" or "420". None for what does not apply: no JPEG, CMYK, another
+        ratio.
     """
     tables, layers = getattr(file, "quantization", None), getattr(file, "layer", None)
     if file.format not in ("JPEG", "MPO") or not tables or not layers or len(layers) not in (1, 3):
@@ -88,7 +89,7 @@ def without_metadata(data: bytes) -> bytes:
     """The same file with only those segments that its pixels need."""
     parts, place = [HEAD], 2
     for marker, begin, end in segments(data):
-        needed = marker < 0xE0 or marker == ADOBE or marker == JFIF and data.startswith(b"JFIF\0", begin)
+        needed = marker < 0xE0 or marker == ADOBE or (marker == JFIF and data.startswith(b"JFIF\0", begin))
         if needed:
             parts.append(data[begin - 4 : end] if data[begin - 4] == 0xFF else segment(marker, data[begin:end]))
         place = end

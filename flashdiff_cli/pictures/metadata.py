@@ -16,9 +16,31 @@ EXIF, GPS, INTEROP = 0x8769, 0x8825, 0xA005
 ORIENTATION, X_RESOLUTION, Y_RESOLUTION, UNIT = 0x0112, 0x011A, 0x011B, 0x0128
 WIDTH, HEIGHT, MAKER = 0xA002, 0xA003, 0x927C
 XMP, IPTC, RESOURCES, PROFILE = 700, 33723, 34377, 34675
-SEPARATE = (*tiff.NEEDED, 280, 281, 290, 291, 297, 330, 333, 336, 345, 346, *range(512, 522), XMP, IPTC, RESOURCES, PROFILE, 37724)
+SEPARATE = (
+    *tiff.NEEDED,
+    280,
+    281,
+    290,
+    291,
+    297,
+    330,
+    333,
+    336,
+    345,
+    346,
+    *range(512, 522),
+    XMP,
+    IPTC,
+    RESOURCES,
+    PROFILE,
+    37724,
+)
 """Tags that say how the old file was laid out, which no longer holds, or that are kept in another place."""
-XMP_HEAD, XMP_MORE, RESOURCES_HEAD = b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0", b"Photoshop 3.0\0"
+XMP_HEAD, XMP_MORE, RESOURCES_HEAD = (
+    b"http://ns.adobe.com/xap/1.0/\0",
+    b"http://ns.adobe.com/xmp/extension/\0",
+    b"Photoshop 3.0\0",
+)
 XMP_TEXT = b"XML:com.adobe.xmp\0\0\0\0\0"
 TURNED_IN_XMP = re.compile(rb"(tiff:Orientation\s*(?:=\s*[\"']|>)\s*)[2-8](?=\s*[\"'<])")
 KNOWN_SEGMENTS = {
@@ -30,8 +52,25 @@ KNOWN_SEGMENTS = {
     0xEE: (b"Adobe",),
 }
 """JPEG's segments that are read elsewhere, or that describe the old file only, by their beginnings."""
-KNOWN_CHUNKS = (*png.PIXELS, *png.COLOUR, *png.TEXT, b"pHYs", b"eXIf", b"iCCP", b"sBIT", b"hIST", b"acTL", b"fcTL", b"fdAT")
-TEXT_ELSEWHERE = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0", b"Raw profile type APP1\0", b"Raw profile type xmp\0")
+KNOWN_CHUNKS = (
+    *png.PIXELS,
+    *png.COLOUR,
+    *png.TEXT,
+    b"pHYs",
+    b"eXIf",
+    b"iCCP",
+    b"sBIT",
+    b"hIST",
+    b"acTL",
+    b"fcTL",
+    b"fdAT",
+)
+TEXT_ELSEWHERE = (
+    b"XML:com.adobe.xmp\0",
+    b"Raw profile type exif\0",
+    b"Raw profile type APP1\0",
+    b"Raw profile type xmp\0",
+)
 METRE = 0.0254
 SRGB_GAMMA, SRGB_PLACES = 45455, (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
 
@@ -70,10 +109,11 @@ class Metadata:
         dpi = self.dpi[::-1] if self.dpi is not None and orientation in (5, 6, 7, 8) else self.dpi
         return replace(self, dpi=dpi, xmp=None if self.xmp is None else TURNED_IN_XMP.sub(rb"\g<1>1", self.xmp))
 
-
     def layout(self) -> Metadata:
         """Only how the file was compressed."""
-        return Metadata(progressive=self.progressive, lossless=self.lossless, compression=self.compression, predictor=self.predictor)
+        return Metadata(
+            progressive=self.progressive, lossless=self.lossless, compression=self.compression, predictor=self.predictor
+        )
 
 
 def _tried(what: str, notes: list[str], read: Callable[[], Any], otherwise: Any = None) -> Any:
@@ -114,7 +154,15 @@ def read_metadata(file: Image.Image, data: bytes | None, notes: list[str], turne
     if found.profile is not None and found.profile[16:20] in (b"CMYK", b"Lab ", b"LAB "):
         found.profile = None
         notes.append("the colour profile is of other colours than those that are written, and was left out")
-    own = {"JPEG": _of_jpeg, "MPO": _of_jpeg, "PNG": _of_png, "WEBP": _of_webp, "TIFF": _of_tiff, "AVIF": _of_avif, "HEIF": _of_heif}.get(file.format or "")
+    own = {
+        "JPEG": _of_jpeg,
+        "MPO": _of_jpeg,
+        "PNG": _of_png,
+        "WEBP": _of_webp,
+        "TIFF": _of_tiff,
+        "AVIF": _of_avif,
+        "HEIF": _of_heif,
+    }.get(file.format or "")
     if own is not None and data is not None:
         _tried("a part of its metadata", notes, lambda: own(file, data, found, notes))
     return found
@@ -213,7 +261,7 @@ def _of_jpeg(file: Image.Image, data: bytes, found: Metadata, notes: list[str]) 
             found.xmp_more.append(contents)
         elif 0xE0 <= marker <= 0xEF and not contents.startswith(KNOWN_SEGMENTS.get(marker, ())):
             others.append(f"APP{marker - 0xE0}")
-        profile = profile or marker == 0xE2 and contents.startswith(b"ICC_PROFILE\0")
+        profile = profile or (marker == 0xE2 and contents.startswith(b"ICC_PROFILE\0"))
         found.progressive = found.progressive or marker in jpeg.PROGRESSIVE
     found.resources = b"".join(parts) or None
     if profile and found.profile is None:
@@ -266,7 +314,9 @@ def _of_heif(file: Image.Image, data: bytes, found: Metadata, notes: list[str], 
     if place >= 0 and found.profile is None:
         primaries, transfer = struct.unpack_from(">HH", data, place + 8)
         if primaries not in (1, 2) or transfer in (16, 18):
-            notes.append(f"its colours (primaries {primaries}, transfer {transfer} of H.273) were read as those of sRGB")
+            notes.append(
+                f"its colours (primaries {primaries}, transfer {transfer} of H.273) were read as those of sRGB"
+            )
 
 
 def _of_tiff(file: Image.Image, data: bytes, found: Metadata, notes: list[str]) -> None:

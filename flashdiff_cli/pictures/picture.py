@@ -1,4 +1,4 @@
-"""An image and what its file said besides: transparency, scale, metadata and compression are kept beside the colours."""
+"""An image and what its file said besides: transparency, scale, metadata and compression are kept."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class Picture:
     scale: Scale | None = None
     """How a deep picture was stored, where that is not the whole range of 16 bits."""
     excess: np.ndarray | None = None
-    """(H, W, C) float32, C = 1 or 3: what intensities, 0 black and 1 white, lie outside; given back in writing the same scale."""
+    """(H, W, C) float32, C = 1 or 3: by what intensities lie below 0, black, or above 1, white; given back."""
     alpha: np.ndarray | None = None
     """(H, W) opacity: uint8, or uint16 of a deep picture."""
     hidden: torch.Tensor | None = None
     """(3, N): the colours that the file has where `hides`, in [-1, 1], row by row; they are written back."""
     metadata: Metadata = field(default_factory=Metadata)
     jpeg_tables: list[list[int]] | None = None
-    """Of a JPEG file: the 64 divisors, row by row, with which it quantised brightness and, where it has colour, the colours."""
+    """Of a JPEG file: the 64 divisors, row by row, by which it quantised brightness and, where there are, colours."""
     subsampling: str | None = None
     """Of a colour JPEG file: "444", "422" or "420"; None if it is of another kind, or another ratio."""
     notes: list[str] = field(default_factory=list)
@@ -54,14 +54,16 @@ class Picture:
         return tuple(self.image.shape[-2:])
 
     def with_image(self, image: torch.Tensor) -> Picture:
-        """The same surroundings around another image; if that is of another size, transparency and excess are scaled to it."""
+        """The same surroundings around another image; transparency and excess are scaled to its size."""
         if tuple(image.shape[-2:]) == self.size:
             return replace(self, image=image)
         scaled = {"alpha": self.alpha, "excess": self.excess}
         for name, values in scaled.items():
             if values is not None:
                 planes = torch.from_numpy(values.astype(np.float32).reshape(*self.size, -1)).permute(2, 0, 1)[None]
-                larger = F.interpolate(planes, image.shape[-2:], mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
+                larger = (
+                    F.interpolate(planes, image.shape[-2:], mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
+                )
                 scaled[name] = larger.round().astype(values.dtype)[..., 0] if values.ndim == 2 else larger
         return replace(self, image=image, hidden=None, **scaled)
 
@@ -72,7 +74,7 @@ class Picture:
         return self.alpha <= np.iinfo(self.alpha.dtype).max * HIDDEN
 
     def without_hidden(self) -> Picture:
-        """The same picture with what is hidden filled from its surroundings, and kept aside. All of it hidden, nothing changes."""
+        """The same picture with what is hidden filled from around it, and kept aside; if all is hidden, as it is."""
         hidden = torch.from_numpy(self.hides())
         if not bool(hidden.any()) or bool(hidden.all()):
             return self
@@ -88,7 +90,9 @@ class Picture:
         if self.alpha is None:
             return values
         alpha = self.alpha / np.float32(np.iinfo(self.alpha.dtype).max)
-        return np.concatenate([values, replace(scale, black=0.0, white=scale.opaque or scale.white).stored(alpha[..., None])], -1)
+        return np.concatenate(
+            [values, replace(scale, black=0.0, white=scale.opaque or scale.white).stored(alpha[..., None])], -1
+        )
 
     def to_pil(self) -> Image.Image:
         """A Pillow picture of mode L, LA, RGB, RGBA or, of 16 bits, I;16; Pillow has no other mode of 16 bits."""
@@ -139,7 +143,9 @@ def from_pil(picture: Image.Image, data: bytes | None = None) -> Picture:
         tags = dict(getattr(picture, "tag_v2", {}))
         values = deep.upright(_wide(picture, tags)[..., None], orientation)
         bits = tags.get(258, (None,))
-        made = from_samples(values, picture.info.get("transparency"), notes, tags, bits[0] if isinstance(bits, tuple) else bits)
+        made = from_samples(
+            values, picture.info.get("transparency"), notes, tags, bits[0] if isinstance(bits, tuple) else bits
+        )
         return replace(made, **kept)
     return replace(_of_bytes(picture, orientation, notes), **kept).without_hidden()
 
@@ -232,7 +238,9 @@ def from_samples(
         image = torch.where(torch.from_numpy(odd).permute(2, 0, 1)[None], fill(image, torch.from_numpy(missing)), image)
     image = image.expand(1, 3, *image.shape[-2:]).contiguous()
     kept = None if scale.plain else scale
-    return Picture(image, grey=channels < 3, deep=True, scale=kept, excess=excess, alpha=opacity, notes=notes).without_hidden()
+    return Picture(
+        image, grey=channels < 3, deep=True, scale=kept, excess=excess, alpha=opacity, notes=notes
+    ).without_hidden()
 
 
 def _opacity(values: np.ndarray, scale: Scale) -> tuple[np.ndarray, Scale]:
@@ -241,6 +249,8 @@ def _opacity(values: np.ndarray, scale: Scale) -> tuple[np.ndarray, Scale]:
     known = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=top, neginf=0.0)
     # Colours from 0 to 255, or of 12 bits, have an opacity like them.
     largest = float(known.max(initial=0.0))
-    opaque = scale.white if scale.white != top and (largest > top * 1.05 if top == 1 else largest <= scale.white) else top
+    opaque = (
+        scale.white if scale.white != top and (largest > top * 1.05 if top == 1 else largest <= scale.white) else top
+    )
     shares = (known / np.float32(opaque)).clip(0, 1)
     return (shares * 65535).round().astype(np.uint16), replace(scale, opaque=opaque)

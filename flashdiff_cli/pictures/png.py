@@ -39,7 +39,9 @@ def chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
 
 def chunk(kind: bytes, contents: bytes) -> bytes:
     """A chunk, ready to be written."""
-    return struct.pack(">I", len(contents)) + kind + contents + struct.pack(">I", zlib.crc32(contents, zlib.crc32(kind)))
+    return (
+        struct.pack(">I", len(contents)) + kind + contents + struct.pack(">I", zlib.crc32(contents, zlib.crc32(kind)))
+    )
 
 
 def _inflated(parts: Sequence[bytes], most: int) -> bytes | None:
@@ -71,7 +73,10 @@ def mended(data: bytes) -> tuple[bytes, int] | None:
         return None
     row = 1 + -(-width * depth * CHANNELS[colour] // 8)
     # Of an interlaced picture each of the seven passes has rows of its own; they are never more than this.
-    pixels = _inflated([contents for kind, contents, _ in found if kind == b"IDAT"], height * row if not interlaced else 2 * height * row + 64)
+    pixels = _inflated(
+        [contents for kind, contents, _ in found if kind == b"IDAT"],
+        height * row if not interlaced else 2 * height * row + 64,
+    )
     if pixels is None or not pixels:
         return None
     lost = 0

@@ -1,7 +1,8 @@
 """Which stored number is black and which is white, where a file's kind of number does not say it.
 
-White is what the file says, where that holds; else it follows from where nearly all values lie, and never from the largest one alone: a hot pixel
-or a highlight must not make the rest black. What lies outside is no fault of the file and is kept (`Picture.excess`).
+White is what the file says, where that holds; else it follows from where nearly all values lie, and never from the
+largest one alone: a hot pixel or a highlight must not make the rest black. What lies outside is no fault of the file
+and is kept (`Picture.excess`).
 """
 
 from __future__ import annotations
@@ -80,7 +81,9 @@ def _number(value: object) -> float | None:
     return largest if largest is not None and np.isfinite(largest) else None
 
 
-def find_scale(values: np.ndarray, tags: Mapping[int, object] | None = None, bits: int | None = None) -> tuple[Scale, str | None]:
+def find_scale(
+    values: np.ndarray, tags: Mapping[int, object] | None = None, bits: int | None = None
+) -> tuple[Scale, str | None]:
     """Find black and white.
 
     Args:
@@ -103,14 +106,17 @@ def find_scale(values: np.ndarray, tags: Mapping[int, object] | None = None, bit
     low, high = declared(tags or {})
     if high is not None and _believed(seen, low or 0.0, high, full, largest):
         black = low if low is not None and _plausible_black(low, high) else 0.0
-        return Scale(dtype, high, black), None if (high, black) == (full, 0.0) else f"white is {high:g}, as the file says"
+        return Scale(dtype, high, black), None if (high, black) == (
+            full,
+            0.0,
+        ) else f"white is {high:g}, as the file says"
     if floats or dtype not in ("uint8", "uint16"):
         return _evident(seen, _sample(values, darkest=True), dtype, full, largest)
     return _fewer_bits(seen, dtype, full, largest)
 
 
 def _sample(values: np.ndarray, darkest: bool = False) -> np.ndarray:
-    """(N,) float64: the brightest (or darkest) channel of pixels that are spread evenly, what is not finite left out."""
+    """(N,) float64: the brightest (or darkest) channel of pixels spread evenly, what is not finite left out."""
     step = max(1, int(np.sqrt(values.shape[0] * values.shape[1] / LOOKED_AT)))
     some = values[::step, ::step].astype(np.float64)
     nowhere = np.inf if darkest else -np.inf
@@ -131,10 +137,10 @@ def _plausible_black(low: float, high: float) -> bool:
 
 
 def _believed(seen: np.ndarray, low: float, high: float, full: float, largest: float) -> bool:
-    """Whether a named maximum is white: it is the end of some scale, or at least not just the largest value that there is."""
-    if high <= low or high > full and full > 1 or _upper(seen) > high * MARGIN and np.median(seen) > high:
+    """Whether a named maximum is white: the end of some scale, or at least not just the largest value there is."""
+    if high <= low or (high > full and full > 1) or (_upper(seen) > high * MARGIN and np.median(seen) > high):
         return False
-    usual = high in WHITES or (high + 1) > 2 and float(np.log2(high + 1)).is_integer()
+    usual = high in WHITES or ((high + 1) > 2 and float(np.log2(high + 1)).is_integer())
     return usual or not np.isclose(high, largest, rtol=1e-3)
 
 
@@ -153,7 +159,9 @@ def _evident(seen: np.ndarray, dark: np.ndarray, dtype: str, full: float, larges
         # So little of 255 would be black: what is white here has no usual name.
         if full == 1 and not whole and upper < 255 / 16:
             white = upper
-    if (dark < -0.02 * white).mean() > BELOW and np.partition(dark, len(dark) // 100)[len(dark) // 100] >= -white * MARGIN:
+    if (dark < -0.02 * white).mean() > BELOW and np.partition(dark, len(dark) // 100)[
+        len(dark) // 100
+    ] >= -white * MARGIN:
         black = -white
     scale = Scale(dtype, white, black)
     if (white, black) == (full, 0.0):
@@ -163,14 +171,14 @@ def _evident(seen: np.ndarray, dark: np.ndarray, dtype: str, full: float, larges
 
 
 def _fewer_bits(seen: np.ndarray, dtype: str, full: float, largest: float) -> tuple[Scale, str | None]:
-    """The scale of unsigned integers: the whole of their range, unless all values are those of a sensor of fewer bits."""
+    """The scale of unsigned integers: their whole range, unless all values are those of a sensor of fewer bits."""
     upper = _upper(seen)
     for white in (1023.0, 4095.0, 16383.0):
         if dtype != "uint16" or largest > white:
             continue
         # Many of exactly its largest value: saturated. Of 16 bits, 10 or 12 would be next to black.
         saturated = largest == white and (seen == white).sum() >= max(LEAST, 1e-4 * len(seen))
-        if saturated or white < 16383 and upper > white / 4:
+        if saturated or (white < 16383 and upper > white / 4):
             note = f"white is {white:g}, not 65535: all values are those of {int(np.log2(white + 1))} bits"
             return Scale(dtype, white), note
         break

@@ -1,4 +1,4 @@
-"""TIFF files: written in any kind of number and with the compression that a file had; tags that are not needed left out."""
+"""TIFF files: written in any kind of number and compression, unpacked, and without tags that are not needed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,34 @@ FORMATS = {"u": 1, "i": 2, "f": 3}
 """TIFF's SampleFormat by numpy's kind."""
 NEEDED = (
     *range(254, 260),
-    *(262, 263, 266, 273, 274, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325, 338, 339, 340, 341, 347, 529, 530, 531, 532),
+    *(
+        262,
+        263,
+        266,
+        273,
+        274,
+        277,
+        278,
+        279,
+        284,
+        292,
+        293,
+        317,
+        320,
+        322,
+        323,
+        324,
+        325,
+        338,
+        339,
+        340,
+        341,
+        347,
+        529,
+        530,
+        531,
+        532,
+    ),
 )
 """Tags that say how pixels are laid out."""
 
@@ -57,8 +84,12 @@ def _strips(rows: np.ndarray, compression: int) -> tuple[list[bytes], int]:
         data = buffer.getvalue()
         with Image.open(io.BytesIO(data)) as file:
             tags = file.tag_v2
-            places = zip(_many(tags[TiffImagePlugin.STRIPOFFSETS]), _many(tags[TiffImagePlugin.STRIPBYTECOUNTS]), strict=True)
-            return [data[begin : begin + length] for begin, length in places], int(tags.get(TiffImagePlugin.ROWSPERSTRIP, height))
+            places = zip(
+                _many(tags[TiffImagePlugin.STRIPOFFSETS]), _many(tags[TiffImagePlugin.STRIPBYTECOUNTS]), strict=True
+            )
+            return [data[begin : begin + length] for begin, length in places], int(
+                tags.get(TiffImagePlugin.ROWSPERSTRIP, height)
+            )
     if compression == PLAIN:
         return [rows.tobytes()], height
     count = max(1, min(height, STRIP // max(width, 1)))
@@ -70,7 +101,11 @@ def _many(value: Any) -> tuple[int, ...]:
 
 
 def write_tiff(
-    file: BinaryIO, values: np.ndarray, tags: Mapping[int, Any] | None = None, compression: int = PLAIN, predictor: int = 1
+    file: BinaryIO,
+    values: np.ndarray,
+    tags: Mapping[int, Any] | None = None,
+    compression: int = PLAIN,
+    predictor: int = 1,
 ) -> None:
     """Write a TIFF of one page.
 
@@ -83,7 +118,11 @@ def write_tiff(
     """
     height, width, channels = values.shape
     little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
-    predictor = DIFFERENCES if predictor == DIFFERENCES and values.dtype.kind in "ui" and compression not in (PLAIN, PACKBITS) else 1
+    predictor = (
+        DIFFERENCES
+        if predictor == DIFFERENCES and values.dtype.kind in "ui" and compression not in (PLAIN, PACKBITS)
+        else 1
+    )
     if predictor == DIFFERENCES:
         little = np.concatenate([little[:, :1], little[:, 1:] - little[:, :-1]], 1)
     strips, rows = _strips(little.view(np.uint8).reshape(height, -1), compression)
@@ -173,11 +212,21 @@ def samples(rows: np.ndarray, dtype: np.dtype, channels: int, bits: int, predict
         each = np.unpackbits(rows, axis=1)
         count = each.shape[1] // bits // channels * channels
         weights = (1 << np.arange(bits)[::-1]).astype(np.uint32)
-        return (each[:, : count * bits].reshape(height, count, bits) @ weights).astype(dtype.newbyteorder("=")).reshape(height, -1, channels)
+        return (
+            (each[:, : count * bits].reshape(height, count, bits) @ weights)
+            .astype(dtype.newbyteorder("="))
+            .reshape(height, -1, channels)
+        )
     if predictor == FLOATS:
         # The bytes of a row lie in planes, the highest first, each byte as what it differs from the one a pixel before.
         apart = np.cumsum(rows.reshape(height, -1, channels), 1, dtype=np.uint8).reshape(height, dtype.itemsize, -1)
-        return apart.transpose(0, 2, 1).copy().view(dtype.newbyteorder(">")).astype(dtype.newbyteorder("=")).reshape(height, -1, channels)
+        return (
+            apart.transpose(0, 2, 1)
+            .copy()
+            .view(dtype.newbyteorder(">"))
+            .astype(dtype.newbyteorder("="))
+            .reshape(height, -1, channels)
+        )
     values = np.ascontiguousarray(rows).view(dtype).astype(dtype.newbyteorder("=")).reshape(height, -1, channels)
     if predictor != DIFFERENCES:
         return values
@@ -187,7 +236,7 @@ def samples(rows: np.ndarray, dtype: np.dtype, channels: int, bits: int, predict
 
 
 def _layout(data: bytes) -> tuple[str, str, str, int, int] | None:
-    """How a file's directories are written: byte order, their count's and their entries' format, size of a place, the first's place."""
+    """How directories are written: byte order, formats of a count and of an entry, size and value of the first place."""
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None or len(data) < 16:
         return None
@@ -219,15 +268,21 @@ def lacking(data: bytes) -> tuple[bytes, np.ndarray, int] | None:
     """A file without compression whose last strip is cut, with zeros for what it lacks.
 
     Returns:
-        the file; (H, W) bool, what it did not hold, not turned; its orientation as EXIF counts. None if it lacks nothing, or it
-        cannot be told what.
+        the file; (H, W) bool, what it did not hold, not turned; its orientation as EXIF counts. None if it lacks
+        nothing, or it cannot be told what.
     """
     import tifffile
 
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = file.pages.first
         height, begins, lengths = page.imagelength, page.dataoffsets, page.databytecounts
-        if page.compression != PLAIN or page.planarconfig != 1 or page.is_tiled or not begins or len(begins) != len(lengths):
+        if (
+            page.compression != PLAIN
+            or page.planarconfig != 1
+            or page.is_tiled
+            or not begins
+            or len(begins) != len(lengths)
+        ):
             return None
         rows = max(1, min(int(page.rowsperstrip or height), height))
         lost, orientation = np.zeros((height, page.imagewidth), bool), page.tags.valueof(274, 1)

@@ -16,7 +16,7 @@ LONGEST = 32_768
 
 def is_picture(data: bytes) -> bool:
     """Whether bytes are a picture file, and not a list of names."""
-    if data.startswith(MAGIC) or data[:4] == b"RIFF" and data[8:12] == b"WEBP" or needed(data):
+    if data.startswith(MAGIC) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP") or needed(data):
         return True
     from flashdiff_cli.pictures.limits import open_image
 
@@ -28,7 +28,7 @@ def is_picture(data: bytes) -> bool:
 
 
 def read_standard_input(stream: IO) -> bytes | list[bytes]:
-    """All of standard input: a picture's bytes, or the names that it lists, one a line or ended by zeros (`find -print0`).
+    """All of standard input: a picture's bytes, or names, one a line or ended by zeros (`find -print0`).
 
     Args:
         stream: standard input, or anything that is read as text.
@@ -44,7 +44,12 @@ def read_standard_input(stream: IO) -> bytes | list[bytes]:
     if is_picture(data):
         return data
     names = [name for name in data.split(b"\0" if b"\0" in data else b"\n") if name.strip()]
-    if not names or b"\0" in data and not all(os.path.lexists(name) for name in names[:3]) or max(map(len, names), default=0) > LONGEST:
+    if (
+        not names
+        or (b"\0" in data
+        and not all(os.path.lexists(name) for name in names[:3]))
+        or max(map(len, names), default=0) > LONGEST
+    ):
         raise FlashdiffError("-: standard input is neither a picture that can be read nor a list of names, one a line")
     return names
 
