@@ -6,6 +6,7 @@ import json
 import os
 import reprlib
 import stat
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ KINDS = {
     stat.S_IFSOCK: "a socket",
     stat.S_IFDIR: "a folder",
 }
-JSON_BYTES, JSON_DEPTH = 4 << 20, 32
+JSON_BYTES, TOML_BYTES, JSON_DEPTH = 4 << 20, 1 << 20, 32
 """Of a configuration: size of the file, and how deeply lists and objects may be nested."""
 
 _short = reprlib.Repr()
@@ -92,6 +93,21 @@ def read_text(path: str | Path, limit: int = JSON_BYTES) -> str:
         return read_bounded(path, limit).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise FlashdiffError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """A TOML file of bounded size and nesting.
+
+    Raises:
+        OSError, FlashdiffError: as `read_text`.
+        ValueError: it is no TOML.
+    """
+    try:
+        found = tomllib.loads(read_text(path, TOML_BYTES))
+        check_depth(found)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return found
 
 
 def check_depth(value: Any, limit: int = JSON_DEPTH) -> None:

@@ -1,15 +1,20 @@
-"""Components of a model folder, loaded strictly from safetensors, with errors that name the file."""
+"""Components of a model folder, loaded strictly from safetensors and of listed classes only, with errors that name the file."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
 
+from flashdiff_cli.bounded import in_one_line, short
 from flashdiff_cli.classifier import DegradationClassifier
 from flashdiff_cli.errors import FlashdiffError
+from flashdiff_cli.hub.checksums import check_file
+from flashdiff_cli.hub.configs import check_config, read_config
+from flashdiff_cli.hub.paths import within
+from flashdiff_cli.hub.weights import REMEDY, check_table, load_module
 from flashdiff_cli.last_step import LastStep
 from flashdiff_cli.severity import SeverityEncoder
 
@@ -17,6 +22,38 @@ LDM_NAMES = {"first_stage": ("first_stage", "vqvae", "vae")}
 """Folder names by role, ours first, then those of other latent diffusion models."""
 
 OWN_CLASSES = {"SeverityEncoder": SeverityEncoder, "DegradationClassifier": DegradationClassifier, "LastStep": LastStep}
+NETWORKS = OWN_CLASSES | {name: getattr(diffusers, name) for name in ("AutoencoderKL", "AutoencoderDC", "VQModel", "UNet2DModel")}
+SCHEDULERS = {
+    name: getattr(diffusers, name)
+    for name in (
+        "DDIMScheduler",
+        "DDPMScheduler",
+        "PNDMScheduler",
+        "LMSDiscreteScheduler",
+        "EulerDiscreteScheduler",
+        "EulerAncestralDiscreteScheduler",
+        "DPMSolverMultistepScheduler",
+        "DPMSolverSinglestepScheduler",
+        "UniPCMultistepScheduler",
+        "HeunDiscreteScheduler",
+        "DEISMultistepScheduler",
+    )
+}
+"""The classes that a model folder may name; of a scheduler only its training table is used."""
+
+
+def _allowed(role: str) -> dict[str, type]:
+    """The classes that a role may have."""
+    if role.startswith("severity"):
+        return {"SeverityEncoder": SeverityEncoder}
+    names = {
+        "first_stage": ("AutoencoderKL", "AutoencoderDC", "VQModel"),
+        "unet": ("UNet2DModel",),
+        "classifier": ("DegradationClassifier",),
+        "last_step": ("LastStep",),
+        "scheduler": tuple(SCHEDULERS),
+    }.get(role, tuple(NETWORKS))
+    return {name: cls for name, cls in (NETWORKS | SCHEDULERS).items() if name in names}
 
 
 def component_folder(model: str | Path, role: str) -> Path | None:
@@ -27,21 +64,18 @@ def component_folder(model: str | Path, role: str) -> Path | None:
     return None
 
 
-def read_config(path: Path) -> dict:
-    """A component's JSON configuration.
+def read_index(model: str | Path) -> dict[str, Any]:
+    """A model folder's model_index.json, with `defaults`, whose numbers and lists are of bounded size.
 
     Raises:
-        FlashdiffError: it is missing or no JSON object.
+        FlashdiffError: it is missing, damaged, or not the published one.
     """
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FlashdiffError(f"{path}: cannot read ({error.strerror}); is the model folder complete?") from error
-    except ValueError as error:
-        raise FlashdiffError(f"{path}: not valid JSON ({error}); download or convert the model again") from error
-    if not isinstance(config, dict):
-        raise FlashdiffError(f"{path}: not a configuration; download or convert the model again")
-    return config
+    root = Path(model)
+    path = within(root, root / "model_index.json")
+    index = read_config(path)
+    check_file(root, path)
+    check_config(index.setdefault("defaults", {}), path, "defaults")
+    return index
 
 
 def load_component(model: str | Path, role: str, dtype: torch.dtype = torch.float32):
@@ -56,32 +90,40 @@ def load_component(model: str | Path, role: str, dtype: torch.dtype = torch.floa
         A diffusers model, scheduler, or SeverityEncoder.
 
     Raises:
-        FlashdiffError: it is missing, of an unknown class, or its weights are damaged or do not fit.
+        FlashdiffError: it is missing, of a class that is not on the list, its weights are damaged, do not fit or are none, or it lies
+            outside the model's folder.
     """
     folder = component_folder(model, role)
     if folder is None:
         raise FlashdiffError(f"{model}: no {role}/ in this model folder; give a folder in the diffusers layout")
+    root = Path(model)
+    # A folder that is a link may lead out of the model, whatever the files behind it are.
+    within(root, folder)
     is_scheduler = (folder / "scheduler_config.json").exists()
-    path = folder / ("scheduler_config.json" if is_scheduler else "config.json")
+    path = within(root, folder / ("scheduler_config.json" if is_scheduler else "config.json"))
     config = read_config(path)
     name = config.get("_class_name", "")
-    cls = OWN_CLASSES.get(name) or getattr(diffusers, name, None) if isinstance(name, str) and name else None
-    if cls is None:
-        raise FlashdiffError(f"{path}: unknown class {name!r}; this version of flashdiff or diffusers does not have it")
+    allowed = _allowed(role)
+    cls = allowed.get(name) if isinstance(name, str) else None
+    if cls is None or is_scheduler != (name in SCHEDULERS):
+        raise FlashdiffError(f"{path}: unknown class {short(name)} for {role}; flashdiff takes {', '.join(sorted(allowed))}")
     if is_scheduler:
-        return cls.from_config(config)
+        check_file(root, path)
+        return _scheduler(cls, config, path)
     overrides = {}
     if name == "VQModel" and "scaling_factor" not in config:
         # The class defaults to 0.18215, but VQ models without the entry were trained with 1.0 (CompVis/ldm-celebahq-256).
         overrides["scaling_factor"] = 1.0
-    try:
-        component, info = cls.from_pretrained(
-            folder, use_safetensors=True, torch_dtype=dtype, output_loading_info=True, low_cpu_mem_usage=False, **overrides
-        )
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise FlashdiffError(f"{folder}: cannot load these weights ({reason}); download or convert the model again") from error
-    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if info.get(problem):
-            raise FlashdiffError(f"{folder}: {problem.replace('_', ' ')} in the weights, e.g. {sorted(map(str, info[problem]))[0]}")
-    return component.eval()
+    return load_module(cls, root, folder, dtype, **overrides)
+
+
+def _scheduler(cls: type, config: dict[str, Any], path: Path) -> Any:
+    """A scheduler whose training table makes sense: finite, falling, between 0 and 1."""
+    check_config(config, path)
+    with in_one_line(path, f"this configuration makes no {cls.__name__}; {REMEDY}"):
+        scheduler = cls.from_config(config)
+        check_table(scheduler.alphas_cumprod)
+        steps_offset = scheduler.config.get("steps_offset", 0)
+        if type(steps_offset) is not int or not 0 <= steps_offset < len(scheduler.alphas_cumprod):
+            raise ValueError(f"steps_offset {short(steps_offset)} is none")
+    return scheduler

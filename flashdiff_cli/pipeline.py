@@ -10,6 +10,7 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from flashdiff_cli import flash
+from flashdiff_cli.bounded import in_one_line
 from flashdiff_cli.calibration import Evidence, calibrated_variance, calibrated_width, mean_gradient
 from flashdiff_cli.classifier import Degradation
 from flashdiff_cli.denoiser import Denoiser
@@ -18,7 +19,7 @@ from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.fidelity import correct, restrain
 from flashdiff_cli.first_stage import FirstStage
 from flashdiff_cli.hub.resolve import resolve_model
-from flashdiff_cli.loading import component_folder, load_component, read_config
+from flashdiff_cli.loading import component_folder, load_component, read_index
 from flashdiff_cli.operators import OPERATORS, GaussianBlur, Operator
 from flashdiff_cli.operators.base import per_sample
 from flashdiff_cli.operators.estimate import fit_blur, noise_level
@@ -30,6 +31,7 @@ from flashdiff_cli.schedule import Schedule
 from flashdiff_cli.severity import SeverityEncoder, SeverityEstimate
 from flashdiff_cli.solvers import Problem, sample
 from flashdiff_cli.timer import Timer
+from flashdiff_cli.trial import try_model
 
 
 class FlashDiffusionPipeline(DiffusionPipeline):
@@ -109,12 +111,15 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         folder = resolve_model(str(model), revision, local_files_only, cache_dir)
         if not (folder / "model_index.json").exists():
             raise FlashdiffError(f"{folder}: no model_index.json in it; give a model folder in the diffusers layout")
-        index = read_config(folder / "model_index.json")
+        index = read_index(folder)
         parts = {role: load_component(folder, role, torch_dtype) for role in ("first_stage", "unet", "scheduler")}
         for role in cls._optional_components:
             if component_folder(folder, role) is not None:
                 parts[role] = load_component(folder, role, torch_dtype)
-        return cls(**parts, defaults=ModelDefaults.read(index.get("defaults", {}), f"{folder / 'model_index.json'}: defaults"))
+        with in_one_line(folder, "download or convert the model again"):
+            pipeline = cls(**parts, defaults=ModelDefaults.read(index["defaults"], f"{folder / 'model_index.json'}: defaults"))
+        try_model(pipeline, folder)
+        return pipeline
 
     @property
     def grain(self) -> int:

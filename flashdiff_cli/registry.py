@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from flashdiff_cli.errors import UsageError
+from flashdiff_cli.bounded import short
+from flashdiff_cli.errors import FlashdiffError, UsageError
 
 
 SWITCH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -45,13 +47,13 @@ class Option:
             if self.type is bool and not isinstance(value, bool):
                 raise TypeError
             value = self.type(value)
-        except (TypeError, ValueError):
-            raise UsageError(f"{name} {value!r} is not a {self.type.__name__}") from None
+        except (TypeError, ValueError, OverflowError):
+            raise UsageError(f"{name} {short(value)} is not a {self.type.__name__}") from None
         if self.choices and value not in self.choices:
-            raise UsageError(f"{name} {value!r} is unknown; choose from {', '.join(self.choices)}")
+            raise UsageError(f"{name} {short(value)} is unknown; choose from {', '.join(self.choices)}")
         low, high = self.minimum, self.maximum
         if isinstance(value, (int, float)) and not (
-            (low is None or value >= low) and (high is None or value <= high) and abs(value) != float("inf")
+            (low is None or value >= low) and (high is None or value <= high) and math.isfinite(value)
         ):
             bounds = (
                 "that is finite"
@@ -60,7 +62,7 @@ class Option:
                 if high is None
                 else f"from {low:g} to {high:g}"
             )
-            raise UsageError(f"{name} {value} is out of range; give a number {bounds}")
+            raise UsageError(f"{name} {short(value)} is out of range; give a number {bounds}")
         return value
 
 
@@ -74,6 +76,8 @@ class Registry(Generic[Kind]):
     def __init__(self, kind: str):
         self.kind = kind
         self._classes: dict[str, Any] = {}
+        self.broken: dict[str, str] = {}
+        """Why a plug-in of a name was left out."""
 
     def add(self, cls: Added) -> Added:
         """Register a class under its `name`; usable as a decorator.
@@ -87,8 +91,10 @@ class Registry(Generic[Kind]):
         return cls
 
     def __getitem__(self, name: str) -> type[Kind]:
-        if name not in self._classes:
-            raise UsageError(f"unknown {self.kind} {name!r}; choose from {', '.join(sorted(self._classes))}")
+        if not isinstance(name, str) or name not in self._classes:
+            if isinstance(name, str) and name in self.broken:
+                raise FlashdiffError(self.broken[name])
+            raise UsageError(f"unknown {self.kind} {short(name)}; choose from {', '.join(sorted(self._classes))}")
         return self._classes[name]
 
     def __iter__(self) -> Iterator[str]:

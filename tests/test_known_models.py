@@ -1,5 +1,6 @@
 """Models of the registry whose originals lie elsewhere: fetched, converted, completed, mended."""
 
+import hashlib
 import io
 import json
 import os
@@ -44,12 +45,13 @@ def original(hub, tmp_path, monkeypatch):
     hub.files["/toys.zip"] = packed({"toys/model.ckpt": checkpoint.read_bytes()})
     hub.files["/blur.ckpt"] = severity_file("vq", "gaussian_blur")
     hub.files["/inpainting.ckpt"] = severity_file("vq", "inpainting")
+    sums = {name: hashlib.sha256(data).hexdigest() for name, data in hub.files.items()}
     encoders = (
-        EncoderSource("gaussian-blur", "severity", f"{hub.address}/blur.ckpt"),
-        EncoderSource("random-inpainting", "severity_inpainting", f"{hub.address}/inpainting.ckpt"),
+        EncoderSource("gaussian-blur", "severity", f"{hub.address}/blur.ckpt", sums["/blur.ckpt"]),
+        EncoderSource("random-inpainting", "severity_inpainting", f"{hub.address}/inpainting.ckpt", sums["/inpainting.ckpt"]),
     )
     config = str(checkpoint.with_name("config.yaml"))
-    return KnownModel("toys", url=f"{hub.address}/toys.zip", config=config, encoders=encoders, **COMMON)
+    return KnownModel("toys", url=f"{hub.address}/toys.zip", sha256=sums["/toys.zip"], config=config, encoders=encoders, **COMMON)
 
 
 def test_an_original_download_becomes_a_model(hub, original, tmp_path):
@@ -104,7 +106,7 @@ def test_a_bad_download_leaves_no_model(hub, original, tmp_path):
     ):
         hub.files["/toys.zip"] = data
         with pytest.raises(FlashdiffError, match=reason):
-            pull_original(original)
+            pull_original(replace(original, sha256=None), unverified=True)
         downloads = tmp_path / "home/flashdiff/downloads"
         (downloads / "toys.zip").unlink(missing_ok=True)
         assert not any(downloads.iterdir())
@@ -112,6 +114,38 @@ def test_a_bad_download_leaves_no_model(hub, original, tmp_path):
     assert not (tmp_path / "harmed").exists()
     with pytest.raises(FlashdiffError, match="wrong checksum"):
         pull_original(replace(original, sha256="0" * 64))
+
+
+def test_a_download_without_a_published_checksum_needs_to_be_asked_for(hub, original, tmp_path):
+    unknown = replace(original, sha256=None, encoders=tuple(replace(e, sha256=None) for e in original.encoders))
+    with pytest.raises(FlashdiffError, match="nobody has published a checksum.*models pull toys --unverified"):
+        pull_original(unknown)
+    assert not hub.got("/toys.zip")
+    folder = pull_original(unknown, unverified=True)
+    with pytest.raises(FlashdiffError, match="without severity: .*nobody has published.*; severity_inpainting: .*nobody"):
+        add_encoders(unknown, folder)
+    assert not (folder / "severity").exists() and not hub.got(".ckpt")
+    add_encoders(unknown, folder, unverified=True)
+    assert {check.state for check in check_folder(folder)} == {"ok"}
+
+
+def test_a_planted_download_is_not_taken(hub, original, tmp_path):
+    downloads = tmp_path / "home/flashdiff/downloads"
+    downloads.mkdir(parents=True)
+    (downloads / "toys.zip").write_bytes(packed({"model.ckpt": b"planted"}))
+    with pytest.raises(FlashdiffError, match=r"toys\.zip: wrong checksum; it was removed"):
+        pull_original(original)
+    pull_original(original)
+
+
+def test_a_zip_that_unpacks_to_far_more_is_refused(hub, original, tmp_path):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model.ckpt", bytes(20 << 20))
+    hub.files["/toys.zip"] = buffer.getvalue()
+    with pytest.raises(FlashdiffError, match="more than weights can be packed to"):
+        pull_original(replace(original, sha256=None), unverified=True)
+    assert not list((tmp_path / "home/flashdiff/downloads").glob("*.ckpt"))
 
 
 OLD_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
@@ -154,7 +188,8 @@ def test_the_hub_s_celebahq_layout(program, hub):
     pinned = hub.add("CompVis/celeb", files)
     hub.add("CompVis/celeb", {"README.md": b"something else by now"})
     hub.files["/blur.ckpt"] = severity_file("vq", "gaussian_blur")
-    encoder = {"degradation": "gaussian-blur", "role": "severity", "url": f"{hub.address}/blur.ckpt"}
+    sha256 = hashlib.sha256(hub.files["/blur.ckpt"]).hexdigest()
+    encoder = {"degradation": "gaussian-blur", "role": "severity", "url": f"{hub.address}/blur.ckpt", "sha256": sha256}
     mended = {"steps_offset": 1, "set_alpha_to_one": False}
     source = {"repo": "CompVis/celeb", "revision": pinned, "scheduler": mended, "encoders": [encoder]}
     entry = {"celeb": COMMON | source}

@@ -1,5 +1,6 @@
 """Solvers: steps in closed form, batches against single runs, edge cases, plug-ins, and a posterior that is known."""
 
+import re
 import sys
 from types import SimpleNamespace
 
@@ -8,10 +9,10 @@ import torch
 from gaussian_toy import TABLE, ExactNoise, GaussianWorld, Mask, half_mask, smooth_variances
 from tiny import tiny_pipeline
 
-from flashdiff_cli import flash
+from flashdiff_cli import flash, plugins
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.flash import Start
-from flashdiff_cli.operators import GaussianBlur
+from flashdiff_cli.operators import OPERATORS, GaussianBlur
 from flashdiff_cli.schedule import Schedule
 from flashdiff_cli.severity import SeverityEstimate
 from flashdiff_cli.solvers import (
@@ -404,9 +405,13 @@ def plugin(tmp_path, monkeypatch):
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-solvers\nVersion: 1.0\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(SOLVERS, "_classes", dict(SOLVERS._classes))
-    yield lambda name, target: (info / "entry_points.txt").write_text(f"[flashdiff.solvers]\n{name} = {target}\n")
-    sys.modules.pop("their_solvers", None)
+    monkeypatch.setattr(plugins, "_seen", {})
+    for registry in (SOLVERS, OPERATORS):
+        monkeypatch.setattr(registry, "_classes", dict(registry._classes))
+        monkeypatch.setattr(registry, "broken", {})
+    yield lambda name, target, group="solvers": (info / "entry_points.txt").write_text(f"[flashdiff.{group}]\n{name} = {target}\n")
+    for name in ("their_solvers", "they_exit", "they_register"):
+        sys.modules.pop(name, None)
 
 
 def test_other_peoples_solvers_plug_in(plugin):
@@ -420,9 +425,37 @@ def test_other_peoples_solvers_plug_in(plugin):
 
 
 @pytest.mark.parametrize(
-    ("target", "cause"), [("no_such_module:X", "does not load"), ("their_solvers:NOT_A_SOLVER", "no subclass")]
+    ("name", "target", "cause"),
+    [
+        ("broken", "no_such_module:X", "ModuleNotFoundError"),
+        ("broken", "their_solvers:NOT_A_SOLVER", "no subclass"),
+        ("broken", "they_exit:X", "SystemExit: 3"),
+        ("broken", "they_register:X", "already registered"),
+        ("ldps", "their_solvers:Mine", "the name is in use for a solver of flashdiff_cli.solvers.ldps"),
+    ],
 )
-def test_broken_plugins_are_named(plugin, target, cause):
-    plugin("broken", target)
-    with pytest.raises(FlashdiffError, match=f"'broken'.*{cause}"):
+def test_broken_plugins_are_named_once_and_left_out(plugin, tmp_path, caplog, name, target, cause):
+    (tmp_path / "they_exit.py").write_text("import sys\nsys.exit(3)\n")
+    (tmp_path / "they_register.py").write_text(
+        "from flashdiff_cli.solvers import SOLVERS, Solver\nSOLVERS.add(type('X', (Solver,), {'name': 'ldps'}))\n"
+    )
+    plugin(name, target)
+    before = list(SOLVERS)
+    for _ in range(3):
         load_entry_points()
+    assert len(caplog.messages) == 1 and re.fullmatch(f"solver plug-in '{name}' .* is left out: .*{cause}.*", caplog.messages[0])
+    assert list(SOLVERS) == before and SOLVERS["ldps"] is LDPS
+    pipe = tiny_pipeline(defaults={"steps": 10, "solver": "ldps"})
+    pipe(torch.zeros(1, 3, 32, 32), GaussianBlur(1.0), 0.05, start_step=1)
+    if name == "broken":
+        with pytest.raises(FlashdiffError, match=f"'broken' .* does not load .*{cause}"):
+            pipe.make_solver("broken")
+
+
+def test_a_broken_operator_of_others_does_not_stop_a_restoration(plugin, tmp_path, caplog):
+    (tmp_path / "they_exit.py").write_text("raise SystemExit\n")
+    plugin("gone", "they_exit:X", "operators")
+    load_entry_points()
+    assert len(caplog.messages) == 1 and "operator plug-in 'gone'" in caplog.messages[0]
+    with pytest.raises(FlashdiffError, match="'gone' .* does not load"):
+        OPERATORS["gone"]

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from flashdiff_cli.bench.protocol import Condition, value_at
+from flashdiff_cli.bounded import read_text
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.operators import OPERATORS, Operator
 from flashdiff_cli.pictures.files import read_picture
@@ -90,7 +91,7 @@ def choose_ids(jobs: Sequence[Job], ids: str | Path) -> list[Job]:
         UsageError: the file cannot be read, or a name is not among the pictures.
     """
     try:
-        lines = Path(ids).read_text(encoding="utf-8").splitlines()
+        lines = read_text(ids).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"`ids` {ids}: cannot be read ({error}); give a text file with one name a line") from error
     names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]

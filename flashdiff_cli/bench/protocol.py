@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +10,11 @@ from typing import Any
 
 from flashdiff_cli.bench.classical import CLASSICAL
 from flashdiff_cli.bench.metrics import EXTRA, FOLDER, MEASURES
+from flashdiff_cli.bounded import in_one_line, read_toml, short
 from flashdiff_cli.errors import UsageError
 from flashdiff_cli.operators import OPERATORS
 from flashdiff_cli.registry import Option
+from flashdiff_cli.schema import check_fields, check_value
 from flashdiff_cli.solvers import SOLVERS, load_entry_points
 
 PACKAGED = Path(__file__).with_name("protocols")
@@ -208,10 +209,10 @@ class Protocol:
         known = (*MEASURES, *EXTRA, *FOLDER)
         if unknown := [m for m in self.metrics if m not in known]:
             raise UsageError(f"unknown metric {unknown[0]!r}; choose from {', '.join(known)}")
-        if self.size is not None and self.size < 8:
-            raise UsageError(f"`size` {self.size} is out of range; give at least 8")
-        if self.levels < 0 or self.levels == 1:
-            raise UsageError(f"levels {self.levels} is out of range; give 0 for no severity sweep, or at least 2")
+        if self.size is not None and not 8 <= self.size <= 65_536:
+            raise UsageError(f"`size` {self.size} is out of range; give at least 8, at most 65536")
+        if self.levels < 0 or self.levels == 1 or self.levels > 1000:
+            raise UsageError(f"levels {self.levels} is out of range; give 0 for no severity sweep, or 2 to 1000")
 
     def select(self, arms: list[str] | None, conditions: list[str] | None) -> Protocol:
         """The protocol with only the arms and conditions of these names; `severity` among the arms is the sweep.
@@ -294,7 +295,8 @@ def _build(cls: type, table: Any, where: str, **more: Any) -> Any:
         raise UsageError(f"{where}: this must be a table")
     names = [f.name for f in dataclasses.fields(cls)]
     if unknown := sorted(set(table) - set(names)):
-        raise UsageError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(names)}")
+        raise UsageError(f"{where}: unknown key {short(unknown[0])}; known are {', '.join(names)}")
+    check_fields(cls, table, where)
     needed = [f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING]
     if missing := [n for n in needed if n not in table and n not in more]:
         raise UsageError(f"{where}: {missing[0]} is missing")
@@ -316,8 +318,8 @@ def load(source: str | Path) -> Protocol:
     if not path.is_file():
         raise UsageError(f"`protocol` {source}: no such file, and none of the package; it has {', '.join(packaged())}")
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        values = read_toml(path)
+    except (OSError, ValueError) as error:
         raise UsageError(f"{path}: not a readable TOML file ({error})") from error
     return from_dict({"name": path.stem} | values, str(path))
 
@@ -328,18 +330,39 @@ def from_dict(values: dict[str, Any], where: str = "protocol") -> Protocol:
     Raises:
         UsageError: as `load`.
     """
+    with in_one_line(where, "check the protocol", UsageError):
+        return _from_dict(values, where)
+
+
+def _tables(values: dict[str, Any], name: str, where: str) -> list[dict[str, Any]]:
+    """The [[name]] tables of a protocol."""
+    tables = values.get(name, [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise UsageError(f"{where}: {name} = {short(tables)} must be tables, each under [[{name}]]")
+    return tables
+
+
+def _named(table: dict[str, Any]) -> str:
+    name = table.get("name", "?")
+    return name[:100] if isinstance(name, str) else short(name)
+
+
+def _from_dict(values: dict[str, Any], where: str) -> Protocol:
+    check_value(values, where)
     noise = values.get("noise_std", Protocol.noise_std)
     conditions = []
-    for table in values.get("condition", []):
-        here = f"{where}, condition {table.get('name', '?')}"
+    for table in _tables(values, "condition", where):
+        here = f"{where}, condition {_named(table)}"
         assumed = table.get("assumed")
         assumed = None if assumed is None else _build(Assumed, assumed, f"{here}, assumed")
         conditions.append(_build(Condition, {"noise_std": noise} | table | {"assumed": assumed}, here))
-    arms = [_build(Arm, table, f"{where}, arm {table.get('name', '?')}") for table in values.get("arm", [])]
+    arms = [_build(Arm, table, f"{where}, arm {_named(table)}") for table in _tables(values, "arm", where)]
     lists = {"condition": tuple(conditions), "arm": tuple(arms)}
-    if "metrics" in values:
+    if isinstance(values.get("metrics"), (list, tuple)):
         lists["metrics"] = tuple(values["metrics"])
     dataset = values.get("dataset", {})
+    if not isinstance(dataset, dict) or not all(isinstance(v, str) for v in dataset.values()):
+        raise UsageError(f"{where}: dataset = {short(dataset)} must be a table of rule and ids, texts both")
     if unknown := sorted(set(dataset) - {"rule", "ids"}):
         raise UsageError(f"{where}, dataset: unknown key {unknown[0]!r}; known are rule, ids")
     return _build(Protocol, values | lists, where)

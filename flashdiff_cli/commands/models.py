@@ -63,12 +63,17 @@ def list_(json: Json = False) -> None:
 
 
 def _components(folder: Path) -> dict[str, dict]:
+    from flashdiff_cli.bounded import short
+    from flashdiff_cli.hub.configs import read_config
+    from flashdiff_cli.hub.paths import within
+
     found = {}
     for path in sorted(folder.glob("*/*config.json")):
-        config = jsonlib.loads(path.read_text(encoding="utf-8"))
+        config = read_config(within(folder, path))
         size = sum(p.stat().st_size for p in path.parent.iterdir() if p.is_file())
-        found[path.parent.name] = {"class": config.get("_class_name"), "megabytes": round(size / 1e6, 1)}
-        if degradations := config.get("degradations"):
+        found[path.parent.name] = {"class": short(config.get("_class_name")).strip("'"), "megabytes": round(size / 1e6, 1)}
+        degradations = config.get("degradations")
+        if isinstance(degradations, list) and degradations and all(isinstance(d, dict) for d in degradations):
             found[path.parent.name]["degradations"] = degradations
     return found
 
@@ -101,6 +106,9 @@ def info(model: Name, json: Json = False) -> None:
 @models.command()
 def pull(
     names: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Known names or Hub ids (owner/name[@revision]).", show_default=False)],
+    unverified: Annotated[
+        bool, typer.Option("--unverified", help="Fetch original downloads, too, whose checksum nobody has published.")
+    ] = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Fetch models, verify their checksums, and print where they are. An interrupted download goes on where it stopped."""
@@ -108,7 +116,7 @@ def pull(
 
     with _downloads(quiet) as report:
         for name in names:
-            print(resolve_model(name, report=report, complete=True))
+            print(resolve_model(name, report=report, complete=True, unverified=unverified))
 
 
 @models.command()
@@ -132,7 +140,7 @@ def verify(
     names: Annotated[Optional[list[str]], typer.Argument(metavar="[MODEL...]", help="(default: all known models on this machine)", show_default=False)] = None,
     json: Json = False,
 ) -> None:
-    """Compare every file of a model with its published checksum. Leaves with 1 if one is damaged or missing."""
+    """Compare every file of a model with its published checksum. Leaves with 1 if one is damaged, missing or not listed."""
     from flashdiff_cli.commands.show import say_error
     from flashdiff_cli.hub.checksums import check_folder
     from flashdiff_cli.hub.registry import known_models
@@ -142,7 +150,7 @@ def verify(
     for name in names or [n for n in known_models() if find_model(n)]:
         folder = _here(name)
         checks = check_folder(folder)
-        counts = {state: sum(c.state == state for c in checks) for state in ("ok", "damaged", "missing", "unknown")}
+        counts = {state: sum(c.state == state for c in checks) for state in ("ok", "damaged", "missing", "unlisted", "unknown")}
         if json:
             print(jsonlib.dumps({"model": name, "path": str(folder), "files": {c.path: c.state for c in checks}}))
         else:
@@ -151,7 +159,24 @@ def verify(
             if check.state in ("damaged", "missing"):
                 bad = True
                 say_error(f"{folder / check.path}: {check.state}; delete the folder and fetch or convert the model again")
+            elif check.state == "unlisted":
+                bad = True
+                say_error(f"{folder / check.path}: not in SHA256SUMS; if you put it there, run: flashdiff models checksums {folder}")
     raise typer.Exit(int(bad))
+
+
+@models.command()
+def checksums(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Model folder.", show_default=False)],
+) -> None:
+    """Write the checksums of a model folder of your own anew (SHA256SUMS), after files were added or changed."""
+    from flashdiff_cli.errors import UsageError
+    from flashdiff_cli.hub.checksums import SUMS, write_sums
+
+    if not (folder / "model_index.json").is_file():
+        raise UsageError(f"FOLDER {folder}: no model_index.json in it; give a model folder")
+    write_sums(folder)
+    print(folder / SUMS)
 
 
 @models.command()

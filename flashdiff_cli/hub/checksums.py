@@ -7,11 +7,15 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from flashdiff_cli.bounded import open_regular, read_text
 from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.hub.download import sha256_of
+from flashdiff_cli.hub.paths import within
 
 SUMS = "SHA256SUMS"
 """Written beside converted and shipped weights, in the format of `sha256sum`."""
+MOST_FILES = 10_000
+"""Of a model's folder: one that has more is none."""
 
 
 @dataclass(frozen=True)
@@ -21,14 +25,47 @@ class Check:
     path: str
     """Below the model's folder."""
     state: str
-    """"ok", "damaged", "missing", or "unknown" where no checksum is known."""
+    """"ok", "damaged", "missing", "unlisted" where the list of checksums lacks it, or "unknown" where there is no list."""
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files of a model's folder, but for the list of checksums and what begins with a dot; links to folders are not followed."""
+    found, waiting = [], [folder]
+    while waiting:
+        for path in waiting.pop().iterdir():
+            if path.name.startswith(".") or path == folder / SUMS:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                waiting.append(path)
+            else:
+                found.append(path)
+            if len(found) + len(waiting) > MOST_FILES:
+                raise FlashdiffError(f"{folder}: more than {MOST_FILES:,} files; give the model's own folder")
+    return sorted(found)
 
 
 def write_sums(folder: Path) -> None:
-    """Note the checksum of every file in a folder in its SHA256SUMS."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (SUMS, "README.md"))
-    lines = (f"{sha256_of(p)}  {p.relative_to(folder).as_posix()}\n" for p in files)
+    """Note the checksum of every file in a folder in its SHA256SUMS.
+
+    Raises:
+        FlashdiffError: a file is none, or a link that leads out of the folder.
+    """
+    lines = [f"{_sha256(within(folder, p))}  {p.relative_to(folder).as_posix()}\n" for p in _files(folder)]
     (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def _sha256(path: Path) -> str:
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def add_sums(folder: Path, below: Path) -> None:
+    """Note the checksums of the files in a folder below a model's in its SHA256SUMS, if it has one; all other lines stay."""
+    sums = read_sums(folder) if folder.is_dir() else None
+    if sums is None:
+        return
+    sums |= {p.relative_to(folder).as_posix(): _sha256(within(folder, p)) for p in _files(below)}
+    (folder / SUMS).write_text("".join(f"{sums[key]}  {key}\n" for key in sorted(sums)), encoding="utf-8")
 
 
 def renewed_sums(folder: Path, name: str) -> str | None:
@@ -36,16 +73,16 @@ def renewed_sums(folder: Path, name: str) -> str | None:
 
     All other lines stay, so that a file that is damaged still shows.
     """
-    sums = folder / SUMS
-    if not sums.exists():
+    sums = read_sums(folder)
+    if sums is None:
         return None
-    lines = [line for line in sums.read_text(encoding="utf-8").splitlines() if line.partition("  ")[2] != name]
-    lines.append(f"{sha256_of(folder / name)}  {name}")
-    return "".join(line + "\n" for line in sorted(lines, key=lambda line: line.partition("  ")[2]))
+    sums[name] = sha256_of(folder / name)
+    return "".join(f"{sums[key]}  {key}\n" for key in sorted(sums))
 
 
 def _git_sha1(path: Path) -> str:
-    data = path.read_bytes()
+    with open_regular(path) as file:
+        data = file.read()
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
@@ -55,31 +92,70 @@ def _check_blob(path: Path) -> str:
     if not path.exists():
         return "missing"
     if re.fullmatch(r"[0-9a-f]{64}", name):
-        return "ok" if sha256_of(path) == name else "damaged"
+        return "ok" if _sha256(path) == name else "damaged"
     if re.fullmatch(r"[0-9a-f]{40}", name):
         return "ok" if _git_sha1(path) == name else "damaged"
     return "unknown"
 
 
+def read_sums(folder: Path) -> dict[str, str] | None:
+    """Checksums by file of a folder's SHA256SUMS; None if it has none.
+
+    Raises:
+        FlashdiffError: the list itself is damaged.
+    """
+    sums = within(folder, folder / SUMS)
+    if not sums.exists():
+        return None
+    found = {}
+    for line in read_text(sums).splitlines():
+        match = re.fullmatch(r"([0-9a-f]{64})  ([^/\\][^\\]*)", line)
+        if match is None or ".." in match[2].split("/"):
+            raise FlashdiffError(f"{sums}: not a list of checksums ({line[:40]!r}); download or convert the model again")
+        found[match[2]] = match[1]
+    return found
+
+
+def check_file(folder: Path, path: Path) -> None:
+    """Check one file of a model before it is used.
+
+    Args:
+        folder: the model's, with a SHA256SUMS, a snapshot in the Hub's cache, or neither.
+        path: below it.
+
+    Raises:
+        FlashdiffError: it is not the file that the list names, the list does not name it, or it lies outside the folder.
+    """
+    sums = read_sums(folder)
+    if not within(folder, path).exists():
+        return
+    if sums is None:
+        if folder.resolve().parent.name == "snapshots" and _check_blob(path) == "damaged":
+            raise FlashdiffError(f"{path}: damaged (not what the Hub has under this name); run: flashdiff models pull, which fetches it again")
+        return
+    name = path.relative_to(folder).as_posix()
+    if name not in sums:
+        raise FlashdiffError(f"{path}: not in {SUMS}; if you put it there, run: flashdiff models checksums {folder}")
+    if _sha256(path) != sums[name]:
+        raise FlashdiffError(f"{path}: damaged or changed (its checksum is not that of {SUMS}); fetch or convert the model again")
+
+
 def check_folder(folder: Path) -> list[Check]:
-    """Check every file of a model folder.
+    """Check every file of a model folder, and look for files that its list of checksums lacks.
 
     Args:
         folder: with a SHA256SUMS, or a snapshot in the Hub's cache.
 
     Raises:
-        FlashdiffError: the list of checksums itself is damaged.
+        FlashdiffError: the list of checksums itself is damaged, or a link leads out of the folder.
     """
-    sums = folder / SUMS
-    if not sums.exists():
-        files = sorted(p for p in folder.rglob("*") if not p.is_dir())
-        return [Check(p.relative_to(folder).as_posix(), _check_blob(p)) for p in files]
+    sums = read_sums(folder)
+    here = _files(folder)
+    if sums is None:
+        return [Check(p.relative_to(folder).as_posix(), _check_blob(within(folder, p))) for p in here]
     found = []
-    for line in sums.read_text(encoding="utf-8").splitlines():
-        match = re.fullmatch(r"([0-9a-f]{64})  ([^/\\][^\\]*)", line)
-        if match is None or ".." in match[2].split("/"):
-            raise FlashdiffError(f"{sums}: not a list of checksums ({line[:40]!r}); download or convert the model again")
-        path = folder / match[2]
-        state = "missing" if not path.is_file() else "ok" if sha256_of(path) == match[1] else "damaged"
-        found.append(Check(match[2], state))
-    return found
+    for name, sha256 in sums.items():
+        path = within(folder, folder / name)
+        found.append(Check(name, "missing" if not path.is_file() else "ok" if _sha256(path) == sha256 else "damaged"))
+    names = {p.relative_to(folder).as_posix() for p in here}
+    return found + [Check(name, "unlisted") for name in sorted(names - set(sums))]

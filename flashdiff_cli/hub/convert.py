@@ -8,19 +8,26 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import diffusers
+import torch
 
+from flashdiff_cli.bounded import check_depth, in_one_line
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.hub import ldm
+from flashdiff_cli.hub.checksums import add_sums
+from flashdiff_cli.hub.configs import check_config, read_config
+from flashdiff_cli.hub.paths import within
 from flashdiff_cli.hub.remap import Source, autoencoder_name, fill, unet_name
 from flashdiff_cli.hub.unpickle import load_checkpoint, state_dict
+from flashdiff_cli.hub.weights import check_table, check_values
 
 SCHEDULE = r"(betas|alphas_cumprod(_prev)?|(sqrt|log)_.*|posterior_.*|lvlb_weights|logvar|scale_factor)"
 """Buffers that follow from the schedule, and the scale factor, which goes into the configuration."""
@@ -84,25 +91,49 @@ def convert_ldm(source: str | Path, target: str | Path, config: str | Path | Non
     if config is None:
         raise UsageError(f"--config: no config.yaml beside {source}; give the model's configuration")
     params = ldm.Section(ldm.read_yaml(config), str(config)).section("model", "params")
+    check_config(params.values, config)
     params.only("cond_stage_config", ldm.UNCONDITIONAL)
     tensors = Source(state_dict(load_checkpoint(source), source), str(source))
+    with in_one_line(source, f"is {config} this checkpoint's configuration?"):
+        return _convert_ldm(params, tensors, target, raw)
 
+
+def _convert_ldm(params: ldm.Section, tensors: Source, target: str | Path, raw: bool) -> Conversion:
     scale = float(tensors.tensors["scale_factor"]) if "scale_factor" in tensors.tensors else float(params.get("scale_factor", 1.0))
     stage = params.section("first_stage_config")
     kind = ldm.first_stage_kind(stage.need("target"), stage.where)
-    first_stage = ldm.make_first_stage(stage.section("params"), kind, scale)
+    check_scale(scale, tensors.where)
+    first_stage = _fitting(lambda: ldm.make_first_stage(stage.section("params"), kind, scale), tensors)
     levels = len(first_stage.config.block_out_channels)
     fill(first_stage, tensors, lambda layer: autoencoder_name(layer, levels), "first_stage_model.{}".format)
 
     unet = _unet(params.section("unet_config", "params"), tensors, raw)
     scheduler = ldm.make_scheduler(params, tensors.tensors.get("alphas_cumprod"))
+    check_table(scheduler.alphas_cumprod)
     written = len(tensors.used)
     dropped = sum(len(tensors.leave(pattern)) for pattern in (SCHEDULE, UNUSED_FIRST_STAGE, r"model_ema\.(decay|num_updates)"))
     dropped += len(tensors.leave(re.escape(UNET) + ".*" if not raw else r"model_ema\..*"))
     tensors.check_left()
+    for network in (first_stage, unet):
+        check_values(network.state_dict(), tensors.where)
     with _folder(target) as folder:
         _save_model(folder, first_stage=first_stage, unet=unet, scheduler=scheduler)
     return Conversion(str(target), written, dropped, not raw, scale)
+
+
+def _fitting(make: Callable[[], torch.nn.Module], source: Source) -> torch.nn.Module:
+    """A new network that has no more numbers than a checkpoint; counted before any memory is taken."""
+    with torch.device("meta"):
+        wanted = sum(p.numel() for p in make().parameters())
+    if wanted > (held := sum(t.numel() for t in source.tensors.values())):
+        raise FlashdiffError(f"{source.where}: {held:,} numbers, where the configuration asks for {wanted:,}; is the configuration this file's?")
+    return make()
+
+
+def check_scale(scale: float, where: str | Path) -> None:
+    """Raise a FlashdiffError if the scaling factor of a first stage is none."""
+    if not 1e-6 <= scale <= 1e6:
+        raise FlashdiffError(f"{where}: a scaling factor of {scale:g} makes no sense; it is about 0.1 to 10")
 
 
 def _save_model(folder: Path, **components: Any) -> None:
@@ -115,7 +146,7 @@ def _save_model(folder: Path, **components: Any) -> None:
 
 
 def _unet(params: ldm.Section, source: Source, raw: bool):
-    unet = ldm.make_unet(params)
+    unet = _fitting(lambda: ldm.make_unet(params), source)
     up = unet.config.up_block_types
     ema = any(key.startswith("model_ema.diffusion_model") for key in source.tensors)
     if not ema and not raw:
@@ -153,15 +184,21 @@ def convert_severity(source: str | Path, target: str | Path, scaling_factor: flo
         UsageError: the target exists.
         FlashdiffError: a tensor is missing, left over or misshapen, or the hyper-parameters are not there.
     """
-    from flashdiff_cli.severity import SeverityEncoder
-
     source, target = Path(source), Path(target)
     checkpoint = load_checkpoint(source)
+    with in_one_line(source, "is it a severity encoder of the paper's code?"):
+        return _convert_severity(checkpoint, source, target, scaling_factor)
+
+
+def _convert_severity(checkpoint: dict[str, Any], source: Path, target: Path, scaling_factor: float | None) -> Conversion:
+    from flashdiff_cli.severity import SeverityEncoder
+
     tensors = state_dict(checkpoint, source)
     if any(key.startswith("encoder.encoder.") for key in tensors):
         # The whole training module: the severity encoder is its `encoder`, and a frozen autoencoder stands beside it.
         tensors = {key.removeprefix("encoder."): v for key, v in tensors.items() if not key.startswith("pretrained_autoencoder.")}
     hyper = ldm.Section(checkpoint.get("hyper_parameters"), f"{source}: hyper_parameters")
+    check_depth(hyper.values)
     model = hyper.section("model_config")
     model = model if model.get("params") is not None else ldm.Section(model.section("model").values, model.where)
     params = model.section("params")
@@ -171,8 +208,11 @@ def convert_severity(source: str | Path, target: str | Path, scaling_factor: flo
     dd = params.section("ddconfig")
     ldm.check_autoencoder(dd, kind)
     down, _, widths = ldm.block_types(dd)
+    check_config(params.values, params.where)
     scale = _scale_of(target.parent) if scaling_factor is None else scaling_factor
-    encoder = SeverityEncoder(
+    check_scale(scale, source)
+    make = partial(
+        SeverityEncoder,
         kind,
         {
             "in_channels": dd.need("in_channels"),
@@ -188,20 +228,23 @@ def convert_severity(source: str | Path, target: str | Path, scaling_factor: flo
         degradations=_degradation(hyper),
     )
     pool = Source(tensors, str(source))
+    encoder = _fitting(make, pool)
     fill(encoder, pool, lambda layer: autoencoder_name(layer, len(widths)), str)
     pool.check_left()
+    check_values(encoder.state_dict(), source)
     with _folder(target) as folder:
         encoder.save_pretrained(folder, safe_serialization=True)
+    add_sums(target.parent, target)
     return Conversion(str(target), len(pool.used), 0, None, scale)
 
 
 def _scale_of(model: Path) -> float:
-    from flashdiff_cli.loading import component_folder, read_config
+    from flashdiff_cli.loading import component_folder
 
     folder = component_folder(model, "first_stage")
     if folder is None:
         return 1.0
-    config = read_config(folder / "config.json")
+    config = read_config(within(model, folder / "config.json"))
     return float(config.get("scaling_factor", 1.0 if config.get("_class_name") == "VQModel" else 0.18215))
 
 
@@ -226,10 +269,15 @@ def convert_nonlinear_blur(source: str | Path, target: str | Path) -> Conversion
         UsageError: the target exists.
         FlashdiffError: a tensor is missing, left over or misshapen.
     """
+    tensors = state_dict(load_checkpoint(source), source)
+    with in_one_line(source, "is it a KernelWizard checkpoint?"):
+        return _convert_nonlinear_blur(tensors, source, target)
+
+
+def _convert_nonlinear_blur(tensors: dict[str, torch.Tensor], source: str | Path, target: str | Path) -> Conversion:
     from flashdiff_cli.operators.blur_network import BlurNetwork
     from flashdiff_cli.operators.nonlinear_blur import convert_state_dict
 
-    tensors = state_dict(load_checkpoint(source), source)
     # Weights of a data-parallel training carry one more prefix.
     if all(key.startswith("module.") for key in tensors):
         tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
@@ -239,6 +287,7 @@ def convert_nonlinear_blur(source: str | Path, target: str | Path) -> Conversion
         raise FlashdiffError(f"{source}: {error}") from error
     network = BlurNetwork(**config)
     network.load_state_dict({key: value.float() for key, value in converted.items()})
+    check_values(network.state_dict(), source)
     with _folder(target) as folder:
         network.save_pretrained(folder, safe_serialization=True)
     return Conversion(str(target), len(converted), len(tensors) - len(converted))

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DModel, VQModel
 
+from flashdiff_cli.bounded import check_depth, read_text, short
 from flashdiff_cli.errors import FlashdiffError
 
+YAML_BYTES, REFERENCES = 128 << 10, 20
 UNCONDITIONAL = ("__is_unconditional__", None)
 
 
@@ -24,12 +26,29 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """Plain values only, and few references: each of them can multiply what stands behind it."""
+
+        references = 0
+
+        def compose_node(self, parent, index):
+            self.references += self.check_event(yaml.AliasEvent)
+            if self.references > REFERENCES:
+                raise ValueError(f"more than {REFERENCES} references (*)")
+            return super().compose_node(parent, index)
+
     try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = read_text(path, YAML_BYTES)
     except OSError as error:
-        raise FlashdiffError(f"{path}: cannot read ({error.strerror}); give the model's config.yaml with --config") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise FlashdiffError(f"{path}: not valid YAML ({' '.join(str(error).split())[:120]}); get config.yaml again") from error
+        raise FlashdiffError(f"{path}: cannot read ({error.strerror or error}); give the model's config.yaml with --config") from error
+    try:
+        found = yaml.load(text, Loader)  # a SafeLoader: nothing is built but plain values
+        check_depth(found)
+    except FlashdiffError:
+        raise
+    except Exception as error:  # PyYAML lets through what its values raise: dates that are none, numbers too long
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise FlashdiffError(f"{path}: not valid YAML ({reason}); get config.yaml again") from error
     if not isinstance(found, dict):
         raise FlashdiffError(f"{path}: not a configuration; give the model's config.yaml")
     return found
@@ -63,8 +82,8 @@ class Section:
             FlashdiffError: the entry has a value that cannot be represented.
         """
         value = self.values.get(name, default)
-        if value not in allowed:
-            raise FlashdiffError(f"{self.where}: {name} = {value!r} cannot be converted; flashdiff takes {' or '.join(map(repr, allowed))}")
+        if not any(value is known or (type(value) is type(known) and value == known) for known in allowed):
+            raise FlashdiffError(f"{self.where}: {name} = {short(value)} cannot be converted; flashdiff takes {' or '.join(map(repr, allowed))}")
 
 
 def first_stage_kind(target: str, where: str) -> str:
@@ -72,7 +91,7 @@ def first_stage_kind(target: str, where: str) -> str:
     for part, kind in (("VQModel", "vq"), ("AutoencoderKL", "kl"), ("VQGAN", "vq")):
         if part in str(target):
             return kind
-    raise FlashdiffError(f"{where}: first stage {target!r} cannot be converted; flashdiff takes VQModel and AutoencoderKL")
+    raise FlashdiffError(f"{where}: first stage {short(target)} cannot be converted; flashdiff takes VQModel and AutoencoderKL")
 
 
 def block_types(dd: Section) -> tuple[list[str], list[str], list[int]]:
@@ -191,7 +210,7 @@ def make_scheduler(params: Section, table: torch.Tensor | None) -> DDIMScheduler
         if table is None or (len(table) == timesteps and torch.allclose(table.float(), scheduler.alphas_cumprod, atol=1e-6)):
             return scheduler
     if table is None:
-        raise FlashdiffError(f"{params.where}: beta_schedule = {schedule!r} needs the checkpoint's alphas_cumprod, which it lacks")
+        raise FlashdiffError(f"{params.where}: beta_schedule = {short(schedule)} needs the checkpoint's alphas_cumprod, which it lacks")
     alphas = table.double()
     betas = 1 - alphas / torch.cat([torch.ones(1, dtype=torch.float64), alphas[:-1]])
     return DDIMScheduler(trained_betas=betas.tolist(), **(shared | {"num_train_timesteps": len(table)}))

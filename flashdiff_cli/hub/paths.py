@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from flashdiff_cli.errors import FlashdiffError
+
 PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -21,3 +23,21 @@ def converted_folder(name: str) -> Path:
     from huggingface_hub.constants import HF_HOME
 
     return Path(os.environ.get("HF_HOME") or HF_HOME).expanduser() / "flashdiff" / name
+
+
+def within(root: Path, path: Path) -> Path:
+    """A path below a model's folder, unchanged, if no link on the way leads out of it.
+
+    The Hub's cache keeps the files of `models--OWNER--NAME/snapshots/COMMIT` as links into its `blobs`, which belong to it.
+
+    Raises:
+        FlashdiffError: it lies elsewhere, or its links run in a circle.
+    """
+    try:
+        base, real = root.resolve(), path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise FlashdiffError(f"{path}: a link that leads nowhere ({error}); give a folder with the files themselves") from error
+    allowed = [base] + ([base.parents[1] / "blobs"] if base.parent.name == "snapshots" and base.parents[1].name.startswith("models--") else [])
+    if not any(real.is_relative_to(folder) for folder in allowed):
+        raise FlashdiffError(f"{path}: a link that leads out of the model folder, to {real}; put the file itself there")
+    return path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,16 +13,18 @@ from uuid import uuid4
 
 from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.hub.checksums import SUMS, check_folder, write_sums
-from flashdiff_cli.hub.download import download
+from flashdiff_cli.hub.configs import read_config
+from flashdiff_cli.hub.download import download, sha256_of
 from flashdiff_cli.hub.paths import converted_folder, weights_folder
 from flashdiff_cli.hub.registry import KnownModel
 from flashdiff_cli.hub.safe import pickled_weights, rewrite
-from flashdiff_cli.loading import read_config
 
 Report = Callable[[str, int, int | None], None]
 """Called with (file, bytes so far, bytes in all or None)."""
 PATTERNS = ["*.json", "*/*.json", "*.safetensors", "*/*.safetensors", "README.md"]
 """What is fetched of a repository: configurations and safe weights. Pickled weights only where there are no others."""
+MOST_UNPACKED = 8
+"""How many times larger than its zip a checkpoint may be: weights hardly shrink."""
 
 
 @contextmanager
@@ -84,9 +87,8 @@ def pull_from_hub(
         folder = Path(snapshot_download(repo, local_files_only=True, **common)) if offline else None
         if folder is None:
             files = HfApi().list_repo_files(repo, revision=revision)
-            before = _kept(folder := _cached(repo, common))
             folder = Path(snapshot_download(repo, allow_patterns=PATTERNS + pickled_weights(files), **common))
-            _verify(folder, before, repo)
+            _verify(folder, repo)
     except FlashdiffError:
         raise
     except Exception as error:  # the client's errors share no base class across its versions
@@ -111,14 +113,10 @@ def _cached(repo: str, common: dict) -> Path | None:
         return None
 
 
-def _kept(folder: Path | None) -> set[str]:
-    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} if folder else set()
-
-
-def _verify(folder: Path, before: set[str], repo: str) -> None:
-    """Remove new files that are not what the Hub says they are: its client compares sizes only."""
+def _verify(folder: Path, repo: str) -> None:
+    """Remove files that are not what the Hub says they are, old ones too: its client compares sizes only."""
     for check in check_folder(folder):
-        if check.state != "damaged" or check.path in before:
+        if check.state != "damaged":
             continue
         path = folder / check.path
         path.resolve().unlink(missing_ok=True)
@@ -131,6 +129,8 @@ def _safe(folder: Path, repo: str, own: KnownModel | None) -> Path:
         return folder
     target = converted_folder(f"{repo}/{folder.name}")
     if not (target / SUMS).exists():
+        # What is copied gets checksums of its own: nothing damaged may come by them.
+        _verify(folder, repo)
         target.parent.mkdir(parents=True, exist_ok=True)
         with _new_folder(target) as part:
             rewrite(folder, part)
@@ -143,15 +143,16 @@ def _safe(folder: Path, repo: str, own: KnownModel | None) -> Path:
     return target
 
 
-def pull_original(model: KnownModel, report: Report | None = None) -> Path:
+def pull_original(model: KnownModel, report: Report | None = None, unverified: bool = False) -> Path:
     """An original latent diffusion model, downloaded and converted.
 
     Args:
         model: an entry of the registry with a `url`.
         report: of the download.
+        unverified: fetch it although its checksum is not known.
 
     Raises:
-        FlashdiffError: the download or the conversion fails; a finished download is kept for the next try.
+        FlashdiffError: the download or the conversion fails, or its checksum is not known; a finished download is kept for the next try.
     """
     from flashdiff_cli.hub.convert import convert_ldm
 
@@ -159,7 +160,7 @@ def pull_original(model: KnownModel, report: Report | None = None) -> Path:
     if (target / SUMS).exists():
         return target
     downloads = converted_folder("downloads")
-    archive = _fetch(str(model.url), downloads / f"{model.name}.zip", model.sha256, report)
+    archive = _fetch(str(model.url), downloads / f"{model.name}.zip", model.sha256, report, model.name, unverified)
     with _new_folder(target) as part:
         checkpoint = _extract(archive, downloads)
         try:
@@ -171,13 +172,14 @@ def pull_original(model: KnownModel, report: Report | None = None) -> Path:
     return target
 
 
-def add_encoders(model: KnownModel, folder: Path, report: Report | None = None) -> None:
+def add_encoders(model: KnownModel, folder: Path, report: Report | None = None, unverified: bool = False) -> None:
     """Fetch and convert the severity encoders of a model that its folder lacks.
 
     Args:
         model: an entry of the registry.
         folder: of the model, outside the Hub's cache.
         report: of the downloads.
+        unverified: fetch those, too, whose checksum is not known.
 
     Raises:
         FlashdiffError: one cannot be had; the others are there all the same.
@@ -189,19 +191,24 @@ def add_encoders(model: KnownModel, folder: Path, report: Report | None = None) 
         if (folder / encoder.role).is_dir():
             continue
         try:
-            checkpoint = _fetch(encoder.url, converted_folder("downloads") / f"{model.name}-{encoder.role}.ckpt", None, report)
+            target = converted_folder("downloads") / f"{model.name}-{encoder.role}.ckpt"
+            checkpoint = _fetch(encoder.url, target, encoder.sha256, report, model.name, unverified)
             convert_severity(checkpoint, folder / encoder.role)
         except FlashdiffError as error:
             failed.append(f"{encoder.role}: {error}")
             continue
-        write_sums(folder)
         checkpoint.unlink()
     if failed:
         raise FlashdiffError(f"{model.name}: the model is in {folder}, but without {'; '.join(failed)}")
 
 
-def _fetch(url: str, target: Path, sha256: str | None, report: Report | None) -> Path:
+def _fetch(url: str, target: Path, sha256: str | None, report: Report | None, name: str, unverified: bool) -> Path:
+    if sha256 is None and not unverified:
+        raise FlashdiffError(f"{url}: nobody has published a checksum of it; to fetch it all the same, run: flashdiff models pull {name} --unverified")
     if target.exists():
+        if sha256 is not None and sha256_of(target) != sha256:
+            target.unlink()
+            raise FlashdiffError(f"{target}: wrong checksum; it was removed, run again")
         return target
     return download(url, target, sha256, report and (lambda done, total: report(target.name, done, total)))
 
@@ -213,10 +220,14 @@ def _extract(archive: Path, folder: Path) -> Path:
             names = [n for n in packed.namelist() if n.endswith(".ckpt")]
             if len(names) != 1:
                 raise FlashdiffError(f"{archive}: holds {len(names)} checkpoints, not one; delete it and run again")
+            size = packed.getinfo(names[0]).file_size
+            if size > MOST_UNPACKED * archive.stat().st_size:
+                raise FlashdiffError(f"{archive}: {names[0]!r} would be {size:,} bytes, more than weights can be packed to; delete it")
             target = folder / f"{archive.stem}.ckpt"
+            # A member gives no more than its size says.
             with packed.open(names[0]) as source, open(target, "wb") as out:
                 shutil.copyfileobj(source, out, 1 << 20)
-    except (zipfile.BadZipFile, EOFError) as error:
+    except (zipfile.BadZipFile, EOFError, zlib.error, RuntimeError, NotImplementedError) as error:
         archive.unlink(missing_ok=True)
         raise FlashdiffError(f"{archive}: damaged ({error}); it was removed, run again") from error
     return target

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from flashdiff_cli.errors import FlashdiffError, UsageError
+from flashdiff_cli.hub.configs import read_config
+from flashdiff_cli.hub.names import hub_id
 from flashdiff_cli.hub.pull import PATTERNS
-from flashdiff_cli.loading import load_component, read_config
+from flashdiff_cli.loading import load_component
 
 
 def push_folder(folder: str | Path, repo: str, private: bool = False) -> str:
@@ -29,8 +31,9 @@ def push_folder(folder: str | Path, repo: str, private: bool = False) -> str:
     folder = Path(folder)
     if not folder.is_dir():
         raise UsageError(f"FOLDER {folder}: no such folder")
+    hub_id(repo, flag="OWNER/NAME")
     for role, value in read_config(folder / "model_index.json").items():
-        if isinstance(value, list) and value[0] is not None:
+        if isinstance(value, list) and value and value[0] is not None:
             load_component(folder, role)
     api = HfApi()
     try:

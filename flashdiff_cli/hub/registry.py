@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,8 @@ class EncoderSource:
     """The component that it becomes: "severity" or "severity_inpainting"."""
     url: str
     """Its original checkpoint."""
+    sha256: str | None = None
+    """Of that checkpoint; None: nobody has published it, and the download needs `models pull --unverified`."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class KnownModel:
     url: str | None = None
     """Original download: a zip that holds one checkpoint."""
     sha256: str | None = None
-    """Of the original download, where it is known."""
+    """Of the original download; None: nobody has published it, and the download needs `models pull --unverified`."""
     config: str | None = None
     """Configuration of the original, below weights/."""
     scheduler: dict[str, Any] = field(default_factory=dict)
@@ -82,6 +85,9 @@ def parse(entries: dict[str, Any], where: str) -> dict[str, KnownModel]:
             raise FlashdiffError(f"{where}: entry {name!r}: {error}; mend the registry") from error
         if sum(place is not None for place in (model.shipped, model.repo, model.url)) != 1:
             raise FlashdiffError(f"{where}: entry {name!r} needs exactly one of shipped, repo and url; mend the registry")
+        for sha256 in (model.sha256, *(encoder.sha256 for encoder in encoders)):
+            if sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sha256):
+                raise FlashdiffError(f"{where}: entry {name!r}: {sha256!r} is no SHA-256; mend the registry")
         found[name] = model
     return found
 

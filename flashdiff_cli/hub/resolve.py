@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.hub.checksums import SUMS
+from flashdiff_cli.hub.names import hub_id
 from flashdiff_cli.hub.paths import converted_folder
 from flashdiff_cli.hub.pull import Report, add_encoders, pull_from_hub, pull_original
 from flashdiff_cli.hub.registry import KnownModel, known_models, shipped_folder
-
-HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$")
 
 
 def resolve_model(
@@ -21,6 +19,7 @@ def resolve_model(
     cache_dir: str | Path | None = None,
     report: Report | None = None,
     complete: bool = False,
+    unverified: bool = False,
 ) -> Path:
     """A model's folder; one that is not on this machine is fetched first.
 
@@ -31,6 +30,7 @@ def resolve_model(
         cache_dir: instead of the Hub's standard cache.
         report: of downloads that are not the Hub's, which shows its own progress.
         complete: of a model of the registry, fetch severity encoders that an earlier try has missed.
+        unverified: fetch original downloads whose checksum nobody has published.
 
     Raises:
         UsageError: nothing goes by this name.
@@ -41,15 +41,14 @@ def resolve_model(
     if folder.is_dir() and (known is None or (folder / "model_index.json").exists()):
         return folder
     if known is not None:
-        return _resolve_known(known, offline, cache_dir, report, complete)
-    if not HUB_ID.match(spec):
-        names = ", ".join(known_models())
-        raise UsageError(f"--model {spec!r}: no such folder, no known model (these are: {names}) and no Hub id (owner/name)")
-    name, _, tag = spec.partition("@")
-    return pull_from_hub(name, revision or tag or None, offline, cache_dir)
+        return _resolve_known(known, offline, cache_dir, report, complete, unverified)
+    name, revision = hub_id(spec, revision, known=f"no known model (these are: {', '.join(known_models())}) ")
+    return pull_from_hub(name, revision, offline, cache_dir)
 
 
-def _resolve_known(model: KnownModel, offline: bool, cache_dir: str | Path | None, report: Report | None, complete: bool) -> Path:
+def _resolve_known(
+    model: KnownModel, offline: bool, cache_dir: str | Path | None, report: Report | None, complete: bool, unverified: bool
+) -> Path:
     if model.shipped is not None:
         return shipped_folder(model)
     target = converted_folder(model.name)
@@ -57,13 +56,13 @@ def _resolve_known(model: KnownModel, offline: bool, cache_dir: str | Path | Non
     if fresh and offline:
         raise FlashdiffError(f"{model.name}: not on this machine; with a network, run: flashdiff models pull {model.name}")
     if model.url is not None:
-        folder = pull_original(model, report)
+        folder = pull_original(model, report, unverified)
     else:
         kept = find_model(model.name)
         fresh = kept is None
         folder = kept or pull_from_hub(str(model.repo), model.revision, offline, cache_dir, own=model)
     if (fresh or complete) and not offline:
-        add_encoders(model, folder, report)
+        add_encoders(model, folder, report, unverified)
     return folder
 
 

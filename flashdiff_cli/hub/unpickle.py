@@ -7,28 +7,67 @@ names in the standard library, where a pickle finds its weapons, ends the load i
 
 from __future__ import annotations
 
+import os
 import pickle
 import sys
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
+from flashdiff_cli.bounded import in_one_line, open_regular, short
 from flashdiff_cli.errors import FlashdiffError
+from flashdiff_cli.hub.pickles import check_checkpoint
 
-BUILTINS = {"bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "range", "set", "slice", "str", "tuple"}
+PLAIN = (bool, int, float, str, bytes, bytearray)
+SEQUENCES = (list, tuple, set, frozenset, dict, OrderedDict, str, bytes, bytearray)
 REBUILD = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter")
+MOST_RANGE = 1_000_000
+MOST_SHARED = 4
+"""How many times over tensors may show the bytes that they share."""
+
+
+def _only(function: Callable, kinds: tuple[type, ...]) -> Callable:
+    """A function that takes values of a few types only: `bytes(10**12)` and `str` of nested lists fill memory.
+
+    A new function, because a pickle may set attributes of what it names: these must not be those of a class in use.
+    """
+
+    def call(*values: Any, **named: Any) -> Any:
+        if not all(isinstance(value, kinds) for value in (*values, *named.values())):
+            raise pickle.UnpicklingError(f"it calls {function.__name__} with {', '.join(type(v).__name__ for v in values)}, which no weights need")
+        return function(*values, **named)
+
+    return call
+
+
+def _range(*values: Any) -> range:
+    found = range(*values)
+    if len(found) > MOST_RANGE:
+        raise pickle.UnpicklingError("it counts further than any weights need")
+    return found
+
+
+def _storage(name: str) -> Any:
+    """Stands for a storage class, of which only the type of its numbers is asked."""
+    return torch.serialization.StorageType(name)
+
+
 ALLOWED: dict[tuple[str, str], Any] = (
-    {("collections", "OrderedDict"): OrderedDict, ("torch", "Size"): torch.Size, ("torch", "device"): torch.device}
-    | {("torch._utils", name): getattr(torch._utils, name) for name in REBUILD}
-    | {("torch.nn.parameter", "Parameter"): torch.nn.Parameter}
+    {("collections", "OrderedDict"): _only(OrderedDict, SEQUENCES), ("torch", "Size"): _only(torch.Size, (list, tuple))}
+    | {("torch", "device"): _only(torch.device, (str, int))}
+    | {("torch._utils", name): _only(getattr(torch._utils, name), (object,)) for name in REBUILD}
+    | {("torch.nn.parameter", "Parameter"): _only(torch.nn.Parameter, (torch.Tensor, bool))}
     | {("torch", name): value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
-    | {("torch", name): getattr(torch, name) for name in dir(torch) if name.endswith("Storage") and not name.startswith("_")}
-    | {("builtins", name): vars(sys.modules["builtins"])[name] for name in BUILTINS}
+    | {("builtins", kind.__name__): _only(kind, PLAIN) for kind in (bool, int, float, str, complex, slice)}
+    | {("builtins", kind.__name__): _only(kind, (str, bytes, bytearray, list, tuple)) for kind in (bytes, bytearray)}
+    | {("builtins", kind.__name__): _only(kind, (*SEQUENCES, range)) for kind in (list, tuple, set, frozenset, dict)}
+    | {("builtins", "range"): _range}
 )
 """All that a checkpoint may really build."""
 
@@ -63,6 +102,8 @@ class _Unpickler(pickle.Unpickler):
         found = ALLOWED.get((module, name))
         if found is not None:
             return found
+        if module == "torch" and name.endswith("Storage") and not name.startswith("_"):
+            return _storage(name)
         root = module.partition(".")[0]
         standard = root in sys.stdlib_module_names or root in ("nt", "posix")  # each is known on its own system only
         if standard and not (module in INERT and "." not in name):
@@ -91,6 +132,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if path.is_dir():
         raise FlashdiffError(f"{path} is a folder; give the checkpoint file in it")
     try:
+        with open_regular(path) as file:
+            check_checkpoint(file, os.fstat(file.fileno()).st_size)
         if zipfile.is_zipfile(path) and any(n.endswith("/constants.pkl") for n in zipfile.ZipFile(path).namelist()):
             raise FlashdiffError(f"{path}: a TorchScript program, not a checkpoint; give the file of its weights")
         found = torch.load(path, map_location="cpu", pickle_module=_restricted, weights_only=False)
@@ -121,4 +164,21 @@ def state_dict(checkpoint: dict[str, Any], path: str | Path) -> dict[str, torch.
     tensors = {key: value.detach() for key, value in checkpoint.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
     if not tensors:
         raise FlashdiffError(f"{path}: no tensors in it; is it a checkpoint?")
+    _check_tensors(tensors, Path(path))
     return tensors
+
+
+def _check_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Raise a FlashdiffError if a tensor is no plain array, or shows the same numbers again and again: a copy would be huge."""
+    seen, claimed = {}, 0
+    for name, tensor in tensors.items():
+        with in_one_line(path, "get the checkpoint from a source you trust"):
+            if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.device.type != "cpu":
+                raise FlashdiffError(f"{path}: {short(name)} is no plain array of numbers; get the checkpoint from a source you trust")
+            storage = tensor.untyped_storage()
+            seen[storage.data_ptr()] = storage.nbytes()
+            claimed += tensor.numel() * tensor.element_size()
+            if tensor.numel() * tensor.element_size() > storage.nbytes():
+                raise FlashdiffError(f"{path}: {short(name)} repeats its numbers to {tuple(tensor.shape)}; get the checkpoint from a source you trust")
+    if claimed > MOST_SHARED * sum(seen.values()) + (1 << 20):
+        raise FlashdiffError(f"{path}: its tensors claim {claimed:,} bytes of {sum(seen.values()):,}; get the checkpoint from a source you trust")

@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 
 from flashdiff_cli.errors import FlashdiffError, UsageError
+from flashdiff_cli.hub.names import hub_id
 from flashdiff_cli.hub.network import fetch_network
+from flashdiff_cli.hub.weights import load_module
 from flashdiff_cli.operators.base import Operator, choose, per_sample
 from flashdiff_cli.operators.blur_network import BlurNetwork
 from flashdiff_cli.operators.mirror import Margins, pad
@@ -100,27 +102,11 @@ def load_network(source: str) -> BlurNetwork:
             f"`weights` {source} is a file; convert it first with flashdiff convert nonlinear-blur, and give the folder"
         )
     if not folder.is_dir():
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", source):
-            raise UsageError(f"`weights` {source}: no such folder, and no Hub id (owner/name or owner/name@revision)")
-        name, _, revision = source.partition("@")
-        folder = fetch_network(name, revision or None, "weights")
+        name, revision = hub_id(source, flag="`weights`")
+        folder = fetch_network(name, revision, "weights")
     if not (folder / "config.json").exists():
         raise FlashdiffError(f"{folder}: no config.json in it; make the folder with flashdiff convert nonlinear-blur")
-    try:
-        network, info = BlurNetwork.from_pretrained(
-            folder, use_safetensors=True, output_loading_info=True, low_cpu_mem_usage=False
-        )
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise FlashdiffError(
-            f"{folder}: cannot load the blur network ({reason}); convert or download it again"
-        ) from error
-    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if info.get(problem):
-            raise FlashdiffError(
-                f"{folder}: {problem.replace('_', ' ')} in the weights, e.g. {sorted(map(str, info[problem]))[0]}"
-            )
-    return network
+    return load_module(BlurNetwork, folder, folder)
 
 
 def convert_state_dict(state: dict[str, torch.Tensor]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from flashdiff_cli.bounded import short
+from flashdiff_cli.errors import UsageError
 from flashdiff_cli.operators.base import Operator
 from flashdiff_cli.operators.composition import Composition
 from flashdiff_cli.registry import Registry
+
+MOST_LINKS = 16
+"""Operators of a chain."""
 
 
 def chain(parts: Sequence[type[Operator]]) -> type[Composition]:
@@ -26,12 +31,14 @@ class OperatorRegistry(Registry[Operator]):
     """Operators by name; `a+b` is the operator that applies `a`, then `b`."""
 
     def __getitem__(self, name: str) -> type[Operator]:
-        if "+" not in name:
+        if not isinstance(name, str) or "+" not in name:
             return super().__getitem__(name)
+        if name.count("+") >= MOST_LINKS:
+            raise UsageError(f"operator {short(name)}: a chain of more than {MOST_LINKS} operators")
         return chain([self[part] for part in name.split("+")])
 
     def __contains__(self, name: str) -> bool:
-        return all(part in self._classes for part in name.split("+"))
+        return isinstance(name, str) and all(part in self._classes for part in name.split("+"))
 
 
 OPERATORS = OperatorRegistry("operator")

@@ -9,7 +9,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import entry_points
 from typing import Any, ClassVar
 
 import torch
@@ -18,11 +17,13 @@ from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.first_stage import FirstStage
 from flashdiff_cli.flash import Start, draw
 from flashdiff_cli.operators.base import Operator
+from flashdiff_cli.operators.registry import OPERATORS
+from flashdiff_cli.plugins import load_plugins
 from flashdiff_cli.registry import Option, Registry
 from flashdiff_cli.schedule import Schedule
 
-ENTRY_POINTS = "flashdiff.solvers"
-"""Entry point group through which other packages add solvers."""
+ENTRY_POINTS, OPERATOR_ENTRY_POINTS = "flashdiff.solvers", "flashdiff.operators"
+"""Entry point groups through which other packages add solvers and operators."""
 
 
 @dataclass
@@ -141,26 +142,12 @@ SOLVERS: Registry[Solver] = Registry("solver")
 
 
 def load_entry_points() -> None:
-    """Add the solvers that installed packages offer under the entry point group `flashdiff.solvers`.
+    """Add the solvers and operators that installed packages offer under the entry point groups `flashdiff.solvers` and `flashdiff.operators`.
 
-    Raises:
-        FlashdiffError: one of them cannot be imported or is no Solver.
+    One that does not load is named in a warning and left out.
     """
-    for entry in entry_points(group=ENTRY_POINTS):
-        if entry.name in SOLVERS:
-            continue
-        try:
-            cls = entry.load()
-        except Exception as error:
-            raise FlashdiffError(
-                f"solver plug-in {entry.name!r} ({entry.value}) does not load: {error}; repair or uninstall its package"
-            ) from error
-        if not (isinstance(cls, type) and issubclass(cls, Solver)):
-            raise FlashdiffError(
-                f"solver plug-in {entry.name!r} ({entry.value}) is no subclass of flashdiff_cli.Solver"
-            )
-        cls.name = entry.name
-        SOLVERS.add(cls)
+    load_plugins(ENTRY_POINTS, SOLVERS, Solver)
+    load_plugins(OPERATOR_ENTRY_POINTS, OPERATORS, Operator)
 
 
 def sample(

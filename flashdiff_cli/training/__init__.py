@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from flashdiff_cli.bounded import in_one_line
 from flashdiff_cli.errors import UsageError
 from flashdiff_cli.training.recipe import Recipe
 
@@ -54,25 +56,30 @@ def train(
     }
     if not held_out:
         raise UsageError("give at least one `val` NAME=PATH: a run without a validation figure shows nothing")
-    if recipe.stage == "autoencoder":
-        from flashdiff_cli.training.autoencoder import AutoencoderTask
-
-        task = AutoencoderTask(recipe, sources, held_out)
-    elif recipe.stage == "classifier":
-        from flashdiff_cli.training.classifier import ClassifierTask
-
-        task = ClassifierTask(recipe, held_out)
-    else:
-        if model is None:
-            raise UsageError(f"train {recipe.stage} needs `model`: the folder whose first stage it works with")
-        if recipe.stage == "diffusion":
-            from flashdiff_cli.training.diffusion import DiffusionTask as Stage
-        elif recipe.stage == "last-step":
-            from flashdiff_cli.training.last_step import LastStepTask as Stage
-        else:
-            from flashdiff_cli.training.severity import SeverityTask as Stage
-        task = Stage(recipe, held_out, Path(model))
+    with in_one_line("[model], [loss] or [[degradation]] of the recipe", "check its entries", UsageError):
+        task = _task(recipe, sources, held_out, model)
     trainer = Trainer(recipe, task, sources, folder, callback, device)
     if resume:
         trainer.resume()
     return trainer.run()
+
+
+def _task(recipe: Recipe, sources: list, held_out: dict, model: str | Path | None) -> Any:
+    """What a stage trains, and how."""
+    if recipe.stage == "autoencoder":
+        from flashdiff_cli.training.autoencoder import AutoencoderTask
+
+        return AutoencoderTask(recipe, sources, held_out)
+    if recipe.stage == "classifier":
+        from flashdiff_cli.training.classifier import ClassifierTask
+
+        return ClassifierTask(recipe, held_out)
+    if model is None:
+        raise UsageError(f"train {recipe.stage} needs `model`: the folder whose first stage it works with")
+    if recipe.stage == "diffusion":
+        from flashdiff_cli.training.diffusion import DiffusionTask as Stage
+    elif recipe.stage == "last-step":
+        from flashdiff_cli.training.last_step import LastStepTask as Stage
+    else:
+        from flashdiff_cli.training.severity import SeverityTask as Stage
+    return Stage(recipe, held_out, Path(model))

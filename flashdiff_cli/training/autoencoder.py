@@ -1,5 +1,6 @@
 """Training of a first stage: an AutoencoderDC with a noise-robust, nearly error-isotropic code."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from PIL import Image
 from flashdiff_cli.operators.gaussian_blur import GaussianBlur
 from flashdiff_cli.training.data import Crops, Source
 from flashdiff_cli.training.linear_start import block_basis, blocks, code_gains, estimation_error, start_linearly
-from flashdiff_cli.training.recipe import Recipe
+from flashdiff_cli.training.recipe import Recipe, new_network
 from flashdiff_cli.training.sheet import grid, to_picture
 
 
@@ -25,12 +26,12 @@ class AutoencoderTask:
     component = "first_stage"
 
     def __init__(self, recipe: Recipe, sources: list[Source], validation: dict[str, list[torch.Tensor]]):
-        self.weights = {"l1": 1.0, "mse": 1.0, "anchor": 0.02, "code_noise": 0.15} | recipe.loss
+        self.weights = recipe.losses({"l1": 1.0, "mse": 1.0, "anchor": 0.02, "code_noise": 0.15})
         self.validation = validation
         settings = dict(recipe.model)
         whitening = settings.pop("whitening", 0.25)
         torch.manual_seed(recipe.seed)
-        self.module = AutoencoderDC(**settings, encoder_out_shortcut=False, decoder_in_shortcut=False)
+        self.module = new_network(partial(AutoencoderDC, encoder_out_shortcut=False, decoder_in_shortcut=False), **settings)
         crops = Crops(sources, max(recipe.crop, 64), recipe.seed)
         count = min(2048, 16 * sum(len(source.entries) for source in sources))
         images = torch.stack([crops[i] for i in range(count)])

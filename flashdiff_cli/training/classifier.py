@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from flashdiff_cli.bounded import short
 from flashdiff_cli.classifier import KINDS, PARAMETERS, DegradationClassifier
 from flashdiff_cli.errors import UsageError
 from flashdiff_cli.operators import Jpeg
 from flashdiff_cli.operators.motion_blur import kernel_axis
 from flashdiff_cli.training.degradation import Degradations, Draw
-from flashdiff_cli.training.recipe import Recipe
+from flashdiff_cli.training.recipe import Recipe, new_network
 from flashdiff_cli.training.sheet import grid, to_picture
 
 
@@ -30,14 +32,14 @@ class ClassifierTask:
     component = "classifier"
 
     def __init__(self, recipe: Recipe, validation: dict[str, list[torch.Tensor]]):
-        self.settings = {"parameter_weight": 1.0, "stored_share": 0.4, "stored_quality": [88.0, 98.0]} | recipe.loss
+        self.settings = recipe.losses({"parameter_weight": 1.0, "stored_share": 0.4, "stored_quality": [88.0, 98.0]})
         kinds = [table.get("kind") for table in recipe.degradation]
         if wrong := [kind for kind in kinds if kind not in KINDS]:
-            raise UsageError(f"kind = {wrong[0]!r} of a [[degradation]] is unknown; choose from {', '.join(KINDS)}")
+            raise UsageError(f"kind = {short(wrong[0])} of a [[degradation]] is unknown; choose from {', '.join(KINDS)}")
         self.degradations = Degradations([{k: v for k, v in t.items() if k != "kind"} for t in recipe.degradation])
         self.kinds = torch.tensor([KINDS.index(kind) for kind in kinds])
         torch.manual_seed(recipe.seed)
-        self.module = DegradationClassifier(**recipe.model, degradations=recipe.degradation)
+        self.module = new_network(partial(DegradationClassifier, degradations=recipe.degradation), **recipe.model)
         self.validation = validation
 
     def prepare(self, device: torch.device) -> None:

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 
+from flashdiff_cli.bounded import short
 from flashdiff_cli.errors import UsageError
 from flashdiff_cli.operators.base import Operator
 from flashdiff_cli.operators.registry import OPERATORS
@@ -35,9 +36,30 @@ class Degradations:
         if not tables:
             raise UsageError("the recipe of a severity encoder needs at least one [[degradation]] table")
         self.tables = tables
+        for number, table in enumerate(tables, 1):
+            self._check(table, f"[[degradation]] {number} of the recipe")
         self.weights = torch.tensor([float(t.get("weight", 1.0)) for t in tables])
-        for table in tables:
-            OPERATORS[table["operator"]]
+        if not float(self.weights.sum()) > 0:
+            raise UsageError("[[degradation]] of the recipe: all weights are 0")
+
+    def _check(self, table: dict, where: str) -> None:
+        """Raise a UsageError if a table names no operator, or has a parameter that its operator does not take."""
+        if not isinstance(table.get("operator"), str):
+            raise UsageError(f"{where}: operator = {short(table.get('operator'))} must be the name of an operator")
+        for name, high in (("weight", 1e6), ("noise_std", 10.0), ("noise_spread", 10.0)):
+            value = table.get(name, 0.0)
+            if type(value) not in (int, float) or not 0 <= value <= high:
+                raise UsageError(f"{where}: {name} = {short(value)} must be a number from 0 to {high:g}")
+        try:
+            ranges = self._ranges(table)
+            for name, option in OPERATORS[table["operator"]].known(ranges).items():
+                given = ranges.get(name, option.default)
+                if isinstance(given, (list, tuple)) and len(given) != 2:
+                    raise UsageError(f"{name} = {short(given)}: a range is a pair [low, high]")
+                for value in given if isinstance(given, (list, tuple)) else (given,):
+                    option.parse(value)
+        except UsageError as error:
+            raise UsageError(f"{where}: {error}") from None
 
     def _ranges(self, table: dict) -> dict:
         reserved = {"operator", "weight", "noise_std", "noise_spread"}

@@ -1,5 +1,6 @@
 """Training of the latent diffusion model: noise prediction on the codes of a frozen first stage."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from PIL import Image
 from flashdiff_cli.first_stage import FirstStage
 from flashdiff_cli.loading import load_component
 from flashdiff_cli.schedule import Schedule
-from flashdiff_cli.training.recipe import Recipe
+from flashdiff_cli.training.recipe import Recipe, new_network
 from flashdiff_cli.training.sheet import grid, to_picture
 
 SCHEDULER = {
@@ -40,8 +41,8 @@ class DiffusionTask:
     component = "unet"
 
     def __init__(self, recipe: Recipe, validation: dict[str, list[torch.Tensor]], model: Path):
-        self.power = float(recipe.loss.get("timestep_power", 1.0))
-        self.clean = (float(recipe.loss.get("clean_weight", 0.0)), float(recipe.loss.get("clean_cap", 50.0)))
+        loss = recipe.losses({"timestep_power": 1.0, "clean_weight": 0.0, "clean_cap": 50.0})
+        self.power, self.clean = float(loss["timestep_power"]), (float(loss["clean_weight"]), float(loss["clean_cap"]))
         self.stage = FirstStage(load_component(model, "first_stage").requires_grad_(False).eval())
         self.scheduler = DDIMScheduler(**SCHEDULER)
         self.schedule = Schedule.from_table(self.scheduler.alphas_cumprod)
@@ -51,7 +52,7 @@ class DiffusionTask:
         settings = dict(recipe.model)
         begin = settings.pop("begin", None)
         if begin is None:
-            self.module = UNet2DModel(sample_size=latent, in_channels=channels, out_channels=channels, **settings)
+            self.module = new_network(partial(UNet2DModel, sample_size=latent, in_channels=channels, out_channels=channels), **settings)
         else:
             self.module = load_component(model, begin)
         self.validation = validation

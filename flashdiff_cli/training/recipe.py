@@ -1,13 +1,41 @@
 """Recipes: everything that decides what a training run makes, in one TOML file that is kept with the weights."""
 
 import dataclasses
-import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import torch
+
+from flashdiff_cli.bounded import in_one_line, read_toml, short
 from flashdiff_cli.errors import UsageError
+from flashdiff_cli.hub.configs import check_config
+from flashdiff_cli.schema import check_fields
 
 STAGES = ("autoencoder", "diffusion", "severity", "classifier", "last-step")
+PRECISIONS = ("auto", "no", "bf16", "fp16")
+MOST_PARAMETERS = 1_000_000_000
+"""Of a network that a recipe describes."""
+LIMITS = {
+    "seed": (0, 2**22),
+    "crop": (1, 4096),
+    "batch": (1, 65_536),
+    "steps": (0, 1e9),
+    "minutes": (0, 1e7),
+    "learning_rate": (0, 10),
+    "final_learning_rate": (0, 1),
+    "warmup": (0, 1e9),
+    "weight_decay": (0, 10),
+    "clip": (0, 1e6),
+    "ema": (0, 1),
+    "workers": (0, 256),
+    "validate_every": (1, 1e9),
+    "checkpoint_minutes": (0, 1e6),
+    "validation_limit": (1, 1e6),
+    "grain": (1, 1024),
+}
+"""What numbers may be. Seeds are shifted by 40 bits to draw from, and must stay within 63."""
 
 
 @dataclass
@@ -50,10 +78,22 @@ class Recipe:
             raise UsageError(f"stage {self.stage!r} is unknown; choose from {', '.join(STAGES)}")
         if self.steps is None and self.minutes is None:
             raise UsageError("give a budget: steps, minutes, or both (the first to be reached ends the run)")
-        for name in ("crop", "batch", "validate_every"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1")
+        for name, (low, high) in LIMITS.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise UsageError(f"{name} must be from {low:g} to {high:g}, not {short(value)}")
         self.betas = tuple(self.betas)
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UsageError(f"betas must be from 0 to below 1, not {short(self.betas)}")
+        if self.precision not in PRECISIONS:
+            raise UsageError(f"precision {short(self.precision)} is unknown; choose from {', '.join(PRECISIONS)}")
+        for number, group in enumerate(self.data, 1):
+            if not isinstance(group.get("name"), str) or set(group) - {"name", "weight", "min_scale"}:
+                raise UsageError(f"data group {number}: it has a name, a weight and a min_scale, not {short(group)}")
+            for name, low, high in (("weight", 0.0, 1e6), ("min_scale", 0.01, 1.0)):
+                value = group.get(name, 1.0)
+                if type(value) not in (int, float) or not low <= value <= high:
+                    raise UsageError(f"data group {short(group['name'])}: {name} must be from {low:g} to {high:g}, not {short(value)}")
 
     @classmethod
     def load(cls, path: str | Path, **overrides) -> "Recipe":
@@ -63,12 +103,55 @@ class Recipe:
             UsageError: the file is missing, is not TOML, or has a key that no recipe knows.
         """
         try:
-            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+            values = read_toml(path)
         except OSError as error:
-            raise UsageError(f"{path}: cannot read this recipe ({error.strerror})") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UsageError(f"{path}: cannot read this recipe ({error.strerror or error})") from error
+        except ValueError as error:
             raise UsageError(f"{path}: not a valid TOML recipe ({error})") from error
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
             raise UsageError(f"{path}: unknown recipe keys {', '.join(unknown)}")
-        return cls(**(values | {k: v for k, v in overrides.items() if v is not None}))
+        if "stage" not in values:
+            raise UsageError(f"{path}: stage is missing; choose from {', '.join(STAGES)}")
+        values |= {k: v for k, v in overrides.items() if v is not None}
+        check_fields(cls, values, str(path))
+        try:
+            return cls(**values)
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from None
+
+    def losses(self, defaults: dict) -> dict:
+        """`loss` over a stage's defaults; what a stage does not know stays, for people.
+
+        Raises:
+            UsageError: a value is not of its default's type.
+        """
+        for name, value in self.loss.items():
+            default = defaults.get(name, value)
+            numbers = isinstance(default, list) and isinstance(value, list) and len(value) == len(default) and all(map(_is_number, value))
+            if not (numbers or (_is_number(default) and _is_number(value)) or (isinstance(default, str) and isinstance(value, str))):
+                raise UsageError(f"[loss] {short(name)} = {short(value)}: give it as in {short(default)}")
+        return defaults | self.loss
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float)
+
+
+def new_network(make: Callable, **settings: Any) -> Any:
+    """A network of a recipe's `[model]`, of bounded size.
+
+    Args:
+        make: its class, or a function that builds one.
+        settings: arguments.
+
+    Raises:
+        UsageError: they make no network, or one too large.
+    """
+    with in_one_line("[model] of the recipe", "check its entries", UsageError):
+        check_config(settings, "[model] of the recipe")
+        with torch.device("meta"):
+            count = sum(p.numel() for p in make(**settings).parameters())
+        if count > MOST_PARAMETERS:
+            raise UsageError(f"[model] of the recipe: a network of {count:,} parameters, more than {MOST_PARAMETERS:,}")
+        return make(**settings)

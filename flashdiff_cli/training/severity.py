@@ -33,7 +33,7 @@ class SeverityTask:
 
     def __init__(self, recipe: Recipe, validation: dict[str, list[torch.Tensor]], model: Path):
         defaults = {"variance_weight": 1.0, "image_weight": 1.0, "variance_form": "squared", "image_share": 1.0, "whole_weight": 1.0}
-        self.settings = defaults | recipe.loss
+        self.settings = recipe.losses(defaults)
         self.degradations = Degradations(recipe.degradation)
         self.stage = FirstStage(load_component(model, "first_stage").requires_grad_(False).eval())
         torch.manual_seed(recipe.seed)

@@ -1,0 +1,37 @@
+"""Names of models on the Hub, and their revisions: they become parts of addresses and of paths."""
+
+from __future__ import annotations
+
+import re
+
+from flashdiff_cli.bounded import short
+from flashdiff_cli.errors import UsageError
+
+PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+LONGEST = 96
+
+
+def _good(text: str, parts: range) -> bool:
+    pieces = text.split("/")
+    return len(text) <= LONGEST and len(pieces) in parts and all(PART.fullmatch(piece) and ".." not in piece for piece in pieces)
+
+
+def hub_id(spec: str, revision: str | None = None, flag: str = "--model", known: str = "") -> tuple[str, str | None]:
+    """(`owner/name`, revision or None) of `owner/name[@revision]`.
+
+    Args:
+        spec: as given.
+        revision: branch, tag or commit that was given beside it, which counts first.
+        flag: the option that gives it, for messages.
+        known: what else could have been meant, for messages.
+
+    Raises:
+        UsageError: it is no Hub id, or the revision cannot be one: each is letters, digits and `_ . -` between slashes.
+    """
+    name, _, tag = spec.partition("@")
+    if not _good(name, range(2, 3)):
+        raise UsageError(f"{flag} {short(spec)}: no such folder, {known}and no Hub id (owner/name or owner/name@revision)")
+    revision = revision or tag or None
+    if revision is not None and not _good(revision, range(1, 6)):
+        raise UsageError(f"{flag} {short(spec)}: {short(revision)} cannot be a revision; give a branch, tag or commit")
+    return name, revision

@@ -1,0 +1,60 @@
+"""Classes that other installed packages offer through entry points; one that fails is named once and left out."""
+
+from __future__ import annotations
+
+import logging
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
+
+from flashdiff_cli.errors import one_line
+
+if TYPE_CHECKING:
+    from flashdiff_cli.registry import Registry
+
+log = logging.getLogger("flashdiff")
+_seen: dict[tuple[str, str, str], type | None] = {}
+"""Class by (group, name, value) of the entry points that were tried; None: left out."""
+
+
+def load_plugins(group: str, registry: Registry, base: type) -> None:
+    """Add what installed packages offer in an entry point group to a registry, each entry point once in a process.
+
+    A package that cannot be imported, leaves the program, offers something else than a subclass, or takes a name that is in use costs one warning
+    in the log "flashdiff", which Python writes to stderr, and is left out: whoever does not ask for it need not care. Asking for it is an error that names the cause.
+
+    Args:
+        group: of entry points; their names become the classes' names.
+        registry: receives the classes.
+        base: what they must be subclasses of.
+    """
+    for entry in entry_points(group=group):
+        key = (group, entry.name, entry.value)
+        if key in _seen and (_seen[key] is None or _seen[key] in map(registry.__getitem__, registry)):
+            continue
+        _seen[key] = None
+        try:
+            cls = _load(entry, base)
+            # A package may have registered its class itself, on import.
+            if entry.name in registry and registry[entry.name] is not cls:
+                raise ValueError(f"the name is in use for a {registry.kind} of {registry[entry.name].__module__}")
+            if not entry.name or not entry.name.isprintable() or set(entry.name) & set("+,/ "):
+                raise ValueError("this is no name")
+            if entry.name not in registry:
+                cls.name = entry.name
+                registry.add(cls)
+            _seen[key] = cls
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit too: an import may end as it likes
+            reason = " ".join(str(error).split())[:200]
+            cause = f"{type(error).__name__}{f': {reason}' if reason else ''}"
+            if entry.name not in registry:
+                registry.broken[entry.name] = f"the plug-in {entry.name!r} ({entry.value}) does not load ({cause}); repair or uninstall its package"
+            log.warning(one_line(f"{registry.kind} plug-in {entry.name!r} ({entry.value}) is left out: {cause}; repair or uninstall its package"))
+
+
+def _load(entry: EntryPoint, base: type) -> type:
+    cls = entry.load()
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise TypeError(f"no subclass of {base.__module__}.{base.__name__}")
+    return cls

@@ -1,0 +1,69 @@
+"""One small pass through a model that was just loaded: parts that do not fit each other, or compute no numbers, show here and not in a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flashdiff_cli.bounded import in_one_line
+from flashdiff_cli.errors import FlashdiffError
+
+REMEDY = "these parts are damaged or do not belong together; download or convert the model again"
+MOST_GRAIN = 1024
+"""Pixels along a side of the smallest picture that a model may ask for."""
+MOST = 1e6
+"""Magnitude of latents, pictures and predictions of a picture that is a grey ramp."""
+
+
+def _check(found: torch.Tensor, shape: tuple[int, ...], what: str) -> torch.Tensor:
+    if tuple(found.shape) != shape:
+        raise FlashdiffError(f"{what} gives {tuple(found.shape)} instead of {shape}; {REMEDY}")
+    if not bool(torch.isfinite(found).all()) or float(found.abs().max()) > MOST:
+        raise FlashdiffError(f"{what} gives numbers that are not finite or far too large; {REMEDY}")
+    return found
+
+
+@torch.no_grad()
+def try_model(pipeline: Any, folder: Path) -> None:
+    """Send a grey ramp of the smallest size through every part of a model.
+
+    Nothing is drawn at random. In half precision, which some processors cannot compute with, nothing is tried.
+
+    Args:
+        pipeline: a FlashDiffusionPipeline, just loaded.
+        folder: of the model, for messages.
+
+    Raises:
+        FlashdiffError: a part fails, gives what the next one cannot take, or numbers that are none; the message names it.
+    """
+    stage, dtype = pipeline.stage, pipeline.unet.dtype
+    if not 1e-6 <= abs(stage.scale) <= 1e6:
+        raise FlashdiffError(f"{folder}/first_stage: a scaling factor of {stage.scale:g}; {REMEDY}")
+    grain = pipeline.grain
+    if grain > MOST_GRAIN:
+        raise FlashdiffError(f"{folder}: it works on pictures in steps of {grain:,} pixels, more than {MOST_GRAIN:,}; {REMEDY}")
+    if dtype == torch.float16:
+        return
+    ramp = torch.linspace(-0.5, 0.5, grain * grain, device=pipeline.unet.device).reshape(1, 1, grain, grain).expand(1, 3, -1, -1).to(dtype)
+    small = (1, stage.channels, grain // stage.grain, grain // stage.grain)
+    with in_one_line(f"{folder}/first_stage", REMEDY):
+        latent = _check(stage.encode(ramp), small, f"{folder}/first_stage: its encoder")
+        _check(stage.decode(latent), tuple(ramp.shape), f"{folder}/first_stage: its decoder")
+    with in_one_line(f"{folder}/unet", REMEDY):
+        middle = torch.tensor([len(pipeline.scheduler.alphas_cumprod) // 2], device=latent.device)
+        _check(pipeline.denoiser(latent, middle).sample, small, f"{folder}/unet")
+    for role in pipeline._encoders:
+        encoder = getattr(pipeline, role)
+        if encoder is not None:
+            with in_one_line(f"{folder}/{role}", REMEDY):
+                for part in encoder.local(ramp):
+                    _check(part, small, f"{folder}/{role}")
+                for operator in {str(d.get("operator")) for d in encoder.config.degradations or []}:
+                    encoder.trained_noise(operator)
+    if pipeline.classifier is not None:
+        with in_one_line(f"{folder}/classifier", REMEDY):
+            seen = pipeline.classifier(ramp)
+            _check(seen.probabilities, tuple(seen.probabilities.shape), f"{folder}/classifier")
+            _check(seen.parameters, tuple(seen.parameters.shape), f"{folder}/classifier")
