@@ -11,8 +11,8 @@ from flashdiff_cli.bounded import in_one_line
 from flashdiff_cli.errors import FlashdiffError
 
 REMEDY = "these parts are damaged or do not belong together; download or convert the model again"
-MOST_GRAIN = 1024
-"""Pixels along a side of the smallest picture that a model may ask for."""
+MOST_GRAIN = 512
+"""Pixels in whose multiples a model may work."""
 MOST = 1e6
 """Magnitude of latents, pictures and predictions of a picture that is a grey ramp."""
 
@@ -27,7 +27,7 @@ def _check(found: torch.Tensor, shape: tuple[int, ...], what: str) -> torch.Tens
 
 @torch.no_grad()
 def try_model(pipeline: Any, folder: Path) -> None:
-    """Send a grey ramp of the smallest size through every part of a model.
+    """Send a small grey ramp through every part of a model.
 
     Nothing is drawn at random. In half precision, which some processors cannot compute with, nothing is tried.
 
@@ -46,8 +46,10 @@ def try_model(pipeline: Any, folder: Path) -> None:
         raise FlashdiffError(f"{folder}: it works on pictures in steps of {grain:,} pixels, more than {MOST_GRAIN:,}; {REMEDY}")
     if dtype == torch.float16:
         return
-    ramp = torch.linspace(-0.5, 0.5, grain * grain, device=pipeline.unet.device).reshape(1, 1, grain, grain).expand(1, 3, -1, -1).to(dtype)
-    small = (1, stage.channels, grain // stage.grain, grain // stage.grain)
+    # Twice the smallest size: where nothing but one number is left of a picture, some normalisations refuse.
+    side = 2 * grain
+    ramp = torch.linspace(-0.5, 0.5, side * side, device=pipeline.unet.device).reshape(1, 1, side, side).expand(1, 3, -1, -1).to(dtype)
+    small = (1, stage.channels, side // stage.grain, side // stage.grain)
     with in_one_line(f"{folder}/first_stage", REMEDY):
         latent = _check(stage.encode(ramp), small, f"{folder}/first_stage: its encoder")
         _check(stage.decode(latent), tuple(ramp.shape), f"{folder}/first_stage: its decoder")

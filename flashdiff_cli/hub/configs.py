@@ -17,7 +17,7 @@ NUMBER, LAYERS, WIDTH, BLOCKS, LIST = 10_000_000, 64, 65_536, 16, 64
 LONG = {"trained_betas": 100_000, "degradations": 200, "denoiser_gain": 10_000, "ids": 100_000}
 """Lists that may be longer, by name."""
 CAPS = (
-    (re.compile(r"layers|depth|num_res_blocks|_blocks$"), LAYERS),
+    (re.compile(r"layers|depth|rounds|blocks$"), LAYERS),
     (re.compile(r"channels|groups|heads?(_|$)|_dim$|width|grain|multiscales|model_channels"), WIDTH),
     (re.compile(r"num_train_timesteps|^timesteps$"), 100_000),
 )

@@ -16,7 +16,7 @@ def _good(text: str, parts: range) -> bool:
     return len(text) <= LONGEST and len(pieces) in parts and all(PART.fullmatch(piece) and ".." not in piece for piece in pieces)
 
 
-def hub_id(spec: str, revision: str | None = None, flag: str = "--model", known: str = "") -> tuple[str, str | None]:
+def hub_id(spec: str, revision: str | None = None, flag: str = "`model`", known: str = "") -> tuple[str, str | None]:
     """(`owner/name`, revision or None) of `owner/name[@revision]`.
 
     Args:

@@ -56,16 +56,25 @@ def train(
     }
     if not held_out:
         raise UsageError("give at least one `val` NAME=PATH: a run without a validation figure shows nothing")
-    with in_one_line("[model], [loss] or [[degradation]] of the recipe", "check its entries", UsageError):
-        task = _task(recipe, sources, held_out, model)
+    task = make_task(recipe, sources, held_out, model)
     trainer = Trainer(recipe, task, sources, folder, callback, device)
     if resume:
         trainer.resume()
     return trainer.run()
 
 
-def _task(recipe: Recipe, sources: list, held_out: dict, model: str | Path | None) -> Any:
-    """What a stage trains, and how."""
+def make_task(recipe: Recipe, sources: list, held_out: dict, model: str | Path | None) -> Any:
+    """What a stage trains, and how.
+
+    Raises:
+        UsageError: the recipe asks for what cannot be made, or a model is missing.
+        FlashdiffError: the model cannot be read.
+    """
+    with in_one_line("[model], [loss] or [[degradation]] of the recipe", "check its entries", UsageError):
+        return _make_task(recipe, sources, held_out, model)
+
+
+def _make_task(recipe: Recipe, sources: list, held_out: dict, model: str | Path | None) -> Any:
     if recipe.stage == "autoencoder":
         from flashdiff_cli.training.autoencoder import AutoencoderTask
 
