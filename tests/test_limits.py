@@ -1,11 +1,13 @@
 """The door for picture files: formats, kinds of file, and claims that no honest writer makes."""
 
+import ast
 import io
 import os
 import socket
 import struct
 import time
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,7 +61,7 @@ def test_postscript_starts_nothing_whatever_it_is_called(tmp_path, no_programs, 
         read_picture(path)
     for read in (read_grey, read_kernel):
         with pytest.raises(UsageError, match="`mask_file` .*x"):
-            read(path, "--mask-file")
+            read(path, "`mask_file`")
     with pytest.raises(Image.UnidentifiedImageError):
         Entry(str(path)).read()
 
@@ -80,6 +82,16 @@ def test_formats_that_the_documents_name_are(tmp_path, kind):
     path = tmp_path / "x"
     path.write_bytes(encoded(kind, (16, 16)))
     assert read_picture(path).size == (16, 16)
+
+
+def test_pillow_is_told_which_formats_to_open_everywhere():
+    package = Path(limits.__file__).parents[1]
+    calls = []
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Image.open", "PIL.Image.open"):
+                calls.append((path.name, node.lineno, [k.arg for k in node.keywords]))
+    assert len(calls) > 1 and all("formats" in keywords for *_, keywords in calls), calls
 
 
 def special(folder, kind):

@@ -59,7 +59,7 @@ def check_config(config: Any, where: str | Path, name: str = "") -> None:
         for key, value in config.items():
             check_config(value, where, str(key)[:100])
     elif isinstance(config, (list, tuple)):
-        most = LONG.get(name, BLOCKS if "block" in name or "ch_mult" in name else LIST)
+        most = LONG.get(name, BLOCKS if re.search("block|ch_mult|^channels$", name) else LIST)
         if len(config) > most:
             raise FlashdiffError(f"{where}: {name} has {len(config):,} entries, more than {most:,}; is it a model's?")
         for value in config:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import ImageOps
+from PIL import ImageOps, UnidentifiedImageError
 
 from flashdiff_cli.bounded import read_bounded, short
 from flashdiff_cli.errors import FlashdiffError, UsageError
@@ -85,7 +85,8 @@ def _read(path: str | Path, flag: str, mode: str) -> np.ndarray:
     except FlashdiffError as error:
         raise UsageError(f"{flag} {error}") from None
     except Exception as error:  # decoders raise whatever their formats make them raise
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        known = not isinstance(error, UnidentifiedImageError)
+        reason = (" ".join(str(error).split())[:120] or type(error).__name__) if known else "of no format that is read"
         raise UsageError(f"{flag} {path}: cannot be read as a picture ({reason}); give a PNG or the like") from error
     values /= 65535.0 if deep else 255.0
     return values if values.ndim == 3 else values[..., None]

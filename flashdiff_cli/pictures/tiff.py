@@ -82,7 +82,7 @@ def _strips(rows: np.ndarray, compression: int) -> tuple[list[bytes], int]:
         buffer = io.BytesIO()
         Image.fromarray(rows).save(buffer, "TIFF", compression=LIBTIFF[compression])
         data = buffer.getvalue()
-        with Image.open(io.BytesIO(data)) as file:
+        with Image.open(io.BytesIO(data), formats=["TIFF"]) as file:
             tags = file.tag_v2
             places = zip(
                 _many(tags[TiffImagePlugin.STRIPOFFSETS]), _many(tags[TiffImagePlugin.STRIPBYTECOUNTS]), strict=True
@@ -288,7 +288,8 @@ def lacking(data: bytes) -> tuple[bytes, np.ndarray, int] | None:
         lost, orientation = np.zeros((height, page.imagewidth), bool), page.tags.valueof(274, 1)
     end = begins[-1] + lengths[-1]
     missing = end - len(data)
-    if missing <= 0 or begins[-1] != max(begins) or len(begins) != -(-height // rows):
+    # What claims to lack more than all that is there is not made up.
+    if not 0 < missing <= len(data) or begins[-1] != max(begins) or len(begins) != -(-height // rows):
         return None
     # The last strip may be one of fewer rows.
     last = height - rows * (len(begins) - 1)

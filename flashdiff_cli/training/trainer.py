@@ -19,7 +19,9 @@ from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from flashdiff_cli.bounded import open_regular
 from flashdiff_cli.errors import FlashdiffError
+from flashdiff_cli.hub.pickles import check_checkpoint
 from flashdiff_cli.training.data import Crops, Onward, Source
 from flashdiff_cli.training.recipe import Recipe
 
@@ -146,17 +148,23 @@ class Trainer:
         if not path.exists():
             return False
         try:
+            with open_regular(path) as file:
+                check_checkpoint(file, os.fstat(file.fileno()).st_size)
             state = torch.load(path, map_location="cpu", weights_only=True)
+            step, elapsed = int(state["step"]), float(state["elapsed"])
+            if step < 0 or not elapsed >= 0:
+                raise ValueError(f"step {step} after {elapsed} s")
             self._bare().load_state_dict(state["module"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.ema.load_state_dict(state["ema"])
         except Exception as error:
+            reason = next(iter(str(error).splitlines()), "")[:200]
             raise FlashdiffError(
-                f"{path}: cannot resume from this checkpoint ({type(error).__name__}: {str(error).splitlines()[0]}); "
+                f"{path}: cannot resume from this checkpoint ({type(error).__name__}: {reason}); "
                 "give the recipe that it was made with, or another output folder"
             ) from error
         self.ema.to(self.device)
-        self.step, self.elapsed = state["step"], state["elapsed"]
+        self.step, self.elapsed = step, elapsed
         self._cut_log()
         return True
 
@@ -164,8 +172,15 @@ class Trainer:
         """Drop log lines of steps after the checkpoint: they will be run again."""
         log = self.folder / "log.jsonl"
         if log.exists():
-            kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= self.step]
-            log.write_text("".join(line + "\n" for line in kept))
+            kept = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if self._before(line)]
+            log.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+    def _before(self, line: str) -> bool:
+        """Whether a line of the log is whole, and of a step that the checkpoint holds."""
+        try:
+            return json.loads(line)["step"] <= self.step
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return False
 
     def checkpoint(self) -> None:
         """Write everything that an exact continuation needs."""
