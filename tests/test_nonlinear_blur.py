@@ -162,7 +162,7 @@ def test_weights_that_cannot_be_loaded_are_named(tmp_path):
     weights = folder / "diffusion_pytorch_model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-100])
-    with pytest.raises(FlashdiffError, match=r"net: cannot load the blur network"):
+    with pytest.raises(FlashdiffError, match=r"net.*safetensors: not a whole safetensors file|net.*safetensors: the header|net.*safetensors: .*damaged"):
         load_network(str(folder))
     network(back_blocks=2).save_pretrained(tmp_path / "other")
     weights.write_bytes((tmp_path / "other" / "diffusion_pytorch_model.safetensors").read_bytes())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-from flashdiff_cli.bounded import short
 from flashdiff_cli.errors import UsageError
 
 PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -30,8 +29,8 @@ def hub_id(spec: str, revision: str | None = None, flag: str = "`model`", known:
     """
     name, _, tag = spec.partition("@")
     if not _good(name, range(2, 3)):
-        raise UsageError(f"{flag} {short(spec)}: no such folder, {known}and no Hub id (owner/name or owner/name@revision)")
+        raise UsageError(f"{flag} {spec[:200]}: no such folder, {known}and no Hub id (owner/name or owner/name@revision)")
     revision = revision or tag or None
     if revision is not None and not _good(revision, range(1, 6)):
-        raise UsageError(f"{flag} {short(spec)}: {short(revision)} cannot be a revision; give a branch, tag or commit")
+        raise UsageError(f"{flag} {spec[:200]}: {revision[:200]!r} cannot be a revision; give a branch, tag or commit")
     return name, revision

@@ -175,7 +175,7 @@ def _compare(cls: type[nn.Module], config: dict, wanted: dict, found: dict, fold
         ("mismatched keys", {name for name in set(wanted) & set(found) if found[name][1] != wanted[name]}),
     ):
         if names:
-            raise FlashdiffError(f"{folder}: {problem} in the weights, e.g. {short(min(names))}; {REMEDY}")
+            raise FlashdiffError(f"{folder}: {problem} in the weights, e.g. {min(names)[:200]}; {REMEDY}")
 
 
 __all__ = ["check_table", "check_values", "load_module", "outline", "read_header", "weight_files"]
