@@ -63,7 +63,7 @@ class Denoiser:
 
 
 def _table(gain: Sequence[Sequence[float]]) -> torch.Tensor:
-    """(N, 2) of pairs, checked."""
+    """Return (N, 2) of pairs, checked."""
     try:
         table = torch.as_tensor(gain, dtype=torch.float64)
         good = table.ndim == 2 and table.shape[1] == 2 and len(table) and bool((table[:, 0].diff() > 0).all())

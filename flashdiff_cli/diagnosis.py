@@ -93,7 +93,7 @@ class Diagnosis:
         return replace(self, noise_std=max(self.noise_std, compression.noise_std().item()))
 
     def describe(self) -> dict:
-        """For records."""
+        """Return what records say."""
         said = {"kind": self.kind}
         if self.probabilities is not None:
             said |= {"confidence": round(self.probabilities[self.kind], 4)}
@@ -102,7 +102,7 @@ class Diagnosis:
 
 
 def pool(seen: Sequence[Degradation], weights: Sequence[float]) -> Degradation:
-    """One verdict on the pieces of a picture: weighted means of the logarithms of the probabilities, and of the parameters."""
+    """Return one verdict on the pieces of a picture: weighted means of the logarithms of the probabilities, and of the parameters."""
     weight = torch.tensor(weights, dtype=torch.float64)
     weight = (weight / weight.sum())[:, None]
     logs = torch.cat([one.probabilities for one in seen]).double().cpu().clamp(min=1e-6).log()
@@ -111,7 +111,7 @@ def pool(seen: Sequence[Degradation], weights: Sequence[float]) -> Degradation:
 
 
 def operator_of(kind: str, seen: Degradation) -> Operator:
-    """The operator of a kind other than Gaussian blur, with the parameters (1, 7) that were seen."""
+    """Return the operator of a kind other than Gaussian blur, with the parameters (1, 7) that were seen."""
     if kind == "motion-blur":
         length, angle = (SHORTER * seen.value("blur_length")).clamp(1, 40), seen.angle
         return MotionBlur(straight_kernel(length.item(), angle.item())[None], {"blur_length": length, "blur_angle": angle.rad2deg()})
@@ -123,13 +123,13 @@ def operator_of(kind: str, seen: Degradation) -> Operator:
 
 
 def verdict(seen: Degradation) -> tuple[str, dict[str, float]]:
-    """The likeliest kind of one picture, and the probabilities of all."""
+    """Return the likeliest kind of one picture, and the probabilities of all."""
     probabilities = dict(zip(KINDS, seen.probabilities[0].tolist(), strict=True))
     return max(probabilities, key=probabilities.get), probabilities
 
 
 def noise_of(kind: str, seen: Degradation, picture: torch.Tensor) -> float:
-    """Noise to reckon with in one picture (1, 3, H, W) of this kind, on intensities in [0, 1]; what JPEG adds is in its operator."""
+    """Return the noise to reckon with in one picture (1, 3, H, W) of this kind, on intensities in [0, 1]; what JPEG adds is in its operator."""
     if kind == "jpeg":
         return 0.0
     found = min(seen.value("noise_std")[0].item(), 0.5)

@@ -38,7 +38,7 @@ class Start:
 
 
 def draw(shape: torch.Size, generators: Sequence[torch.Generator], like: torch.Tensor) -> torch.Tensor:
-    """Standard normal noise, one CPU generator a sample, so that a batch draws what single runs draw."""
+    """Draw standard normal noise, one CPU generator a sample, so that a batch draws what single runs draw."""
     return torch.stack([torch.randn(shape[1:], generator=g, dtype=torch.float32) for g in generators]).to(like)
 
 

@@ -16,7 +16,7 @@ from flashdiff_cli.errors import FlashdiffError, UsageError
 
 
 def start_index(alphas_cumprod: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
-    """argmin_k |snr_k - 1 / variance| over a table, snr_k = abar_k / (1 - abar_k) (paper eq. 8).
+    """Compute argmin_k |snr_k - 1 / variance| over a table, snr_k = abar_k / (1 - abar_k) (paper eq. 8).
 
     The paper's code runs this many DDPM steps, timesteps index - 1 .. 0, which leaves out the one that the latent is
     at (its DDIM variant leaves out two); `Schedule.start_level` counts it.
@@ -43,7 +43,7 @@ def start_index(alphas_cumprod: torch.Tensor, variance: torch.Tensor) -> torch.T
 
 
 def _exact(values: torch.Tensor) -> torch.Tensor:
-    """float64 on the CPU: some devices have no float64, and 1 - abar cancels in float32."""
+    """Return float64 on the CPU: some devices have no float64, and 1 - abar cancels in float32."""
     return values.detach().cpu().double()
 
 
@@ -67,7 +67,7 @@ class Schedule:
     def from_table(
         cls, table: torch.Tensor, steps: int | None = None, eta: float = 0.0, offset: int = 0, final_alpha: float = 1.0
     ) -> Schedule:
-        """An evenly spaced grid of `steps` timesteps (all of them by default).
+        """Return an evenly spaced grid of `steps` timesteps (all of them by default).
 
         Args:
             table: (T,) abar.
@@ -101,11 +101,11 @@ class Schedule:
         return torch.cat([first, self.table[self.timesteps]])
 
     def timestep(self, level: torch.Tensor) -> torch.Tensor:
-        """Levels (B,) >= 1 -> the timesteps that the UNet is given."""
+        """Return the timesteps that the UNet is given at levels (B,) >= 1."""
         return self.timesteps[level.cpu() - 1]
 
     def start_level(self, variance: torch.Tensor) -> torch.Tensor:
-        """The level whose signal-to-noise ratio is nearest to 1 / variance (paper eq. 8).
+        """Return the level whose signal-to-noise ratio is nearest to 1 / variance (paper eq. 8).
 
         Args:
             variance: (B,) of the latent's error.
@@ -122,16 +122,16 @@ class Schedule:
         return self.levels[level.cpu()]
 
     def alpha(self, level: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """abar of levels (B,), shaped to multiply `like` and of its type."""
+        """Return abar of levels (B,), shaped to multiply `like` and of its type."""
         return shaped(self._abar(level), like)
 
     def estimate_clean(self, z: torch.Tensor, eps: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
-        """z0 from a noise prediction: (z - sqrt(1 - abar) eps) / sqrt(abar)."""
+        """Compute z0 from a noise prediction: (z - sqrt(1 - abar) eps) / sqrt(abar)."""
         a = self._abar(level)
         return (z - shaped((1 - a).sqrt(), z) * eps) / shaped(a.sqrt(), z)
 
     def step_std(self, level: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """Standard deviation of the noise that step `level` adds (Song et al. 2021, eq. 16), shaped as `alpha`."""
+        """Return the standard deviation of the noise that step `level` adds (Song et al. 2021, eq. 16), shaped as `alpha`."""
         return shaped(self._step_variance(level).sqrt(), like)
 
     def _step_variance(self, level: torch.Tensor) -> torch.Tensor:

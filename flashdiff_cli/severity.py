@@ -80,7 +80,7 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
                 self.std_conv = nn.Conv2d(latent_channels, latent_channels, 1)
 
     def _halves(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Unscaled code estimate and deviation map, (B, C, h, w) each."""
+        """Return the unscaled code estimate and deviation map, (B, C, h, w) each."""
         if self.config.kind == "dc":
             features = self.encoder.conv_in(image)
             for block in self.encoder.down_blocks:
@@ -117,17 +117,17 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
         return SeverityEstimate(latent, (variance * weight).sum((1, 2, 3)) / (weight.sum((1, 2, 3)) * variance.shape[1]))
 
     def local(self, measurement: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The latent estimate and the variance of each of its numbers, (B, C, h, w) both, scaled."""
+        """Return the latent estimate and the variance of each of its numbers, (B, C, h, w) both, scaled."""
         code, deviation = self._halves(measurement)
         scale = self.config.scaling_factor
         return code * scale, (deviation * scale).float().square()
 
     def variance_map(self, measurement: torch.Tensor) -> torch.Tensor:
-        """The variance before it is averaged over positions: (B, h, w), scaled units squared."""
+        """Return the variance before it is averaged over positions: (B, h, w), scaled units squared."""
         return self.local(measurement)[1].mean(1)
 
     def trained_noise(self, operator: str) -> float | None:
-        """The strongest noise that training on an operator dwelt on: two of its spreads above its middle, on intensities in [0, 1].
+        """Return the strongest noise that training on an operator dwelt on: two of its spreads above its middle, on intensities in [0, 1].
 
         Infinite where the configuration does not say; None if it was not trained on this operator.
         """
@@ -137,7 +137,7 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_first_stage(cls, stage: FirstStage, extra_layers: int = 0, degradations: list[dict] | None = None):
-        """A severity encoder with the first stage's encoder weights, ready for training."""
+        """Return a severity encoder with the first stage's encoder weights, ready for training."""
         model, c = stage.model, stage.model.config
         if stage.kind == "dc":
             encoder = {
@@ -177,7 +177,7 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
 
 
 def trained_for(encoders: Mapping[str, SeverityEncoder], operators: Sequence[str], noise_std: float | None = None) -> str | None:
-    """Name of the encoder that was trained on the first of these operators that any was trained on; None if none was.
+    """Return the name of the encoder that was trained on the first of these operators that any was trained on; None if none was.
 
     Of several, the first whose training reached the noise (intensities in [0, 1]; None: the first), else the one that came nearest:
     beyond its training an encoder takes noise for detail.

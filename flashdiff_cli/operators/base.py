@@ -15,12 +15,12 @@ from flashdiff_cli.registry import Option
 
 
 def per_sample(value: float | Sequence[float] | torch.Tensor) -> torch.Tensor:
-    """A parameter as a float32 tensor (B,); a number becomes (1,), which stands for any batch size."""
+    """Return a parameter as a float32 tensor (B,); a number becomes (1,), which stands for any batch size."""
     return torch.as_tensor(value, dtype=torch.float32).reshape(-1)
 
 
 def choose(parameter: torch.Tensor, active: torch.Tensor) -> torch.Tensor:
-    """A per-sample parameter (B, ...) of the active samples; one of length 1 stands for all and stays."""
+    """Return a per-sample parameter (B, ...) of the active samples; one of length 1 stands for all and stays."""
     return parameter if len(parameter) == 1 and len(active) != 1 else parameter[active.to(parameter.device)]
 
 
@@ -45,10 +45,10 @@ class Operator(ABC):
 
     @abstractmethod
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """A(x), differentiable; (B, 3, H, W) in [0, 1] -> measurement."""
+        """Compute A(x), differentiable; (B, 3, H, W) in [0, 1] -> measurement."""
 
     def adjoint(self, y: torch.Tensor) -> torch.Tensor:
-        """A'y with <Ax, y> = <x, A'y> exactly; linear operators only, differentiable.
+        """Compute A'y with <Ax, y> = <x, A'y> exactly; linear operators only, differentiable.
 
         Raises:
             UsageError: the operator is not linear.
@@ -73,20 +73,20 @@ class Operator(ABC):
         return solve(x, y - self.on_signed(x), self.forward, self.adjoint, noise_variance, error_variance)
 
     def hides_detail(self) -> torch.Tensor:
-        """(B,) or (1,), bool: whether it is known to take away fine detail, so that whatever is fine in a measurement is noise."""
+        """Return (B,) or (1,), bool: whether it is known to take away fine detail, so that whatever is fine in a measurement is noise."""
         return torch.tensor([False])
 
     @abstractmethod
     def describe(self, index: int = 0) -> dict[str, Any]:
-        """The parameters of sample `index`, as JSON values under their options' names."""
+        """Return the parameters of sample `index`, as JSON values under their options' names."""
 
     @abstractmethod
     def subset(self, active: torch.Tensor) -> Operator:
-        """The operator of the samples where `active` (B,), bool, is true."""
+        """Return the operator of the samples where `active` (B,), bool, is true."""
 
     @classmethod
     def stack(cls, operators: Sequence[Operator]) -> Operator:
-        """One operator whose sample i is what operators[i], each of one sample, does; the reverse of `subset`.
+        """Return one operator whose sample i is what operators[i], each of one sample, does; the reverse of `subset`.
 
         Raises:
             UsageError: they cannot share a batch.
@@ -98,7 +98,7 @@ class Operator(ABC):
 
     @classmethod
     def _stack(cls, operators: Sequence[Operator]) -> Operator:
-        """`stack` of two or more operators of just this class; a kind that does not define it cannot be stacked."""
+        """Do as `stack` with two or more operators of just this class; a kind that does not define it cannot be stacked."""
         raise cls._unstackable("operators of this kind")
 
     @classmethod
@@ -106,7 +106,7 @@ class Operator(ABC):
         return UsageError(f"{cls.name}: {what} cannot share a batch; run them one by one")
 
     def measured_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(H', W') of the measurement of images of (H, W)."""
+        """Return (H', W') of the measurement of images of (H, W)."""
         return size
 
     @classmethod
@@ -115,7 +115,7 @@ class Operator(ABC):
         return measured
 
     def lift(self, y: torch.Tensor) -> torch.Tensor:
-        """A measurement at the size of the image that it measures: what a severity encoder can look at."""
+        """Return a measurement at the size of the image that it measures: what a severity encoder can look at."""
         return y
 
     def seen(self, y: torch.Tensor) -> torch.Tensor:
@@ -127,7 +127,7 @@ class Operator(ABC):
         return None
 
     def extend(self, size: tuple[int, int]) -> Operator:
-        """The operator of images that were padded at the bottom and right, by mirroring, to `size` (H, W).
+        """Return the operator of images that were padded at the bottom and right, by mirroring, to `size` (H, W).
 
         Raises:
             UsageError: the operator is bound to a size and `size` is smaller.
@@ -135,7 +135,7 @@ class Operator(ABC):
         return self
 
     def window(self, top: int, left: int, height: int, width: int) -> Operator:
-        """The operator of a window of the images, in pixels that are multiples of `stride`.
+        """Return the operator of a window of the images, in pixels that are multiples of `stride`.
 
         One that does the same everywhere is its own window; at the window's borders it mirrors what it sees.
 
@@ -166,7 +166,7 @@ class Operator(ABC):
 
     @classmethod
     def batch(cls, size: tuple[int, int], generator: torch.Generator, **values: torch.Tensor) -> Operator:
-        """One operator for many samples, each with its own parameters; whatever else is drawn comes from `generator`.
+        """Return one operator for many samples, each with its own parameters; whatever else is drawn comes from `generator`.
 
         Args:
             size: (H, W).
@@ -181,12 +181,12 @@ class Operator(ABC):
 
     @classmethod
     def make(cls, size: tuple[int, int], generator: torch.Generator, **values: Any) -> Operator:
-        """What `build` and `batch` share: the operator of complete values, numbers or (B,), with its draws made."""
+        """Return what `build` and `batch` share: the operator of complete values, numbers or (B,), with its draws made."""
         return cls(**values)
 
     @classmethod
     def known(cls, values: dict[str, Any]) -> dict[str, Option]:
-        """This operator's options by name; a UsageError if `values` has others."""
+        """Return this operator's options by name; a UsageError if `values` has others."""
         known = {o.name: o for o in cls.options}
         if unknown := [k for k, v in values.items() if v is not None and k not in known]:
             names = ", ".join(f"`{k}`" for k in unknown)
@@ -194,7 +194,7 @@ class Operator(ABC):
         return known
 
     def on_signed(self, x: torch.Tensor) -> torch.Tensor:
-        """The same operator on images in [-1, 1]: 2 A((x + 1) / 2) - 1."""
+        """Return the same operator on images in [-1, 1]: 2 A((x + 1) / 2) - 1."""
         return 2 * self.forward((x + 1) / 2) - 1
 
     def measure(

@@ -104,7 +104,7 @@ class Composition(Operator):
         return Composition(*parts)
 
     def describe(self, index: int = 0) -> dict[str, Any]:
-        """All parts' parameters; one that several parts have is a list, in the order of the parts."""
+        """Return all parts' parameters; one that several parts have is a list, in the order of the parts."""
         found: dict[str, list] = {}
         for operator in self.operators:
             for name, value in operator.describe(index).items():

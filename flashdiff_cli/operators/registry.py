@@ -15,7 +15,7 @@ MOST_LINKS = 16
 
 
 def chain(parts: Sequence[type[Operator]]) -> type[Composition]:
-    """A class that builds the composition of `parts` from the union of their options; equal names are shared."""
+    """Return a class that builds the composition of `parts` from the union of their options; equal names are shared."""
     options = {option.name: option for part in parts for option in part.options}
     facts = {
         "name": "+".join(part.name for part in parts),

@@ -24,19 +24,19 @@ LOOKED_AT = 32
 
 
 def grain_of(pipeline: FlashDiffusionPipeline, operator: Operator | None) -> int:
-    """Sides and positions of tiles are multiples of this."""
+    """Return the number that sides and positions of tiles are multiples of."""
     return math.lcm(pipeline.grain, operator.stride if operator is not None else 1)
 
 
 def tiles_of(pipeline: FlashDiffusionPipeline, operator: Operator | None, size: tuple[int, int], side: int) -> list[Tile]:
-    """The tiles of an image; one if `side` is 0."""
+    """Return the tiles of an image; one if `side` is 0."""
     if not side:
         return [Tile(0, 0, *size)]
     return cut(size, side, grain_of(pipeline, operator))
 
 
 def weighted_median(values: torch.Tensor, weights: torch.Tensor) -> float:
-    """The value at which half of the weight is reached.
+    """Return the value at which half of the weight is reached.
 
     Args:
         values, weights: (N,), N > 0, weights not negative.
@@ -78,7 +78,7 @@ def diagnose(pipeline: FlashDiffusionPipeline, measured: torch.Tensor, tiles: Se
 
 
 def heeded_noise(told: float, measured: torch.Tensor, operator: Operator, record: Record) -> float:
-    """What noise a whole picture is restored with (`at_least_shown`), so that all its tiles agree; a note in the record if it was not told so."""
+    """Return what noise a whole picture is restored with (`at_least_shown`), so that all its tiles agree; a note in the record if it was not told so."""
     heeded = at_least_shown(told, measured, operator)
     if not bool(heeded > per_sample(told)):
         return told
@@ -121,7 +121,7 @@ def describe_tile(tile: Tile, variance: float | None, **more: int) -> dict[str, 
 
 
 def figures(result: Restoration) -> dict[str, Any]:
-    """What is kept of a tile's restoration: everything but the images."""
+    """Return what is kept of a tile's restoration: everything but the images."""
     return {
         "operator": result.operators[0],
         "noise_std": result.noise_std[0].item(),

@@ -37,7 +37,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """"auto" takes CUDA, then Apple's GPU, then the CPU.
+    """Choose the device that is named; "auto" takes CUDA, then Apple's GPU, then the CPU.
 
     Raises:
         UsageError: an unknown device, or one that this machine or this build of torch does not have.
@@ -54,14 +54,14 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def _part(callback: Callable[[int, int], None], index: int, count: int) -> Callable[[int, int], None]:
-    """Progress of one tile as progress of the whole: its own steps if it is the only one, else in hundredths of a tile."""
+    """Turn progress of one tile into progress of the whole: its own steps if it is the only one, else in hundredths of a tile."""
     if count == 1:
         return callback
     return lambda done, total: callback(100 * index + 100 * done // max(total, 1), 100 * count)
 
 
 def picture_seed(seed: int, digest: bytes) -> int:
-    """63 bits that depend on the run's seed and the picture's content, not on its name or place in a run."""
+    """Return 63 bits that depend on the run's seed and the picture's content, not on its name or place in a run."""
     return seed_of(f"{seed}:".encode() + digest)
 
 
@@ -123,7 +123,7 @@ class Restorer:
 
     @staticmethod
     def identity(model: str | Path, offline: bool = False) -> dict[str, str]:
-        """What an output depends on besides its settings: which model it is, without loading it.
+        """Return what an output depends on besides its settings: which model it is, without loading it.
 
         Raises:
             UsageError, FlashdiffError: as for `resolve_model`.

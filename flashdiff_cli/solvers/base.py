@@ -56,7 +56,7 @@ class Problem:
             self.network_evaluations = torch.zeros(len(self.measurement), dtype=torch.long)
 
     def select(self, active: torch.Tensor) -> Problem:
-        """The sub-problem of the samples where `active` (B,) is true; evaluation counts stay shared."""
+        """Return the sub-problem of the samples where `active` (B,) is true; evaluation counts stay shared."""
         if bool(active.all()):
             return self
         return replace(
@@ -68,26 +68,26 @@ class Problem:
         )
 
     def predict_noise(self, z: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """eps = UNet(z, t), counted as one network evaluation for each sample."""
+        """Predict eps = UNet(z, t), counted as one network evaluation for each sample."""
         self.network_evaluations[self.index] += 1
         return self.unet(z, timesteps.to(z.device)).sample
 
     def predict(self, z: torch.Tensor, level: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(z0, eps) predicted at levels (B,)."""
+        """Predict (z0, eps) at levels (B,)."""
         eps = self.predict_noise(z, self.schedule.timestep(level))
         return self.schedule.estimate_clean(z, eps, level), eps
 
     def difference(self, image: torch.Tensor) -> torch.Tensor:
-        """y - A(image) in the [-1, 1] range, shaped as the measurement; differentiable."""
+        """Compute y - A(image) in the [-1, 1] range, shaped as the measurement; differentiable."""
         return self.measurement - self.operator.on_signed(image)
 
     def noise_variance(self, like: torch.Tensor) -> torch.Tensor:
-        """(B,) variance of the measurement noise in the [-1, 1] range, of the type and on the device of `like`."""
+        """Return (B,) variance of the measurement noise in the [-1, 1] range, of the type and on the device of `like`."""
         return (2 * self.noise_std).square().to(like.dtype).to(like.device)
 
 
 def norm(difference: torch.Tensor) -> torch.Tensor:
-    """(B,) Euclidean norms, sample by sample, neither squared nor averaged; the gradient is 0 where the norm is 0."""
+    """Compute (B,) Euclidean norms, sample by sample, neither squared nor averaged; the gradient is 0 where the norm is 0."""
     return torch.linalg.vector_norm(difference.flatten(1), dim=1)
 
 
@@ -112,7 +112,7 @@ class Solver(ABC):
             setattr(self, name, option.parse(settings.get(name)))
 
     def describe(self) -> dict[str, Any]:
-        """The settings in use, for records."""
+        """Return the settings in use, for records."""
         return {o.name: getattr(self, o.name) for o in self.options}
 
     def check(self, problem: Problem) -> None:

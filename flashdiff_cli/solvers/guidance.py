@@ -29,7 +29,7 @@ class GuidedSolver(Solver):
     def penalty(
         self, z0: torch.Tensor, image: torch.Tensor, difference: torch.Tensor, problem: Problem
     ) -> torch.Tensor | float:
-        """What besides the measurement error is held small; differentiable.
+        """Return what besides the measurement error is held small; differentiable.
 
         Args:
             z0: (B, C, h, w) predicted clean latent.

@@ -45,7 +45,7 @@ class ReSample(Solver):
         return result
 
     def solve(self, begin: torch.Tensor, image_of: Callable, level: torch.Tensor, problem: Problem) -> torch.Tensor:
-        """argmin_v ||y - A(image_of(v))||^2 + proximal s^2 / r^2 ||v - begin||^2.
+        """Find argmin_v ||y - A(image_of(v))||^2 + proximal s^2 / r^2 ||v - begin||^2.
 
         s^2 is the variance of the measurement noise, r^2 = 1 - abar the one that a standard normal prior leaves z0 at
         this level. Each sample stops by itself.
