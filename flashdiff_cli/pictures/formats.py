@@ -16,7 +16,7 @@ READ = {
     ".jpeg": "JPEG",
     ".jpe": "JPEG",
     ".jfif": "JPEG",
-    ".mpo": "MPO",
+    ".mpo": "JPEG",
     ".webp": "WEBP",
     ".tif": "TIFF",
     ".tiff": "TIFF",
@@ -37,8 +37,8 @@ READ = {
 }
 """Pillow's names of the formats that are read, by ending; the one list of what is found in folders and of what is opened by name."""
 
-OPENED = tuple(sorted({kind for kind in READ.values() if kind != "MPO"}))
-"""All that Pillow is asked to open (MPO is opened as JPEG). PostScript and its kin, for which it starts other programs, are not among them."""
+OPENED = tuple(sorted(set(READ.values())))
+"""All that Pillow is asked to open (MPO is JPEG to it). PostScript and its kin, for which it starts other programs, are not among them."""
 
 SUFFIXES = tuple(READ)
 """Of the files that a folder is searched for."""
