@@ -13,7 +13,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from flashdiff_cli.errors import one_line
-from flashdiff_cli.pictures.whole import whole
+from flashdiff_cli.pictures.whole import Opener, whole
 
 
 class Shown(NamedTuple):
@@ -71,12 +71,17 @@ def render(template: str, **values: Any) -> str:
     return _environment().get_template(template).render(values)
 
 
-def write_text(text: str, path: str | Path) -> None:
+def write_text(text: str, path: str | Path, into: Opener = whole) -> None:
     """Write a text file, first under a temporary name.
+
+    Args:
+        text: what to write.
+        path: of the file.
+        into: opens it; see `pictures.whole`.
 
     Raises:
         FlashdiffError: the disk or the folder refuses.
     """
-    with whole(Path(path)) as file:
+    with into(Path(path)) as file:
         # A name may hold bytes that are no text; they are written as their escapes.
         file.write(text.encode(errors="backslashreplace"))

@@ -22,7 +22,7 @@ from flashdiff_cli.commands.severity import severity
 from flashdiff_cli.errors import UsageError
 from flashdiff_cli.operators import OPERATORS
 from flashdiff_cli.parameters import OPERATOR_OPTIONS, SOLVER_OPTIONS
-from flashdiff_cli.runs.journal import NAME
+from flashdiff_cli.runs.entries import NAME
 from flashdiff_cli.runs.settings import TILE
 from flashdiff_cli.solvers import SOLVERS
 
@@ -181,6 +181,16 @@ def test_encode_writes_latent_and_preview(run, tmp_path):
     tensors = load_file(tmp_path / "out" / "a-latent.safetensors")
     assert tensors["latent"].shape == (1, 4, 8, 10) and tensors["variance"].shape == (1,)
     assert tensors["variance"].item() == pytest.approx(json.loads(out)["variance"], abs=1e-5)
+    assert run("encode", source, "-o", tmp_path / "out")[0] == 0
+    for name in files(tmp_path / "out"):
+        before = (tmp_path / "out" / name).read_bytes()
+        (tmp_path / "out" / name).write_bytes(b"my own")
+        code, _, err = run("encode", source, "-o", tmp_path / "out")
+        assert code == 1 and name in err and (tmp_path / "out" / name).read_bytes() == b"my own"
+        (tmp_path / "out" / name).write_bytes(before)
+    picture(tmp_path / "other" / "a.png", (37, 29), seed=1)
+    assert run("encode", tmp_path / "other" / "a.png", "-o", tmp_path / "out")[0] == 1
+    assert run("encode", tmp_path / "other" / "a.png", "-o", tmp_path / "out", "--overwrite")[0] == 0
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])

@@ -46,6 +46,19 @@ def test_what_is_refused(run, tmp_path):
         assert found == code and word in err and err.count("\n") == 1
 
 
+def test_a_file_in_the_way_stays_unless_it_is_of_the_same_pictures(run, tmp_path):
+    a, b, c = save(tmp_path / "a.png", 10), save(tmp_path / "b.png", 200), save(tmp_path / "c.png", 90)
+    sheet = tmp_path / "b-compared.png"
+    sheet.write_bytes(b"my own")
+    code, _, err = run(a, b)
+    assert code == 1 and "exists already" in err and sheet.read_bytes() == b"my own"
+    assert run(a, b, "--overwrite")[0] == run(a, b)[0] == 0
+    before = sheet.read_bytes()
+    assert run(c, b)[0] == 1 and sheet.read_bytes() == before
+    (tmp_path / "link.png").symlink_to(a)
+    assert run(a, b, "-o", tmp_path / "link.png")[0] == 2
+
+
 def test_long_captions_are_cut():
     sheet = side_by_side([Image.new("RGB", (60, 20))], ["a name that is much too long for sixty pixels"])
     assert sheet.size == (60, 20 + LINE)

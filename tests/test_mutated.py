@@ -21,7 +21,7 @@ from flashdiff_cli.pictures.png import write_png
 from flashdiff_cli.pictures.files import read_picture
 from flashdiff_cli.pictures.formats import FORMATS
 from flashdiff_cli.pictures.tiff import write_tiff
-from flashdiff_cli.runs.journal import NAME
+from flashdiff_cli.runs.entries import NAME
 
 COUNT = int(os.environ.get("FLASHDIFF_MUTATIONS", 160))
 MEMORY = 1_200_000_000

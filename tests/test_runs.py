@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +18,9 @@ from tiny import save_tiny_model
 
 from flashdiff_cli.commands.app import main
 from flashdiff_cli.errors import FlashdiffError
+from flashdiff_cli.runs.entries import NAME
 from flashdiff_cli.runs.inputs import Job, find
-from flashdiff_cli.runs.journal import NAME, Journal, fingerprint
+from flashdiff_cli.runs.journal import fingerprint
 from flashdiff_cli.runs.many import each
 from flashdiff_cli.runs.record import Record
 
@@ -38,7 +40,8 @@ def run(model, capsys):
         code = 0
         try:
             fixed = [] if "--start-step" in arguments or verb != "restore" else ["--start-step", "2"]
-            main([verb, *map(str, arguments), "--model", str(model), "--json", *fixed])
+            of = [] if "--model" in arguments else ["--model", str(model)]
+            main([verb, *map(str, arguments), *of, "--json", *fixed])
         except SystemExit as leave:
             code = leave.code or 0
         out, err = capsys.readouterr()
@@ -125,6 +128,46 @@ def test_samples_their_mean_and_maps(run, tmp_path):
     assert [Path(r["input"]).name for r in run(tmp_path, "-o", tmp_path / "out")[1]] == ["a.png"]
 
 
+def test_samples_and_maps_never_replace_what_is_not_theirs(run, tmp_path):
+    """A picture of such a name, and one of a map that somebody has written into."""
+    source, mean = picture(tmp_path / "a.png"), picture(tmp_path / "a-mean.png", 1)
+    before = outputs(tmp_path)
+    code, records, err = run(source, mean, "-o", tmp_path / "out", "-n", 2)
+    assert code == 1 and status(records) == ["failed", "done"] and "a-mean.png is another picture" in err
+    assert outputs(tmp_path / "out").keys() == {f"a-mean{x}.png" for x in ("", "-sample2", "-mean", "-uncertainty")}
+    code, _, err = run(source, "--in-place", "-n", 2)
+    assert code == 1 and "a-mean.png: exists already" in err
+    for name in ("a-restored-mean.png", "a-restored-severity.png"):
+        (tmp_path / name).write_bytes(b"my own")
+        code, _, err = run(source, "-n", 2, "--severity-map")
+        assert code == 1 and name in err and "--overwrite" in err and (tmp_path / name).read_bytes() == b"my own"
+        (tmp_path / name).unlink()
+    assert {name: outputs(tmp_path)[name] for name in before} == before
+    assert run(source, "-n", 2, "--severity-map")[0] == run(source, "-n", 2, "--severity-map", "--seed", 1)[0] == 0
+    (tmp_path / "a-restored-uncertainty.png").write_bytes(b"retouched")
+    assert run(source, "-n", 2, "--severity-map", "--seed", 2)[0] == 1
+    assert (tmp_path / "a-restored-uncertainty.png").read_bytes() == b"retouched"
+    assert run(source, "-n", 2, "--severity-map", "--seed", 2, "--overwrite")[0] == 0
+
+
+@pytest.mark.parametrize("value", [float("nan"), 1e30, 0.0], ids=["no numbers", "huge", "nothing"])
+def test_a_broken_model_replaces_no_picture(model, tmp_path, run, value):
+    """Weights that make every result the same, or no numbers at all: a failed record, and the picture stays."""
+    from safetensors.torch import load_file, save_file
+
+    broken = tmp_path / "broken"
+    shutil.copytree(model, broken)
+    (weights,) = (broken / "first_stage").glob("*.safetensors")
+    tensors = load_file(weights)
+    for name in [n for n in tensors if "decoder" in n]:
+        tensors[name].fill_(value)
+    save_file(tensors, weights, {"format": "pt"})
+    source = picture(tmp_path / "in" / "a.png")
+    before = source.read_bytes()
+    code, _, err = run(source, "--in-place", "--model", broken, "--no-fidelity")
+    assert code in (1, 2) and err.count("\n") == 1 and source.read_bytes() == before
+
+
 def test_reports_and_tables(run, tmp_path):
     folder(tmp_path / "in", 3)
     (tmp_path / "in" / "1.png").write_bytes(b"no picture")
@@ -191,23 +234,6 @@ def test_limits_patterns_and_lists(run, tmp_path, monkeypatch):
     assert [job.source for job in find([odd])] == [odd]
 
 
-def test_a_journal_survives_what_a_killed_run_leaves(tmp_path):
-    source, target = picture(tmp_path / "a.png"), picture(tmp_path / "out" / "a.png", 1)
-    job = Job(source, Path("a.png"), target)
-    journal = Journal()
-    assert journal.state(job, "x") == "foreign"
-    journal.add(job, "x", Record(str(source), severity=0.5))
-    whole = (tmp_path / "out" / NAME).read_bytes()
-    for end in range(0, len(whole) - 1, 7):
-        (tmp_path / "out" / NAME).write_bytes(whole[:end])
-        assert Journal().state(job, "x") == "foreign"
-    (tmp_path / "out" / NAME).write_bytes(b"\xff\x00{}\n[1]\n" + whole[:50] + b"\n" + whole)
-    assert Journal().state(job, "x") == "done" and Journal().state(job, "y") == "stale"
-    assert Journal().record(job).severity == 0.5
-    target.unlink()
-    assert Journal().state(job, "x") == "new"
-
-
 def test_fingerprints():
     assert fingerprint(a=1, b=2) == fingerprint(b=2, a=1) != fingerprint(a=1, b=3)
 
@@ -254,10 +280,10 @@ def test_failures_of_reading_computing_and_writing_stay_with_their_picture(tmp_p
     assert "memory" in found[2].error and found[3].error == f"{jobs[3].source}: disk full"
 
     def broken(job, image):
-        raise ZeroDivisionError
+        raise ZeroDivisionError("no\nluck")
 
-    with pytest.raises(ZeroDivisionError):
-        list(each(jobs[:1], broken))
+    (record,) = each(jobs[:1], broken)
+    assert record.status == "failed" and "ZeroDivisionError: no luck" in record.error and str(jobs[0].source) in record.error
 
 
 def test_stopping_between_pictures_loses_none_that_was_computed(tmp_path):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from flashdiff_cli.errors import FlashdiffError
+from flashdiff_cli.runs.lines import append, appending, safe_open
 from flashdiff_cli.runs.record import finite
 
 NAME = "records.jsonl"
@@ -105,16 +107,16 @@ class Log:
         self.records: dict[tuple, BenchRecord] = {}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            data = self.path.read_bytes() if self.path.exists() else b""
+            data = b""
+            with suppress(FileNotFoundError), os.fdopen(safe_open(self.path), "rb") as file:
+                data = file.read()
         except OSError as error:
             raise FlashdiffError(f"{self.path}: cannot be used ({error.strerror}); choose another `output`") from error
-        # A half line must not swallow the next record.
-        self._broken = bool(data) and not data.endswith(b"\n")
         for record in parse(data.decode(errors="replace").splitlines()):
             self.records[record.key] = record
 
     def add(self, record: BenchRecord) -> None:
-        """Add a record, with one write.
+        """Add a record, all of its line or nothing.
 
         Raises:
             FlashdiffError: the disk refuses.
@@ -122,16 +124,8 @@ class Log:
         text = record.to_json()
         # As it will be read again, so that a resumed bench shows the same figures.
         self.records[record.key] = parse([text])[0]
-        line = ("\n" if self._broken else "") + text + "\n"
-        self._broken = False
-        try:
-            handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            try:
-                os.write(handle, line.encode())
-            finally:
-                os.close(handle)
-        except OSError as error:
-            raise FlashdiffError(f"{self.path}: cannot be written ({error.strerror})") from error
+        with appending(self.path) as handle:
+            append(handle, self.path, text, sync=False)
 
 
 def parse(lines: Iterable[str]) -> list[BenchRecord]:

@@ -35,11 +35,11 @@ def _refuse_with_protocol(given: dict[str, Any]) -> None:
         raise UsageError(f"{flag(names[0])} does not go with --protocol, which says it itself")
 
 
-def _measure(runner: Bench, command: list[str], notes: Sequence[str], figures: bool, as_json: bool, quiet: bool) -> bool | None:
+def _measure(runner: Bench, command: list[str], notes: Sequence[str], figures: bool, as_json: bool, quiet: bool) -> int:
     """Run a bench and write what comes of it.
 
     Returns:
-        whether a record failed; None if it was interrupted.
+        the exit code: 1 if a record failed, 128 and its number after a signal.
     """
     from flashdiff_cli.bench.report import write_pictures, write_protocol, write_summary
     from flashdiff_cli.commands import bench_show as show
@@ -53,7 +53,7 @@ def _measure(runner: Bench, command: list[str], notes: Sequence[str], figures: b
         write_pictures(runner, summary)
     if not as_json:
         show.say_summary(summary)
-    return None if interrupted else any(r.status == "failed" for r in runner.current())
+    return interrupted or int(any(r.status == "failed" for r in runner.current()))
 
 
 @closed
@@ -173,5 +173,5 @@ def bench(
     if not items:
         raise FlashdiffError(f"no picture can be used: {errors[0]}")
     runner = Bench(plan, selected, restorer.pipeline, restorer.model, items, output, batch, save_images, restorer.dtype)
-    failed = _measure(runner, context.obj, (*errors, *runner.measures.missing), figures, json, quiet)
-    raise typer.Exit(130 if failed is None else int(failed or bool(errors)))
+    code = _measure(runner, context.obj, (*errors, *runner.measures.missing), figures, json, quiet)
+    raise typer.Exit(code or int(bool(errors)))

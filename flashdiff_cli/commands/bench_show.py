@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from flashdiff_cli.commands.show import WIDTH, interruptible, say_error
+from flashdiff_cli.commands.signals import Interrupted
 
 if TYPE_CHECKING:
     from flashdiff_cli.bench.protocol import Protocol
@@ -46,8 +47,8 @@ class BenchMeter:
             self.console.print(escape(f"{share:.0%} {what}, left {_time(left)}"))
 
 
-def follow(runner: Bench, as_json: bool, quiet: bool) -> bool:
-    """Run a bench; True if it was interrupted. Ctrl-C lets the arm in hand finish."""
+def follow(runner: Bench, as_json: bool, quiet: bool) -> int:
+    """Run a bench; the exit code if it was interrupted, else 0. Ctrl-C lets the arm in hand finish."""
     shown = BenchMeter(quiet)
     with shown.bar, interruptible(shown) as stop:
         try:
@@ -56,9 +57,9 @@ def follow(runner: Bench, as_json: bool, quiet: bool) -> bool:
                     say_error(f"{record.image}, {record.condition}, {record.arm}: {record.error}")
                 if as_json:
                     print(record.to_json(), flush=True)
-        except KeyboardInterrupt:
-            return True
-        return stop.is_set()
+        except (KeyboardInterrupt, Interrupted):
+            return stop.code
+        return stop.code if stop.is_set() else 0
 
 
 def say_protocols() -> None:

@@ -17,17 +17,23 @@ def compare(
     output: Annotated[
         Optional[Path], typer.Option("--output", "-o", help="Where to write (default: AFTER-compared.png).")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that stands in the way.")] = False,
 ) -> None:
     """Two pictures side by side as one PNG."""
     from flashdiff_cli.errors import UsageError, one_line
-    from flashdiff_cli.pictures.files import check_output, from_pil, read_picture, write_picture
+    from flashdiff_cli.pictures.files import from_pil, read_picture, write_picture
+    from flashdiff_cli.pictures.formats import check_output
     from flashdiff_cli.pictures.side import side_by_side
+    from flashdiff_cli.runs.content import same_file
+    from flashdiff_cli.runs.journal import Journal, Origin
 
     target = output or after.with_name(f"{after.stem}-compared.png")
     check_output(target)
     paths = [before, after] + ([] if truth is None else [truth])
-    if target.absolute() in {path.absolute() for path in paths}:
+    if any(same_file(target, path) for path in paths):
         raise UsageError(f"{target}: the output would overwrite an input; choose another --output")
+    journal, origin = Journal(), Origin.of(*paths)
+    journal.check(target, origin, overwrite=overwrite)
     pictures = [read_picture(path) for path in paths]
     captions = [path.name for path in paths]
     if truth is not None:
@@ -44,5 +50,5 @@ def compare(
             captions[index] += f": {psnr:.2f} dB, SSIM {ssim:.3f}"
             print(one_line(f"{paths[index]}: PSNR {psnr:.2f} dB, SSIM {ssim:.4f}"))
     sheet = side_by_side([picture.to_rgb() for picture in pictures], captions)
-    write_picture(from_pil(sheet), target)
+    write_picture(from_pil(sheet), target, into=lambda path: journal.file(path, origin, overwrite=overwrite))
     print(one_line(str(target)))

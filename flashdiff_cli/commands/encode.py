@@ -20,6 +20,7 @@ def encode(
         Optional[Path],
         typer.Option("--output", "-o", help="Folder of the results (default: beside each input)."),
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that stand in the way.")] = False,
     recursive: options.Recursive = False,
     limit: options.Limit = None,
     operator: options.Operator = None,
@@ -42,6 +43,7 @@ def encode(
     from flashdiff_cli.pictures.files import write_picture
     from flashdiff_cli.pictures.tensors import write_tensors
     from flashdiff_cli.runs.inputs import with_targets
+    from flashdiff_cli.runs.journal import Journal, Origin
     from flashdiff_cli.runs.piped import read_standard_input
 
     content = read_standard_input(sys.stdin) if STANDARD in inputs else []
@@ -56,20 +58,25 @@ def encode(
 
     settings = Settings(operator=operator, operator_options=split(values)[0], mask=mask, kernel=kernel, encoder=encoder, tile=tile)
     settings.check()
+    journal = Journal()
 
     def load():
         return Restorer(model, device, dtype, offline=offline)
 
     def work(restorer, job, picture, step):
+        target = job.target.with_suffix(".safetensors")
+        origin, main = Origin.of(job.source), target.name
+        journal.check(target, origin, overwrite=overwrite)
+        journal.check(job.target, origin, main, overwrite)
         found, record = restorer.analyse(picture, settings, str(job.source))
         decoded = found.pop("decoded")
         facts = {"model": record.model, "width": str(record.width), "height": str(record.height), "encoder": record.encoder}
-        target = job.target.with_suffix(".safetensors")
+        kept = {"digest": picture.digest.hex(), "overwrite": overwrite}
 
         def finish(record):
-            write_tensors(found, target, facts)
-            write_picture(picture.with_image(decoded), job.target)
             record.output = str(target)
+            write_tensors(found, target, facts, lambda path: journal.file(path, origin, record=record, **kept))
+            write_picture(picture.with_image(decoded), job.target, into=lambda path: journal.file(path, origin, of=main, **kept))
 
         return record, finish
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -53,12 +54,18 @@ def check_free(output: Path | None, overwrite: bool) -> None:
 
     if output not in (None, STANDARD):
         check_output(output)
-        if output.exists() and not overwrite:
+        if os.path.lexists(output) and not overwrite:
             raise FlashdiffError(f"{output}: exists already; choose another --output, or pass --overwrite")
 
 
 def write_piped(
-    job: Job, restored: Picture, record: Record, output: Path | None, ending: str | None, quality: int | None
+    job: Job,
+    restored: Picture,
+    record: Record,
+    output: Path | None,
+    ending: str | None,
+    quality: int | None,
+    overwrite: bool = False,
 ) -> None:
     """Write the result, and what became of it into its record.
 
@@ -68,16 +75,19 @@ def write_piped(
         output: a file; None and "-": standard output.
         ending: of the format to write; None: the output's, else as the source's.
         quality: see `write_picture`.
+        overwrite: replace a file that is there, though it was not when the run began.
 
     Raises:
         FlashdiffError: it cannot be written.
     """
     from flashdiff_cli.pictures.files import encoded, write_picture
     from flashdiff_cli.pictures.formats import FORMATS
+    from flashdiff_cli.pictures.whole import whole
     from flashdiff_cli.runs.piped import ending_of
 
     if output not in (None, STANDARD):
-        write_picture(restored, output, quality, notes=record.notes)
+        like = () if job.data is not None else (job.source,)
+        write_picture(restored, output, quality, lambda path: whole(path, overwrite, like), record.notes)
         record.output = str(output)
         return
     own = job.source.suffix.lower() if job.data is None else ending_of(job.data)

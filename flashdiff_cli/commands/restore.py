@@ -99,18 +99,15 @@ def restore(
     """
     from flashdiff_cli.commands.piped import STANDARD, check_free, check_piped, write_piped
     from flashdiff_cli.commands.run import find_pictures, run_pictures
-    from flashdiff_cli.commands.show import meter, report, say_json, say_plan
+    from flashdiff_cli.commands.show import meter, report, say_error, say_json, say_plan
     from flashdiff_cli.errors import UsageError
-    from flashdiff_cli.pages import write_text
     from flashdiff_cli.pictures.files import write_picture
     from flashdiff_cli.pictures.formats import FORMATS
-    from flashdiff_cli.runs.decide import DO, REFUSE, SKIP, decide, without_outputs
+    from flashdiff_cli.runs.decide import DO, REFUSE, SKIP, Claims, decide, refusal, without_outputs
     from flashdiff_cli.runs.inputs import Job, with_targets
-    from flashdiff_cli.runs.journal import Journal, fingerprint
+    from flashdiff_cli.runs.journal import Journal, Origin, fingerprint
     from flashdiff_cli.runs.piped import read_standard_input
-    from flashdiff_cli.runs.record import Record
-    from flashdiff_cli.runs.report import make_report
-    from flashdiff_cli.runs.tabulate import to_csv
+    from flashdiff_cli.runs.tables import Tables
 
     ending = None
     if format is not None:
@@ -128,7 +125,8 @@ def restore(
         check_free(output, overwrite)
     else:
         jobs = find_pictures(inputs, recursive, limit, content, lambda found: without_outputs(found, journal))
-        jobs = with_targets(jobs, output, suffix, ending, in_place)
+        jobs = with_targets(jobs, output, suffix, ending, in_place, journal.is_of_another)
+    tables = Tables(journal, inputs, jobs, csv, page, overwrite)
     of_operator, of_solver = split(values)
 
     from flashdiff_cli.hub.download import sha256_of
@@ -167,7 +165,7 @@ def restore(
             restorer.check(settings)
             shown.begin(str(job.source))
             restored, record = restorer.restore(job.read(), settings, str(job.source), shown.step)
-            write_piped(job, restored, record, output, ending, quality)
+            write_piped(job, restored, record, output, ending, quality, overwrite)
         if output not in (None, STANDARD):
             report([record], json)
         if json:
@@ -176,38 +174,38 @@ def restore(
     files = {name: sha256_of(path) for name, path in files_of(settings.operator_options).items()}
     asked = {"quality": quality, "dtype": dtype, "samples": samples, "map": severity_map, "files": files}
     made_with = fingerprint(**settings.identity(), **asked, **Restorer.identity(model, offline))
-    decisions = decide(jobs, journal, made_with, overwrite, resume)
+    decisions = decide(jobs, journal, made_with, overwrite, resume, lambda target: extras.names(target, samples, severity_map))
     if dry_run:
         say_plan(decisions, json)
         raise typer.Exit(int(any(d.action == REFUSE for d in decisions)))
     todo = [d.job for d in decisions if d.action == DO]
     early = [journal.record(d.job) for d in decisions if d.action == SKIP]
-    for decision in decisions:
-        if decision.action == REFUSE:
-            error = f"{decision.job.target}: {decision.reason}"
-            early.append(Record(str(decision.job.source), status="failed", error=error))
+    early += [refusal(d) for d in decisions if d.action == REFUSE]
+    for note in journal.notes():
+        say_error(note)
 
     def work(restorer, job, picture, step):
         restored, record = restorer.restore(picture, settings, str(job.source), step)
         map_ = extras.severity_map(restorer, picture, settings, record.operator["name"], record.noise_std) if severity_map else None
-        more = None
+        more, digest = None, picture.digest.hex()
+
+        def beside(path):
+            return journal.file(path, Origin.of(job.source), made_with, digest, of=job.target.name, overwrite=overwrite)
+
         if samples > 1:
-            more = extras.write_samples(restorer, picture, settings, restored, job.target, samples, quality, step)
+            more = extras.write_samples(restorer, picture, settings, restored, job.target, samples, quality, step, beside)
 
         def finish(record):
             if map_ is not None:
-                record.others.append(str(extras.write_severity_map(map_, job.target)))
+                record.others.append(str(extras.write_severity_map(map_, job.target, beside)))
             if more is not None:
                 more(record)
-            write_picture(restored, job.target, quality, notes=record.notes)
             record.output = str(job.target)
-            journal.add(job, made_with, record)
+            write_picture(
+                restored, job.target, quality, lambda path: journal.result(job, made_with, digest, record, overwrite), record.notes
+            )
 
         return record, finish
 
-    records, code = run_pictures(todo, settings, load, work, json, quiet, early)
-    if csv is not None:
-        write_text(to_csv(records), csv)
-    if page is not None:
-        write_text(make_report(records, ", ".join(path.name or str(path) for path in inputs[:3])), page)
-    raise typer.Exit(code)
+    claims = Claims(journal, made_with, overwrite, resume)
+    raise typer.Exit(run_pictures(todo, settings, load, work, json, quiet, early, claims=claims, together=tables.write)[1])

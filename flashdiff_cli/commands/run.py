@@ -13,7 +13,7 @@ from flashdiff_cli.commands.show import interruptible, meter, report, say_error,
 if TYPE_CHECKING:
     from flashdiff_cli.pictures.files import Picture
     from flashdiff_cli.runs.inputs import Job
-    from flashdiff_cli.runs.many import Finish
+    from flashdiff_cli.runs.many import Claims, Finish
     from flashdiff_cli.runs.record import Record
     from flashdiff_cli.runs.restorer import Restorer, Settings
 
@@ -55,6 +55,8 @@ def run_pictures(
     quiet: bool,
     early: Sequence[Record] = (),
     restored: bool = True,
+    claims: Claims | None = None,
+    together: Callable[[list[Record]], list[str]] = lambda records: [],
 ) -> tuple[list[Record], int]:
     """Load the model, work on every picture, and show what comes of it.
 
@@ -67,9 +69,11 @@ def run_pictures(
         quiet: show no progress.
         early: records of what is known without work.
         restored: whether the table tells of steps that were run.
+        claims: see `runs.many.each`.
+        together: writes files about all records, before the table is shown; returns what went wrong.
 
     Returns:
-        (all records, exit code): 0 all done, 1 some failed, 130 interrupted.
+        (all records, exit code): 0 all done, 1 some failed, 128 and its number after a signal.
     """
     from flashdiff_cli.runs.many import each
 
@@ -83,10 +87,17 @@ def run_pictures(
                 lambda job, picture: work(restorer, job, picture, shown.step),
                 lambda job: shown.begin(str(job.source)),
                 stopped.is_set,
+                claims,
             )
         records, interrupted = stream(chain(early, done), as_json, shown.end)
+    failed = any(r.status == "failed" for r in records)
+    for error in together(records):
+        say_error(error)
+        failed = True
     report(records, as_json, restored)
-    left = jobs[len(records) - len(early) :]
+    # Not in the order of the jobs: those that another run had come last.
+    finished = Counter(record.input for record in records[len(early) :])
+    left = [job for job in jobs if not finished[str(job.source)]]
     if left:
         say_left(left)
-    return records, 130 if interrupted or left else int(any(r.status == "failed" for r in records))
+    return records, stopped.code if interrupted or left else int(failed)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +23,7 @@ from rich.progress import (
 from rich.table import Table
 
 from flashdiff_cli.commands.flags import as_flags
+from flashdiff_cli.commands.signals import Interrupted, Stop, handled
 from flashdiff_cli.errors import one_line
 
 if TYPE_CHECKING:
@@ -42,7 +41,8 @@ def errors() -> Console:
 
 def say_error(message: str) -> None:
     """Print one line on stderr; parameters of the library are named as flags."""
-    print(f"flashdiff: {one_line(' '.join(as_flags(message).split()))}", file=sys.stderr)
+    with suppress(OSError):
+        print(f"flashdiff: {one_line(' '.join(as_flags(message).split()))}", file=sys.stderr)
 
 
 def lenient() -> None:
@@ -104,24 +104,19 @@ def meter(total: int, quiet: bool):
 
 @contextmanager
 def interruptible(shown: Meter):
-    """Ctrl-C asks to stop after the present picture; a second one stops at once. Yields the Event that is then set."""
-    stop = threading.Event()
+    """Ctrl-C, SIGTERM or SIGHUP asks to stop after the present picture; a second one stops at once. Yields the Stop that is then set."""
+    stop = Stop()
 
     def ask(number, frame):
         if stop.is_set():
-            raise KeyboardInterrupt
+            raise Interrupted(number)
+        stop.code = 128 + number
         stop.set()
-        shown.console.print("flashdiff: finishing this picture; Ctrl-C again stops at once", highlight=False)
+        with suppress(OSError):
+            shown.console.print("flashdiff: finishing this picture; Ctrl-C again stops at once", highlight=False)
 
-    before = signal.getsignal(signal.SIGINT)
-    ours = threading.current_thread() is threading.main_thread()
-    if ours:
-        signal.signal(signal.SIGINT, ask)
-    try:
+    with handled(ask):
         yield stop
-    finally:
-        if ours:
-            signal.signal(signal.SIGINT, before)
 
 
 def say_left(jobs: Sequence[Job]) -> None:
@@ -217,6 +212,6 @@ def stream(records: Iterable[Record], as_json: bool, ended: Callable[[], None]) 
                 say_error(record.error or "failed")
             if as_json:
                 say_json(record.to_json())
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted):
         return taken, True
     return taken, False

@@ -7,15 +7,17 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from flashdiff_cli.pictures.whole import whole
+from flashdiff_cli.pictures.whole import Opener, whole
 
 
-def write_tensors(tensors: dict[str, torch.Tensor], path: str | Path, facts: dict[str, str] | None = None) -> None:
-    """Write tensors and text metadata, first under a temporary name.
+def write_tensors(
+    tensors: dict[str, torch.Tensor], path: str | Path, facts: dict[str, str] | None = None, into: Opener = whole
+) -> None:
+    """Write tensors and text metadata, first under a temporary name; `into` opens the file, see `pictures.whole`.
 
     Raises:
         FlashdiffError: the disk or the folder refuses.
     """
     data = save({name: tensor.contiguous() for name, tensor in tensors.items()}, {k: str(v) for k, v in (facts or {}).items()})
-    with whole(Path(path)) as file:
+    with into(Path(path)) as file:
         file.write(data)

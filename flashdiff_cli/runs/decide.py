@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.hub.checksums import SUMS
-from flashdiff_cli.runs.inputs import Job
-from flashdiff_cli.runs.journal import DONE, FOREIGN, STALE, Journal
+from flashdiff_cli.pictures.whole import make_folder
+from flashdiff_cli.runs.content import other_names
+from flashdiff_cli.runs.entries import NAME
+from flashdiff_cli.runs.inputs import Job, place
+from flashdiff_cli.runs.journal import (
+    DONE,
+    FOREIGN,
+    HARD_LINKED,
+    IN_THE_WAY,
+    OF_ANOTHER,
+    OTHER,
+    STALE,
+    Journal,
+    Origin,
+    place_of,
+)
+from flashdiff_cli.runs.lines import appending, safe_open
+from flashdiff_cli.runs.locks import byte_of, claim
+from flashdiff_cli.runs.record import Record
 
 DO, SKIP, REFUSE = "restore", "skip", "refuse"
 
@@ -23,7 +43,14 @@ class Decision:
     reason: str = ""
 
 
-def decide(jobs: Sequence[Job], journal: Journal, settings: str, overwrite: bool = False, resume: bool = False) -> list[Decision]:
+def decide(
+    jobs: Sequence[Job],
+    journal: Journal,
+    settings: str,
+    overwrite: bool = False,
+    resume: bool = False,
+    extras: Callable[[Path], Sequence[Path]] = lambda target: (),
+) -> list[Decision]:
     """Decide for every job.
 
     Args:
@@ -32,11 +59,50 @@ def decide(jobs: Sequence[Job], journal: Journal, settings: str, overwrite: bool
         settings: the run's `fingerprint`.
         overwrite: do everything again and replace whatever stands in the way.
         resume: keep every output that flashdiff made, whatever its settings were.
+        extras: what would be written besides, by target.
     """
-    return [_decide(job, journal.state(job, settings), overwrite, resume) for job in jobs]
+    names = {place(path) for job in jobs for path in (job.source, job.target)}
+    sources = {_file(job.source) for job in jobs} - {None}
+    decisions = []
+    for job in jobs:
+        decision = decide_one(job, journal, settings, overwrite, resume)
+        if not job.in_place and _file(job.target) in sources:
+            decision = Decision(job, REFUSE, "stands for an input, by another name or a link; choose another --output or --suffix")
+        if decision.action == DO:
+            decision = _with_extras(decision, journal, names, overwrite, extras(job.target))
+        names.update(map(place, extras(job.target)))
+        decisions.append(decision)
+    return decisions
 
 
-def _decide(job: Job, state: str, overwrite: bool, resume: bool) -> Decision:
+def _file(path: Path) -> tuple[int, int] | None:
+    """Which file a name stands for, whatever the name; None: none."""
+    with suppress(OSError, ValueError):
+        found = path.stat()
+        return found.st_dev, found.st_ino
+    return None
+
+
+def _with_extras(decision: Decision, journal: Journal, names: set[Path], overwrite: bool, extras: Sequence[Path]) -> Decision:
+    """The decision, or its refusal where something that would be written besides is in the way."""
+    job = decision.job
+    for path in extras:
+        if place(path) in names:
+            reason = f"{path} is another picture of this run, or its result; choose another --output, or restore them one after the other"
+            return Decision(job, REFUSE, reason)
+        try:
+            journal.check(path, Origin.of(job.source), job.target.name, overwrite)
+        except FlashdiffError as error:
+            return Decision(job, REFUSE, str(error))
+    return decision
+
+
+def decide_one(job: Job, journal: Journal, settings: str, overwrite: bool = False, resume: bool = False, anew: bool = False) -> Decision:
+    """Decide for one job, see `decide`; `anew`: with what other runs have written since."""
+    try:
+        state = journal.state(job, settings, anew)
+    except FlashdiffError as error:
+        return Decision(job, REFUSE, str(error))
     if overwrite:
         return Decision(job, DO, "--overwrite")
     if state == DONE:
@@ -46,10 +112,77 @@ def _decide(job: Job, state: str, overwrite: bool, resume: bool) -> Decision:
     if state == STALE and job.in_place:
         reason = "was restored in place before, with other settings; --overwrite restores the result once more"
         return Decision(job, REFUSE, reason)
-    if state == FOREIGN:
-        reason = "exists already and is not flashdiff's; choose another --output or --suffix, or pass --overwrite"
-        return Decision(job, REFUSE, reason)
+    if job.in_place and other_names(place_of(job)):
+        return Decision(job, REFUSE, HARD_LINKED)
+    if state in (FOREIGN, OTHER):
+        return Decision(job, REFUSE, IN_THE_WAY if state == FOREIGN else OF_ANOTHER)
     return Decision(job, DO, "settings or source have changed" if state == STALE else "")
+
+
+def refusal(decision: Decision) -> Record:
+    """The failed record of a job that is refused."""
+    target, reason = str(decision.job.target), decision.reason
+    return Record(str(decision.job.source), status="failed", error=reason if target in reason else f"{target}: {reason}")
+
+
+class Claims:
+    """Which run restores which picture, where several write into one folder: each takes what no other has.
+
+    Args:
+        journal: of what is there.
+        settings, overwrite, resume: as for `decide`, which is asked again once a picture is taken.
+    """
+
+    def __init__(self, journal: Journal, settings: str, overwrite: bool = False, resume: bool = False):
+        self.journal, self.settings, self.overwrite, self.resume = journal, settings, overwrite, resume
+        self._held: dict[Job, tuple[int, Path, list[Path]]] = {}
+
+    def take(self, job: Job) -> Record | bool:
+        """True: the picture is this run's. False: another run has it. A record: there is nothing to do any more.
+
+        Raises:
+            FlashdiffError: the folder's journal cannot be written.
+        """
+        if not job.source.exists():
+            return True  # which reading will say
+        path = place_of(job).parent / NAME
+        made = _make(path.parent)
+        handle = safe_open(path, writing=True)
+        if not claim(handle, byte_of(place_of(job).name)):
+            os.close(handle)
+            return False
+        self._held[job] = (handle, path, made)
+        decision = decide_one(job, self.journal, self.settings, self.overwrite, self.resume, anew=True)
+        if decision.action == DO:
+            return True
+        self.free(job)
+        return self.journal.record(job) if decision.action == SKIP else refusal(decision)
+
+    def free(self, job: Job) -> None:
+        """Give a picture back; a journal and folders that were made for it and stayed empty are removed."""
+        if job not in self._held:
+            return
+        handle, path, made = self._held.pop(job)
+        os.close(handle)
+        if any(path == other for _, other, _ in list(self._held.values())):
+            return
+        with suppress(OSError, FlashdiffError):
+            if path.stat().st_size == 0:
+                with appending(path) as own:
+                    if os.fstat(own).st_size == 0:
+                        path.unlink()
+            for folder in made:
+                folder.rmdir()
+
+
+def _make(folder: Path) -> list[Path]:
+    """Make a folder; those that were missing, the deepest first."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        make_folder(folder)
+    except OSError as error:
+        raise FlashdiffError(f"{folder}: cannot be made ({error.strerror}); choose another --output") from error
+    return missing
 
 
 def without_outputs(jobs: Sequence[Job], journal: Journal) -> list[Job]:

@@ -10,6 +10,7 @@ import torch
 from flashdiff_cli.pictures.files import Picture, from_pil, write_picture
 from flashdiff_cli.pictures.maps import draw_map
 from flashdiff_cli.pictures.tiles import Canvas, cut
+from flashdiff_cli.pictures.whole import Opener, whole
 from flashdiff_cli.runs.pieces import grain_of
 from flashdiff_cli.runs.record import Record
 from flashdiff_cli.runs.restorer import Restorer, Settings
@@ -23,6 +24,13 @@ FULL_SPREAD = 0.15
 def beside(target: Path, what: str, ending: str | None = None) -> Path:
     """The name of a picture that goes with `target`."""
     return target.with_name(f"{target.stem}-{what}{ending or target.suffix}")
+
+
+def names(target: Path, count: int, with_map: bool) -> list[Path]:
+    """All that `count` samples and a severity map write beside `target`."""
+    found = [beside(target, f"sample{number}") for number in range(2, count + 1)]
+    found += [beside(target, "mean"), beside(target, "uncertainty", ".png")] if count > 1 else []
+    return found + ([beside(target, "severity", ".png")] if with_map else [])
 
 
 def severity_map(
@@ -47,10 +55,10 @@ def severity_map(
     return canvas.image()[0, : size[0], : size[1]]
 
 
-def write_severity_map(values: torch.Tensor, target: Path) -> Path:
-    """Write a severity map beside a picture, on the scale from its lowest to its highest value."""
+def write_severity_map(values: torch.Tensor, target: Path, into: Opener = whole) -> Path:
+    """Write a severity map beside a picture, on the scale from its lowest to its highest value; `into` opens it."""
     path = beside(target, "severity", ".png")
-    write_picture(from_pil(draw_map(values, values.min().item(), values.max().item(), "severity")), path)
+    write_picture(from_pil(draw_map(values, values.min().item(), values.max().item(), "severity")), path, into=into)
     return path
 
 
@@ -63,6 +71,7 @@ def write_samples(
     count: int,
     quality: int | None,
     callback: Callable[[int, int], None] | None = None,
+    into: Opener = whole,
 ) -> Callable[[Record], None]:
     """Restore a picture `count - 1` times more and write each beside `target` as NAME-sample2, NAME-sample3, ...
 
@@ -72,6 +81,7 @@ def write_samples(
         target: where that one goes.
         count: in all, at least 2.
         quality: of JPEG and WebP; None: see `pictures.encode`.
+        into: opens each file; see `pictures.whole`.
 
     Returns:
         a function that writes the mean (NAME-mean) and the map of the standard deviation (NAME-uncertainty.png) and
@@ -80,7 +90,7 @@ def write_samples(
     others: list[Path] = []
 
     def write(image: Picture, path: Path) -> None:
-        write_picture(image, path, quality)
+        write_picture(image, path, quality, into)
         others.append(path)
 
     mean, squares = first.image.clone(), torch.zeros_like(first.image)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,11 @@ from flashdiff_cli.pictures.formats import FORMATS, SUFFIXES, check_output
 
 if TYPE_CHECKING:
     from flashdiff_cli.pictures.picture import Picture
+
+
+def place(path: Path) -> Path:
+    """A file's name, the same through links and other spellings of its folder."""
+    return Path(os.path.realpath(path.parent)) / path.name
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Job:
     @property
     def in_place(self) -> bool:
         """Whether the output takes the input's place."""
-        return self.target is not None and self.target.absolute() == self.source.absolute()
+        return self.target is not None and place(self.target) == place(self.source)
 
     def renamed(self, suffix: str) -> Job:
         """The same job with `suffix` before the ending of its target."""
@@ -187,12 +192,14 @@ def with_targets(
     suffix: str = "-restored",
     ending: str | None = None,
     in_place: bool = False,
+    of_another: Callable[[Job], bool] = lambda job: False,
 ) -> list[Job]:
     """Where each picture's result goes.
 
     Without `output`: beside the source, with `suffix` before its ending. With a name that ends as a picture does, and
     one job: there. Otherwise `output` is a folder that mirrors the tree of the inputs. Formats that cannot be
-    written become PNG. Names that collide get -2, -3, ... in the order of the jobs.
+    written become PNG. Names that collide get -2, -3, ... in the order of the jobs, and so do names at which `of_another` says that
+    an earlier run has left the result of another source.
 
     With `in_place`, each result takes its source's place.
 
@@ -209,7 +216,7 @@ def with_targets(
         check_output(output)
     if not 1 <= len(suffix) and output is None:
         raise UsageError("--suffix must not be empty without --output: it would overwrite the input")
-    sources = {job.source.absolute() for job in jobs}
+    sources = {place(job.source) for job in jobs}
     taken: set[Path] = set()
     planned = []
     for job in jobs:
@@ -221,11 +228,11 @@ def with_targets(
         else:
             target = output / job.below.with_suffix(kind)
         number, free = 2, target
-        while free.absolute() in taken:
+        while place(free) in taken or (place(free) not in sources and not single and of_another(replace(job, target=free))):
             free, number = target.with_name(f"{target.stem}-{number}{target.suffix}"), number + 1
-        if free.absolute() in sources:
+        if place(free) in sources:
             raise UsageError(f"{free}: the output would overwrite an input; choose another --output or --suffix")
-        taken.add(free.absolute())
+        taken.add(place(free))
         planned.append(replace(job, target=free))
     return planned
 

@@ -1,20 +1,34 @@
-"""What runs have written into a folder: `.flashdiff.jsonl` beside the outputs, one line each, added when one is whole."""
+"""What runs have written into a folder: `.flashdiff.jsonl` beside the outputs, one line each.
+
+A line is on the disk before its file gets its name, and says by which content that file will be known. So whenever a run is
+killed, the next one knows what it left: a file is what the line with its content says; one that no line knows is not flashdiff's.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from dataclasses import asdict
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from flashdiff_cli.errors import FlashdiffError
+from flashdiff_cli.pictures.whole import Finished, whole
+from flashdiff_cli.runs.content import digest_of, other_names, same_file, stat_of, unchanged
+from flashdiff_cli.runs.entries import NAME, Entries, Entry
 from flashdiff_cli.runs.inputs import Job
-from flashdiff_cli.runs.record import Record
+from flashdiff_cli.runs.lines import append, appending
+from flashdiff_cli.runs.record import Record, finite
 
-NAME = ".flashdiff.jsonl"
-NEW, DONE, STALE, FOREIGN = "new", "done", "stale", "foreign"
+NEW, DONE, STALE, OTHER, FOREIGN = "new", "done", "stale", "other", "foreign"
+IN_THE_WAY = "exists already and is not flashdiff's; choose another --output or --suffix, or pass --overwrite"
+OF_ANOTHER = "exists already, made from another picture; choose another --output or --suffix, or pass --overwrite"
+HARD_LINKED = "has more names (hard links), which would keep the old content; choose an --output, or pass --overwrite"
+CHANGED = "was changed while it was being restored, and is left as it is; run again"
 
 
 def fingerprint(**settings: Any) -> str:
@@ -23,105 +37,259 @@ def fingerprint(**settings: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _stat(path: Path) -> list[int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return [found.st_size, found.st_mtime_ns]
+@dataclass(frozen=True)
+class Origin:
+    """What a file is made from: a picture, or several."""
+
+    name: str
+    """The absolute path; of several, the fingerprint of all."""
+    paths: tuple[Path, ...]
+    given: str = ""
+    """The path as it was given, by which older versions knew it."""
+
+    @classmethod
+    def of(cls, *paths: Path) -> Origin:
+        """Of one picture, or of several."""
+        names = [os.path.abspath(path) for path in paths]
+        if len(names) == 1:
+            return cls(names[0], tuple(paths), str(paths[0]))
+        return cls(fingerprint(sources=names), tuple(paths))
+
+    @classmethod
+    def of_run(cls, inputs: Sequence[Path], sources: Sequence[Path]) -> Origin:
+        """Of a whole run: known by what was given, bounded in who may read it by every picture."""
+        return cls(fingerprint(run=[os.path.abspath(path) for path in inputs]), tuple(sources))
+
+
+def place_of(job: Job) -> Path:
+    """Where a job's result goes: in place, into the file that a link means."""
+    return Path(os.path.realpath(job.target)) if job.in_place else job.target
 
 
 class Journal:
-    """The outputs of all folders that a run writes into; each folder's file is read when it is first asked for.
-
-    Lines that a killed run left unfinished are passed over, so an output counts only if its line is whole.
-    """
+    """The files that flashdiff made, in all folders that a run writes into; each folder's journal is read when it is first asked for."""
 
     def __init__(self):
-        self._folders: dict[Path, dict[str, dict]] = {}
-        self._others: dict[Path, set[str]] = {}
+        self._folders: dict[Path, Entries] = {}
         self._seen: dict[Path, list[int] | None] = {}
+        self._lock = threading.Lock()
 
-    def _entries(self, folder: Path) -> dict[str, dict]:
+    def entries(self, folder: Path, anew: bool = False) -> Entries:
+        """The journal of a folder; `anew`: with what other runs have added since."""
         folder = folder.absolute()
-        if folder not in self._folders:
-            found, others = {}, set()
-            self._folders[folder], self._others[folder] = found, others
-            try:
-                lines = (folder / NAME).read_text(encoding="utf-8", errors="replace").splitlines()
-            except OSError:
-                lines = []
-            for line in lines:
-                try:
-                    entry = json.loads(line)
-                    others.update(Path(path).name for path in entry["record"].get("others") or ())
-                    found[str(entry["output"])] = entry
-                except (ValueError, KeyError, TypeError, AttributeError):
-                    continue
-        return self._folders[folder]
+        with self._lock:
+            known = folder in self._folders
+            if not known:
+                self._folders[folder] = Entries(folder)
+            entries = self._folders[folder]
+        if known and anew:
+            entries.refresh()
+        return entries
 
-    def state(self, job: Job, settings: str) -> str:
-        """How a job's target stands.
+    def state(self, job: Job, settings: str, anew: bool = False) -> str:
+        """How a job's target stands, by name and content.
 
         Args:
             job: with a target.
             settings: the `fingerprint` of this run.
+            anew: look at what other runs have added since.
 
         Returns:
-            "new": nothing there. "done": made from this source, as it still is, with these settings. "stale": made by
-            flashdiff from another state of the source or with other settings. "foreign": not made by flashdiff, or
-            changed since.
+            "new": nothing there, or in place a picture that is not restored yet. "done": made from this source, as it still is,
+            with these settings. "stale": made from this source, when it was another or with other settings. "other": made from
+            another source. "foreign": not made by flashdiff, or changed since.
+
+        Raises:
+            FlashdiffError: the folder's journal cannot be used.
         """
-        source, target = _stat(job.source), _stat(job.target)
-        self._seen[job.source] = source
-        entry = self._entries(job.target.parent).get(job.target.name)
-        if job.in_place:
-            if entry is None or entry.get("target_stat") != target:
-                return NEW
-            return DONE if entry.get("settings") == settings else STALE
-        if target is None:
+        self._seen[job.source] = stat_of(job.source)
+        place = place_of(job)
+        entries = self.entries(place.parent, anew)
+        if entries.trouble:
+            raise FlashdiffError(entries.trouble)
+        return self._in_place(place, settings) if job.in_place else self._standing(place, Origin.of(job.source), settings)
+
+    def _made_as(self, place: Path) -> Entry | None:
+        """The line that made a file what it is; None: none did."""
+        # Of a file that another run has made since the journal was read, the line is there before the file has its name.
+        return self._known(place, anew=False) or self._known(place, anew=True)
+
+    def _known(self, place: Path, anew: bool) -> Entry | None:
+        now, digest = stat_of(place, follow=False), None
+        if now is None:
+            return None
+        for entry, seen in self.entries(place.parent, anew).of(place.name):
+            if entry.target_stat[0] != now[0]:
+                continue
+            if now == seen or (entry.target_digest is None and now[:2] == entry.target_stat[:2]):
+                return entry
+            if entry.target_digest is not None:
+                digest = digest or digest_of(place, follow=False)
+                if digest == entry.target_digest:
+                    return entry
+        return None
+
+    def _in_place(self, place: Path, settings: str) -> str:
+        found = self._made_as(place)
+        if found is None:
             return NEW
-        if entry is None or (entry.get("target_stat") or [None])[0] != target[0]:
+        return DONE if found.settings == settings else STALE
+
+    def _standing(self, place: Path, origin: Origin, settings: str = "", of: str | None = None) -> str:
+        if not os.path.lexists(place):
+            return NEW
+        found = self._made_as(place)
+        if found is None:
             return FOREIGN
-        same = entry.get("settings") == settings and entry.get("source_stat") == source
-        return DONE if same else STALE
+        alone = origin.given != ""
+        alike = alone and unchanged(origin.paths[0], stat_of(origin.paths[0]), found.source_stat, found.source_digest)
+        if found.of != of or found.in_place or not (alike or found.source in (origin.name, origin.given)):
+            return OTHER
+        return DONE if found.settings == settings and (alike or not alone) else STALE
+
+    def is_of_another(self, job: Job) -> bool:
+        """Whether a job's target is the result of another source, so that this one's should get another name."""
+        with suppress(FlashdiffError):
+            return not job.in_place and self.state(job, "") == OTHER
+        return False
+
+    def check(self, path: Path, origin: Origin, of: str | None = None, overwrite: bool = False) -> None:
+        """Raise a FlashdiffError if a file may not be written there: something is in the way, or a source itself.
+
+        Args:
+            path: of the file.
+            origin: what it would be made from.
+            of: name of the picture that it goes with.
+            overwrite: whatever is in the way may be replaced.
+        """
+        entries = self.entries(path.parent)
+        if entries.trouble:
+            raise FlashdiffError(entries.trouble)
+        if any(same_file(path, source) for source in origin.paths):
+            raise FlashdiffError(f"{path}: the output would overwrite an input; choose another --output or --suffix")
+        state = self._standing(path, origin, of=of)
+        if state in (OTHER, FOREIGN) and not overwrite:
+            raise FlashdiffError(f"{path}: {OF_ANOTHER if state == OTHER else IN_THE_WAY}")
 
     def made(self, path: Path) -> bool:
         """Whether a file is what an earlier run has written, and not a picture that was restored in place."""
-        entries = self._entries(path.parent)
-        if path.name in entries:
-            return not entries[path.name].get("in_place")
-        return path.name in self._others[path.parent.absolute()]
+        with suppress(FlashdiffError):
+            entries = self.entries(path.parent)
+            found = next(entries.of(path.name), None)
+            return not found[0].in_place if found is not None else entries.is_other(path.name)
+        return False
 
     def record(self, job: Job) -> Record:
         """The record of a finished job, marked as skipped."""
-        entry = self._entries(job.target.parent).get(job.target.name, {})
-        known = {k: v for k, v in (entry.get("record") or {}).items() if k in Record.__dataclass_fields__}
-        return Record(**(known | {"input": str(job.source), "output": str(job.target), "status": "skipped"}))
+        found = self._made_as(place_of(job))
+        record = found.record if found is not None and found.record is not None else Record("")
+        record.input, record.output, record.status = str(job.source), str(job.target), "skipped"
+        return record
 
-    def add(self, job: Job, settings: str, record: Record) -> None:
-        """Add the line of a job whose output is whole.
+    def notes(self) -> list[str]:
+        """A line for each journal that holds what flashdiff did not write."""
+        found = [entries for entries in self._folders.values() if entries.passed and not entries.trouble]
+        return [f"{entries.path}: lines that are not flashdiff's were passed over ({entries.passed})" for entries in found]
+
+    @contextmanager
+    def result(
+        self, job: Job, settings: str, digest: str, record: Record, overwrite: bool = False
+    ) -> Iterator[BinaryIO]:
+        """Open a job's target for writing, see `file`; in place, it is replaced only if it is what was read.
 
         Args:
             job: whose `state` was asked for before its source was read.
             settings: the `fingerprint` of this run.
+            digest: SHA-256 of the source as it was read, in hexadecimal.
             record: of what was done.
+            overwrite: replace whatever is in the way.
+        """
+        place = place_of(job)
+        if not job.in_place:
+            with self.file(place, Origin.of(job.source), settings, digest, record, overwrite=overwrite) as file:
+                yield file
+            return
+
+        def allowed() -> str:
+            if not unchanged(place, stat_of(place), self._seen.get(job.source), digest):
+                raise FlashdiffError(f"{job.source}: {CHANGED}")
+            if other_names(place) and not overwrite:
+                raise FlashdiffError(f"{job.source}: {HARD_LINKED}")
+            if self._in_place(place, settings) != NEW and not overwrite:
+                raise FlashdiffError(f"{job.source}: another run has restored it in place meanwhile; left as it is")
+            return STALE
+
+        values = {"source": os.path.abspath(job.source), "in_place": True, "settings": settings, "source_digest": digest}
+        values |= {"source_stat": self._seen.get(job.source)}
+        with self._write(place, values, record, allowed, keep=True) as file:
+            yield file
+
+    @contextmanager
+    def file(
+        self,
+        path: Path,
+        origin: Origin,
+        settings: str = "",
+        digest: str | None = None,
+        record: Record | None = None,
+        of: str | None = None,
+        overwrite: bool = False,
+    ) -> Iterator[BinaryIO]:
+        """Open a file for writing that gets its name when it is whole and the journal knows it, see `pictures.whole`.
+
+        Args:
+            path: of the file.
+            origin: what it is made from; nobody may read the file who may not read that.
+            settings: fingerprint of all else that it depends on.
+            digest: SHA-256 of the source as it was read, in hexadecimal.
+            record: of what was done.
+            of: name of the picture that it goes with.
+            overwrite: replace whatever is in the way.
 
         Raises:
-            FlashdiffError: the line cannot be written.
+            FlashdiffError: as for `check`, or the disk refuses.
         """
-        target = job.target
-        entry = {"output": target.name, "source": str(job.source), "in_place": job.in_place}
-        entry |= {"source_stat": self._seen.get(job.source), "target_stat": _stat(target)}
-        entry |= {"settings": settings, "record": asdict(record)}
-        self._entries(target.parent)[target.name] = entry
-        line = (json.dumps(entry, ensure_ascii=True) + "\n").encode()
-        try:
-            # One write call, so that lines of runs that share a folder never mix.
-            handle = os.open(target.parent / NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            try:
-                os.write(handle, line)
-            finally:
-                os.close(handle)
-        except OSError as error:
-            raise FlashdiffError(f"{target.parent / NAME}: cannot be written ({error.strerror})") from error
+
+        def allowed() -> str:
+            self.check(path, origin, of, overwrite)
+            return self._standing(path, origin, settings, of)
+
+        stat = None
+        if origin.given:
+            stat = self._seen.get(origin.paths[0]) or stat_of(origin.paths[0])
+        values = {"of": of, "source": origin.name, "in_place": False, "settings": settings, "source_digest": digest}
+        values |= {"source_stat": stat}
+        with self._write(path, values, record, allowed, like=origin.paths) as file:
+            yield file
+
+    @contextmanager
+    def _write(
+        self,
+        place: Path,
+        values: dict[str, Any],
+        record: Record | None,
+        allowed: Callable[[], str],
+        keep: bool = False,
+        like: Sequence[Path] = (),
+    ) -> Iterator[BinaryIO]:
+        path = place.parent / NAME
+        with ExitStack() as held:
+            opened: list[int] = []
+
+            def ready(done: Finished) -> bool:
+                # No other run adds a line before this file has got its name.
+                opened.append(held.enter_context(appending(path)))
+                self.entries(place.parent, anew=True)
+                replace = allowed() != NEW
+                line = {"output": place.name, "target_stat": [done.size, done.time], "target_digest": done.digest}
+                # Only now, for writing may have added notes.
+                line |= values | {"record": record and finite(asdict(record))}
+                append(opened[0], path, json.dumps(line), sync=True)
+                return replace
+
+            with whole(place, like=like, keep=keep, ready=ready) as file:
+                yield file
+            seen = stat_of(place, follow=False)
+            with suppress(FlashdiffError):  # it saves reading the file next time, no more
+                append(opened[0], path, json.dumps({"output": place.name, "seen": seen}), sync=False)
+

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from flashdiff_cli.errors import FlashdiffError
-from flashdiff_cli.pictures.files import Picture
 from flashdiff_cli.runs.inputs import Job
 from flashdiff_cli.runs.record import Record
 
+if TYPE_CHECKING:
+    from flashdiff_cli.pictures.files import Picture
+
 Finish = Callable[[Record], None]
+
+
+BUSY = 0.1
+"""Seconds between two looks at pictures that other runs have."""
 
 
 class Work(Protocol):
@@ -22,34 +29,95 @@ class Work(Protocol):
         """Compute; returns the record, and what is still to be written, which is done while the next one computes."""
 
 
-def _failure(job: Job, error: Exception) -> Record | None:
-    """The record of a picture that could not be done; None if the error is a fault of the program."""
+class Claims(Protocol):
+    """Who does which picture, where several runs write into one folder."""
+
+    def take(self, job: Job) -> Record | bool:
+        """True: do it. False: another run has it. A record: nothing is to be done any more."""
+
+    def free(self, job: Job) -> None:
+        """The picture is done, or has failed."""
+
+
+class Everything:
+    """Claims of a run that shares its folders with no other."""
+
+    def take(self, job: Job) -> Record | bool:
+        return True
+
+    def free(self, job: Job) -> None:
+        return
+
+
+def _failure(job: Job, error: Exception) -> Record:
+    """The record of a picture that could not be done, whatever the reason."""
+    source = str(job.source)
     if isinstance(error, FlashdiffError):
-        text, source = str(error), str(job.source)
+        text = str(error)
         named = source in text or (job.target is not None and str(job.target) in text)
         return Record(source, status="failed", error=text if named else f"{source}: {text}")
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error).lower()):
-        return Record(str(job.source), status="failed", error=f"{job.source}: not enough memory; use a smaller --tile")
-    return None
+        return Record(source, status="failed", error=f"{source}: not enough memory; use a smaller --tile")
+    reason = " ".join(str(error).split())[:300]
+    text = f"{source}: could not be done ({type(error).__name__}{': ' if reason else ''}{reason}); please report it with the picture"
+    return Record(source, status="failed", error=text)
 
 
-def _read(job: Job) -> tuple[Picture, float]:
+def _read(job: Job, claims: Claims) -> tuple[Picture | Record | None, float]:
+    """The picture; or its record if there is nothing to do, None if another run has it; and the seconds that it took."""
     start = time.perf_counter()
-    picture = job.read()
-    return picture, time.perf_counter() - start
+    taken = claims.take(job)
+    if taken is not True:
+        return taken or None, 0.0
+    return job.read(), time.perf_counter() - start
 
 
-def _write(job: Job, record: Record, finish: Finish) -> Record:
+def _write(job: Job, record: Record, finish: Finish, claims: Claims) -> Record:
     start = time.perf_counter()
     try:
         finish(record)
     except Exception as error:
-        failed = _failure(job, error)
-        if failed is None:
-            raise
-        return failed
+        return _failure(job, error)
+    finally:
+        claims.free(job)
     record.seconds["write"] = time.perf_counter() - start
     return record
+
+
+class _Ahead:
+    """The pictures in their order, each read while the one before is computed; those that another run has come again at the end."""
+
+    def __init__(self, jobs: Sequence[Job], claims: Claims, reader: ThreadPoolExecutor):
+        self.waiting, self.busy, self.claims, self.reader = deque(jobs), deque(), claims, reader
+        self.next = self._submit()
+
+    def _submit(self) -> tuple[Job, Future] | None:
+        if not self.waiting:
+            return None
+        job = self.waiting.popleft()
+        return job, self.reader.submit(_read, job, self.claims)
+
+    def take(self) -> tuple[Job, Future] | None:
+        """The next job and its picture as it will be read; the reader goes on to the one after."""
+        taken = self.next
+        self.next = self._submit()
+        return taken
+
+    def again(self) -> bool:
+        """Whether there are pictures that another run had; they are looked at once more."""
+        if not self.busy:
+            return False
+        time.sleep(BUSY)
+        self.waiting, self.busy = self.busy, deque()
+        self.next = self._submit()
+        return True
+
+    def leave(self) -> None:
+        """Give back the picture that was read and will not be computed."""
+        if self.next is not None:
+            job, reading = self.next
+            reading.exception()  # waits for it
+            self.claims.free(job)
 
 
 def each(
@@ -57,6 +125,7 @@ def each(
     work: Work,
     begin: Callable[[Job], None] = lambda job: None,
     stopped: Callable[[], bool] = lambda: False,
+    claims: Claims | None = None,
 ) -> Iterator[Record]:
     """Run `work` on every job's picture; the records come in order, failures as records with `error`.
 
@@ -67,35 +136,53 @@ def each(
         work: see `Work`.
         begin: called before a picture is computed.
         stopped: asked between pictures; once it is true, those that are computed are still written and the rest is left.
+        claims: which pictures are this run's; those that another run has are looked at again when the others are done.
     """
+    claims = claims or Everything()
     with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(1, "write") as writer:
-        ahead: Future | None = reader.submit(_read, jobs[0]) if jobs else None
-        writing: Future | None = None
-        for index, job in enumerate(jobs):
-            if stopped():
-                break
-            begin(job)
-            # The reader has one thread: the next picture is read while this one computes.
-            reading, ahead = ahead, reader.submit(_read, jobs[index + 1]) if index + 1 < len(jobs) else None
-            record: Record | Future
-            try:
-                picture, seconds = reading.result()
-                start = time.perf_counter()
-                record, finish = work(job, picture)
-                record.seconds = {"read": seconds} | record.seconds | {"total": seconds + time.perf_counter() - start}
-                if finish is not None:
-                    record = writer.submit(_write, job, record, finish)
-            except Exception as error:
-                failed = _failure(job, error)
-                if failed is None:
-                    raise
-                record = failed
+        ahead, writing = _Ahead(jobs, claims, reader), None
+        try:
+            while not stopped():
+                taken = ahead.take()
+                if taken is None:
+                    if writing is not None:  # before waiting for others
+                        yield writing.result()
+                        writing = None
+                    if ahead.again():
+                        continue
+                    break
+                job, reading = taken
+                begin(job)
+                record = _compute(job, reading, work, claims, writer)
+                if record is None:
+                    ahead.busy.append(job)
+                    continue
+                if writing is not None:
+                    yield writing.result()
+                writing = record if isinstance(record, Future) else None
+                if writing is None:
+                    yield record
             if writing is not None:
                 yield writing.result()
-                writing = None
-            if isinstance(record, Future):
-                writing = record
-            else:
-                yield record
-        if writing is not None:
-            yield writing.result()
+        finally:
+            ahead.leave()
+
+
+def _compute(job: Job, reading: Future, work: Work, claims: Claims, writer: ThreadPoolExecutor) -> Record | Future | None:
+    """The record of a picture, at once or when it is written; None if another run has the picture."""
+    try:
+        picture, seconds = reading.result()
+        if picture is None or isinstance(picture, Record):
+            return picture
+        start = time.perf_counter()
+        record, finish = work(job, picture)
+        record.seconds = {"read": seconds} | record.seconds | {"total": seconds + time.perf_counter() - start}
+        if finish is not None:
+            return writer.submit(_write, job, record, finish, claims)
+    except Exception as error:
+        record = _failure(job, error)
+    except BaseException:
+        claims.free(job)
+        raise
+    claims.free(job)
+    return record

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 
@@ -65,6 +65,85 @@ class Record:
     def to_json(self) -> str:
         """One line of strict JSON."""
         return json.dumps(finite(asdict(self)), ensure_ascii=False)
+
+    @classmethod
+    def of_stranger(cls, values: Any) -> Record:
+        """A record that was read from a file, which anybody may have written; what this version does not know is left out.
+
+        Raises:
+            ValueError: a value is of another type than the schema says, out of its range, or too large.
+        """
+        if not isinstance(values, dict):
+            raise ValueError
+        known = {f.name: f.type for f in fields(cls)}
+        found = {name: value for name, value in values.items() if name in known}
+        for name, value in found.items():
+            if not _fits(value, str(known[name])):
+                raise ValueError(name)
+        record = cls(**found)
+        record._check_together()
+        return record
+
+    def _check_together(self) -> None:
+        """Raise a ValueError if the values contradict what everything that shows a record relies on."""
+        counted = (self.width, self.height, self.start_step, self.schedule_steps, self.steps, self.network_evaluations, self.samples)
+        sizes = (self.severity, self.variance, self.noise_std, self.spread, *self.seconds.values())
+        if self.status not in STATUSES or any(n is not None and n < 0 for n in (*counted, *sizes)):
+            raise ValueError
+        if (self.width is None) != (self.height is None) or (self.steps is not None and not self.schedule_steps):
+            raise ValueError
+        if self.operator is not None and not isinstance(self.operator.get("name"), str):
+            raise ValueError
+        found = self.degradation or {}
+        if "confidence" in found and not (isinstance(found.get("kind"), str) and _fits(found["confidence"], "float")):
+            raise ValueError
+
+
+STATUSES = ("done", "skipped", "failed")
+LONGEST_TEXT, MOST_VALUES, DEEPEST = 32768, 200_000, 6
+"""Of values in a record that is read: letters of a text, values in all, and how deep they are nested."""
+
+
+def _fits(value: Any, kind: str) -> bool:
+    """Whether a value is of the type that an annotation names, and plain, finite and of bounded size."""
+    if value is None:
+        return kind.endswith("| None")
+    kind = kind.removesuffix(" | None")
+    if kind in ("str", "bool", "int", "float"):
+        types = {"str": str, "bool": bool, "int": int, "float": (int, float)}[kind]
+        return isinstance(value, types) and (kind == "bool" or not isinstance(value, bool)) and _plain(value)
+    outer, _, inner = kind.removesuffix("]").partition("[")
+    if outer == "list":
+        return isinstance(value, list) and _plain(value) and all(_fits(v, inner) for v in value)
+    if outer == "dict":
+        return isinstance(value, dict) and _plain(value) and all(_fits(v, inner.partition(", ")[2]) for v in value.values())
+    return _plain(value)
+
+
+def _plain(value: Any) -> bool:
+    """Whether a value is JSON's, finite, and no larger than a run makes it."""
+    waiting, count = [(value, 0)], 0
+    while waiting:
+        value, depth = waiting.pop()
+        count += 1
+        if count > MOST_VALUES or depth > DEEPEST:
+            return False
+        if isinstance(value, dict):
+            waiting += [(v, depth + 1) for pair in value.items() for v in pair]
+        elif isinstance(value, list):
+            waiting += [(v, depth + 1) for v in value]
+        elif isinstance(value, str):
+            if len(value) > LONGEST_TEXT:
+                return False
+        elif isinstance(value, float):
+            if not math.isfinite(value):
+                return False
+        elif isinstance(value, int):
+            if abs(value) >= 2**63:
+                return False
+        elif value is not None:
+            return False
+    return True
 
 
 def finite(value: Any) -> Any:

@@ -25,6 +25,7 @@ from flashdiff_cli.operators.mirror import Margins, pad
 from flashdiff_cli.pictures.files import Picture, from_pil, read_picture
 from flashdiff_cli.pictures.tiles import OVERLAP, Canvas, Tile
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
+from flashdiff_cli.runs.checks import check_numbers, check_result
 from flashdiff_cli.runs.decide import model_state
 from flashdiff_cli.runs.masks import finish_holes, from_alpha, look_at_mask, only_thin, takes_alpha, without_missing
 from flashdiff_cli.runs.memory import check_memory
@@ -264,6 +265,7 @@ class Restorer:
         if takes_alpha(settings.operator, settings.operator_options):
             restored.alpha = None
             record.notes.append("the transparency was the mask; the result is opaque")
+        check_result(picture.image, restored.image, "inpainting" in operator.name)
         return restored, record
 
     def analyse(self, picture: Picture, settings: Settings | None = None, name: str = "") -> tuple[dict[str, Any], Record]:
@@ -301,6 +303,7 @@ class Restorer:
             ]
         record.seconds = {"total": time.perf_counter() - look.begin}
         image = decoded.image()[None, :, : look.size[0], : look.size[1]]
+        check_numbers(latent.image(), variance, image)
         return {"latent": latent.image()[None], "variance": variance, "decoded": image}, record
 
 

@@ -1,0 +1,86 @@
+"""Locks of one byte each in an open file, which end with the process: who writes a line, and who restores which picture.
+
+They are those of Linux that belong to an open file (OFD), not to a process. Elsewhere a file is locked as a whole for the
+moment of writing a line, and pictures are not claimed: runs side by side then do some twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import time
+
+from flashdiff_cli.errors import FlashdiffError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+LINES = 2**62
+"""The byte that is locked while a line is added."""
+PATIENCE, PAUSE = 20.0, 0.002
+"""Seconds that a line waits for another run's at most, and between two attempts."""
+_BYTES = hasattr(fcntl, "F_OFD_SETLK")
+
+
+def byte_of(name: str) -> int:
+    """The byte that stands for a file's name."""
+    return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:7], "big")
+
+
+def claim(handle: int, byte: int) -> bool:
+    """Lock one byte of an open file until it is closed; False if another has it."""
+    if not _BYTES:
+        return True
+    return _try(handle, byte, fcntl.F_WRLCK)
+
+
+def _try(handle: int, byte: int, kind: int) -> bool:
+    try:
+        # struct flock: type, whence, start, length, process
+        fcntl.fcntl(handle, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, byte, 1, 0))
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
+
+
+def _try_whole(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+class Line:
+    """While this is entered, no other run adds a line to the open file.
+
+    Raises:
+        FlashdiffError: another process keeps it locked.
+    """
+
+    def __init__(self, handle: int, name: str):
+        self.handle, self.name = handle, name
+
+    def __enter__(self) -> None:
+        if fcntl is None:
+            return
+        end = time.monotonic() + PATIENCE
+        while not (_try(self.handle, LINES, fcntl.F_WRLCK) if _BYTES else _try_whole(self.handle)):
+            if time.monotonic() > end:
+                raise FlashdiffError(f"{self.name}: another process keeps this file locked; end it and run again")
+            time.sleep(PAUSE)
+
+    def __exit__(self, *_: object) -> None:
+        if fcntl is None:
+            return
+        if _BYTES:
+            _try(self.handle, LINES, fcntl.F_UNLCK)
+        else:
+            fcntl.flock(self.handle, fcntl.LOCK_UN)

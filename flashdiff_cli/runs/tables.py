@@ -1,0 +1,60 @@
+"""What a run says of all its pictures together, as files: a table and a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from flashdiff_cli.errors import FlashdiffError, UsageError
+from flashdiff_cli.pages import write_text
+from flashdiff_cli.pictures.formats import FORMATS, SUFFIXES
+from flashdiff_cli.runs.content import same_file
+from flashdiff_cli.runs.inputs import Job, place
+from flashdiff_cli.runs.journal import Journal, Origin
+from flashdiff_cli.runs.record import Record
+from flashdiff_cli.runs.report import make_report
+from flashdiff_cli.runs.tabulate import to_csv
+
+
+class Tables:
+    """The files that `--csv` and `--report` name, looked at before the run so that nothing is in their way at its end.
+
+    Args:
+        journal: of what is there.
+        inputs: as they were given.
+        jobs: of the run.
+        csv, page: where to write; None: not.
+        overwrite: replace files that stand in the way.
+
+    Raises:
+        UsageError: a name is a picture's, or both are the same.
+        FlashdiffError: a file is in the way that flashdiff did not make of these inputs, or that was changed since.
+    """
+
+    def __init__(
+        self, journal: Journal, inputs: Sequence[Path], jobs: Sequence[Job], csv: Path | None, page: Path | None, overwrite: bool = False
+    ):
+        self.journal, self.inputs, self.csv, self.page, self.overwrite = journal, inputs, csv, page, overwrite
+        self.origin = Origin.of_run(inputs, [job.source for job in jobs])
+        if csv is not None and page is not None and (place(csv) == place(page) or same_file(csv, page)):
+            raise UsageError(f"--csv and --report name the same file, {csv}; choose two")
+        taken = {place(path) for job in jobs for path in (job.source, job.target)}
+        for option, path in (("--csv", csv), ("--report", page)):
+            if path is None:
+                continue
+            if path.suffix.lower() in (*FORMATS, *SUFFIXES) or place(path) in taken:
+                raise UsageError(f"{option} {path}: this is a picture's name; end it in {'.csv' if option == '--csv' else '.html'}")
+            journal.check(path, self.origin, overwrite=overwrite)
+
+    def write(self, records: Sequence[Record]) -> list[str]:
+        """Write both; what could not be written, for people."""
+        errors = []
+        title = ", ".join(path.name or str(path) for path in self.inputs[:3])
+        for path, make in ((self.csv, to_csv), (self.page, lambda records: make_report(records, title))):
+            if path is None:
+                continue
+            try:
+                write_text(make(records), path, lambda path: self.journal.file(path, self.origin, overwrite=self.overwrite))
+            except FlashdiffError as error:
+                errors.append(str(error))
+        return errors
