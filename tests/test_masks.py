@@ -361,7 +361,13 @@ def test_masks_that_make_no_sense_get_a_word():
     values = scene()
     values[:, :12] = 0
     assert "of one colour" in looked(gone, values)[0] and looked(gone, values, sure=False) == []
-    assert looked(gone) == []
+    assert "large holes" in looked(gone)[0]
+    gone = np.ones((96, 96), bool)
+    gone[44:52] = False
+    values = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    assert "large holes" in looked(gone, values)[0] and looked(gone, values, sure=False) == []
+    scattered = np.random.default_rng(1).random((96, 96)) < 0.9
+    assert looked(scattered, values) == []
 
 
 def test_a_mask_that_marks_nothing_leaves_the_picture_as_it_is(restore, cli, model, tmp_path):

@@ -19,8 +19,9 @@ from flashdiff_cli.pictures.picture import Picture
 
 ALPHA = "alpha"
 """Instead of a mask file: what a picture's transparency hides is missing."""
-NEARLY_ALL = 0.95
-"""Share of missing pixels above which a mask is taken for inverted, if the picture has anything to show there."""
+MANY, NEARLY_ALL = 0.6, 0.95
+"""Shares of missing pixels above which a mask may be inverted, if they lie far from kept ones, and is taken for it; both only
+if the picture has anything to show there."""
 EVEN, SAMPLED = 0.03, 100_000
 """Spread, in [-1, 1] units, below which pixels count as of one colour; and how many are looked at."""
 FOUND = 0.02
@@ -127,6 +128,8 @@ def look_at_mask(image: torch.Tensor, operator: Operator | None, options: dict[s
         notes.append(f"{name}: {share(part)} of the picture was missing")
     elif shown and not hidden and not sure:
         notes.append(f"{name}: what it keeps, {share(1 - part)} of the picture, is all of one colour; if the mask is inverted, pass {turn}")
+    elif part > MANY and not hidden and not sure and model_share(~missing[None])[0][missing].mean() > 0.5:
+        notes.append(f"{name}: {share(part)} of the picture was missing, in large holes; if the mask is inverted, pass {turn}")
     return notes
 
 
