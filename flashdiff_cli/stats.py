@@ -14,7 +14,7 @@ RESAMPLES = 2000
 COVERAGE = 0.95
 
 
-def mean_interval(values: Sequence[float], seed: int = 0) -> dict[str, float | int | None]:
+def mean_interval(values: Sequence[float], seed: int = 0) -> dict[str, Any]:
     """Return the mean, its 95 % percentile bootstrap interval (2000 resamples of the pictures) and the number of values.
 
     Args:

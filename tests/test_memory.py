@@ -31,14 +31,14 @@ def test_only_what_cannot_fit_is_refused(monkeypatch):
     for free, refused in ((0.9 * needed, True), (1.1 * needed, False), (None, False)):
         monkeypatch.setattr(memory, "free_bytes", lambda device, free=free: free)
         if refused:
-            with pytest.raises(FlashdiffError, match="4000 x 4000 .*--tile"):
+            with pytest.raises(FlashdiffError, match="4000 x 4000 .*`tile`"):
                 check_memory(pipeline, LARGE)
         else:
             check_memory(pipeline, LARGE)
     monkeypatch.setattr(memory, "free_bytes", lambda device: 0.9 * needed)
     check_memory(pipeline, LARGE, guided=False)
     monkeypatch.setattr(memory, "free_bytes", lambda device: 0)
-    with pytest.raises(FlashdiffError, match="--tile"):
+    with pytest.raises(FlashdiffError, match="`tile`"):
         check_memory(pipeline, LARGE, guided=False)
     check_memory(pipeline, Tile(0, 0, 384, 384))
 

@@ -99,8 +99,9 @@ class Bench:
         self.protocol, self.selected = protocol, selected
         self.pipeline, self.model, self.items = pipeline, model, list(items)
         self.folder, self.batch, self.dtype = Path(folder), batch, dtype
-        planned = lambda c: [plan(arm, protocol, pipeline, model, c.told[0], c.most_noise) for arm in selected.arm]
-        self.plans = {c.name: planned(c) for c in selected.condition}
+        self.plans = {
+            c.name: [plan(arm, protocol, pipeline, model, c.told[0], c.most_noise) for arm in selected.arm] for c in selected.condition
+        }
         self.measures = Measures(protocol.metrics, pipeline.unet.device)
         # The distance of two sets of pictures is taken between files, so that a resumed bench has all of them.
         whole = any(name in FOLDER for name in self.measures.usable)
@@ -119,8 +120,7 @@ class Bench:
 
     def _is_done(self, condition: str, arm: str, item: Item, level: float | None = None) -> bool:
         found = self.log.records.get((condition, arm, item.below, None if level is None else round(level, 6)))
-        same = found is not None and (found.digest, found.height, found.width) == (item.digest, *item.size)
-        if not same or found.status == "failed":
+        if found is None or (found.digest, found.height, found.width) != (item.digest, *item.size) or found.status == "failed":
             return False
         if found.settings != self.settings[condition, arm]:
             return False
@@ -203,13 +203,14 @@ class Bench:
         known |= {"image": item.below, "digest": item.digest}
         known |= {"height": item.size[0], "width": item.size[1], "seed": self.protocol.seed, "model": self.model}
         known |= {"device": str(self.pipeline.unet.device), "dtype": self.dtype, "version": __version__}
-        return BenchRecord(**(known | {"settings": self.settings[condition.name, arm]} | values))
+        known["settings"] = self.settings[condition.name, arm]
+        return BenchRecord(**(known | values))
 
     def _truth(self, case: Case) -> dict[str, Any]:
         operator = {"name": case.operator.name, **case.operator.describe()}
         return {"level": round(case.level, 6), "operator": operator, "noise_std": case.noise_std}
 
-    def _arm(self, plan: Plan, condition: Condition, items: list[Item], cleans: dict, step) -> list[BenchRecord]:
+    def _arm(self, plan: Plan, condition: Condition, items: list[Item], cleans: dict, step: Callable[[int, int], None]) -> list[BenchRecord]:
         """The records of an arm on pictures of equal size; what does not fit or fails is recorded as such."""
         name = plan.arm.name
         try:
@@ -236,7 +237,7 @@ class Bench:
             ]
         return self._records(plan, condition, batch, facts, outcome)
 
-    def _records(self, plan: Plan, condition: Condition, batch: Batch, facts, outcome: Outcome) -> list[BenchRecord]:
+    def _records(self, plan: Plan, condition: Condition, batch: Batch, facts: dict[str, Any], outcome: Outcome) -> list[BenchRecord]:
         count = len(batch.cases)
         seconds = {k: v / count for k, v in outcome.seconds.items()}
         seconds["total"] = float(sum(seconds.values()))

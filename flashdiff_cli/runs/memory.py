@@ -85,5 +85,5 @@ def check_memory(pipeline: FlashDiffusionPipeline, tile: Tile, guided: bool = Tr
     if needed > free:
         raise FlashdiffError(
             f"{tile.width} x {tile.height} pixels in one piece need about {needed / 1e9:.0f} GB of memory, and {free / 1e9:.0f} GB are free; "
-            "use tiles (--tile 384)"
+            "use tiles (`tile` 384)"
         )

@@ -88,7 +88,7 @@ def _mark(look: Look, of: Mapping[str, Record]) -> dict[str, Any]:
     return {"color": look.color, "marker": look.marker, "markersize": 7, "markeredgewidth": 1.4, "markerfacecolor": face}
 
 
-def _axis(axes: Axes, metric: Metric, arms: Mapping[str, Mapping[str, Record]], images: Sequence[str], key: str, look) -> None:
+def _axis(axes: Axes, metric: Metric, arms: Mapping[str, Mapping[str, Record]], images: Sequence[str], key: str, look: Mapping[str, Look]) -> None:
     """Every arm at its mean cost and mean quality, with both intervals, over the line of those that nothing beats.
 
     Pictures differ much more than arms do, so quality is taken against the picture's mean over the arms (the interval

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from matplotlib.figure import Figure
+
 from flashdiff_cli.bench.figures.data import View, pictures, sizes
 from flashdiff_cli.bench.figures.style import WIDTH, Drawing, new_figure, show, slug, thumbnail
 from flashdiff_cli.bench.records import one
@@ -49,11 +51,11 @@ def choose(view: View, arms: Sequence[str]) -> list[tuple[str, float]]:
     return spread(sorted(kept, key=lambda k: (k[1], k[0])), ROWS)
 
 
-def _draw(rows: Sequence[tuple[View, str, str]], shown: Sequence[str]):
+def _draw(rows: Sequence[tuple[View, str, str]], shown: Sequence[str]) -> Figure:
     """Rows of (view, picture, words at its left)."""
     tall = max(picture.shape[0] / picture.shape[1] for view, image, _ in rows if (picture := thumbnail(view, image, "clean")) is not None)
     figure = new_figure(0.25 + len(rows) * (tall * (WIDTH - 0.4) / len(shown) + 0.12))
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03)
+    figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03)
     grid = figure.subplots(len(rows), len(shown), squeeze=False)
     for index, (line, (view, image, words)) in enumerate(zip(grid, rows, strict=True)):
         for axes, arm in zip(line, shown, strict=True):

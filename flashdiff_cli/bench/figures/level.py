@@ -140,7 +140,7 @@ def contributors(view: View) -> Drawing | None:
     if not pairs:
         return None
     figure = new_figure(0.35 + 2.05 * len(pairs))
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.04)
+    figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.04)
     grid = figure.add_gridspec(len(pairs), 5, width_ratios=(1, 1, 0.12, 1, 1))
     for row, pair in enumerate(pairs):
         for column, r in zip((0, 3), pair, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -54,7 +55,7 @@ def _several(tables: Mapping[Metric, Mapping[tuple[str, str], Mean]]) -> dict[Me
     return {metric: found for metric, found in kept.items() if found}
 
 
-OFFSET = {"textcoords": "offset points", "va": "center"}
+OFFSET: dict[str, Any] = {"textcoords": "offset points", "va": "center"}
 
 
 def _bars(axes: Axes, places: Sequence[float], found: Sequence[Mean], thick: float, look: Look, arm: str) -> None:
@@ -67,7 +68,7 @@ def _bars(axes: Axes, places: Sequence[float], found: Sequence[Mean], thick: flo
 
 
 def _mark_worst(axes: Axes, gain: Mean, place: float) -> None:
-    strong = {"color": RED, "fontsize": 9, "weight": "bold"}
+    strong: dict[str, Any] = {"color": RED, "fontsize": 9, "weight": "bold"}
     if gain.value >= 0:
         end = (gain.value + gain.reach[1], place)
         axes.annotate("\N{BLACK LEFT-POINTING POINTER} worst", end, (4, 0), ha="left", **strong, **OFFSET)

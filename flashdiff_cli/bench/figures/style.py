@@ -106,7 +106,7 @@ def looks(arms: Mapping[str, Mapping[str, Record]]) -> dict[str, Look]:
 def new_figure(height: float, width: float = WIDTH) -> Figure:
     """An empty figure of `width` x `height` inches, on a canvas of its own."""
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06)
+    figure.set_layout_engine("constrained", w_pad=0.06, h_pad=0.06)
     return figure
 
 
