@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import diffusers
 import torch
@@ -24,7 +22,7 @@ from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.hub import ldm
 from flashdiff_cli.hub.checksums import add_sums
 from flashdiff_cli.hub.configs import check_config, read_config
-from flashdiff_cli.hub.paths import within
+from flashdiff_cli.hub.paths import new_folder, within
 from flashdiff_cli.hub.remap import Source, autoencoder_name, fill, unet_name
 from flashdiff_cli.hub.unpickle import load_checkpoint, state_dict
 from flashdiff_cli.hub.weights import check_table, check_values
@@ -59,17 +57,8 @@ def _folder(target: str | Path) -> Iterator[Path]:
     target = Path(target)
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise UsageError(f"TARGET {target} exists already; give a new folder")
-    part = target.parent / f".{target.name}.{uuid4().hex[:8]}.part"
-    try:
-        part.mkdir(parents=True)
+    with new_folder(target, "choose another TARGET") as part:
         yield part
-        if target.is_dir():
-            target.rmdir()
-        part.rename(target)
-    except OSError as error:
-        raise FlashdiffError(f"{target}: cannot write ({error.strerror or error}); choose another TARGET") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def convert_ldm(source: str | Path, target: str | Path, config: str | Path | None = None, raw: bool = False) -> Conversion:

@@ -1,7 +1,11 @@
 """Where weights lie: those that come with the program, and those that it has converted."""
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from flashdiff_cli.errors import FlashdiffError
 
@@ -41,3 +45,30 @@ def within(root: Path, path: Path) -> Path:
     if not any(real.is_relative_to(folder) for folder in allowed):
         raise FlashdiffError(f"{path}: a link that leads out of the model folder, to {real}; put the file itself there")
     return path
+
+
+@contextmanager
+def new_folder(target: Path, remedy: str, replace: bool = False) -> Iterator[Path]:
+    """Make a folder that takes its name only when it is complete.
+
+    Args:
+        target: where it will lie; an empty folder there gives way.
+        remedy: what to do where the disk refuses, for the message.
+        replace: whether a folder with something in it gives way, too.
+
+    Raises:
+        FlashdiffError: the disk refuses.
+    """
+    part = target.parent / f".{target.name}.{uuid4().hex[:8]}.part"
+    try:
+        part.mkdir(parents=True)
+        yield part
+        if replace:
+            shutil.rmtree(target, ignore_errors=True)
+        elif target.is_dir():
+            target.rmdir()
+        part.rename(target)
+    except OSError as error:
+        raise FlashdiffError(f"{target}: cannot write ({error.strerror or error}); {remedy}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

@@ -9,13 +9,12 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
 
 from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.hub.checksums import SUMS, check_folder, write_sums
 from flashdiff_cli.hub.configs import read_config
 from flashdiff_cli.hub.download import download, sha256_of
-from flashdiff_cli.hub.paths import converted_folder, weights_folder
+from flashdiff_cli.hub.paths import converted_folder, new_folder, weights_folder
 from flashdiff_cli.hub.registry import KnownModel
 from flashdiff_cli.hub.safe import pickled_weights, rewrite
 
@@ -30,17 +29,9 @@ MOST_UNPACKED = 8
 @contextmanager
 def _new_folder(target: Path) -> Iterator[Path]:
     """A folder that gets its name, and the list of its checksums, when it is complete."""
-    part = target.parent / f".{target.name}.{uuid4().hex[:8]}.part"
-    try:
-        part.mkdir(parents=True)
+    with new_folder(target, "is there room on the disk?", replace=True) as part:
         yield part
         write_sums(part)
-        shutil.rmtree(target, ignore_errors=True)
-        part.rename(target)
-    except OSError as error:
-        raise FlashdiffError(f"{target}: cannot write ({error.strerror or error}); is there room on the disk?") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _say(repo: str, error: Exception, revision: str | None) -> FlashdiffError:
