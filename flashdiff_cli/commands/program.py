@@ -57,6 +57,8 @@ def run(arguments: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore")
     lenient()
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    # Read when torch is imported: threads that wait without spinning leave a busy machine to whoever has work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         with signals.handled(signals.interrupt):
             code = _run(sys.argv[1:] if arguments is None else arguments)
