@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 
+from flashdiff_cli.broadcast import select
 from flashdiff_cli.operators.estimate import noise_bands
 
 LUMA = (0.299, 0.587, 0.114)
@@ -32,11 +33,12 @@ def colour_share(image: torch.Tensor) -> torch.Tensor:
     return ((spread - GREY) / (COLOURED - GREY)).clamp(0, 1)
 
 
-def with_colour_noise(image: torch.Tensor) -> torch.Tensor:
+def with_colour_noise(image: torch.Tensor, strength: float = 1.0) -> torch.Tensor:
     """Add to grey and toned pictures the noise in their colours that their luma shows; coloured ones stay as they are.
 
     Args:
         image: (B, 3, H, W) in [-1, 1].
+        strength: of the noise in each channel, as a multiple of the luma's.
 
     Returns:
         (B, 3, H, W), the same at every call.
@@ -48,9 +50,15 @@ def with_colour_noise(image: torch.Tensor) -> torch.Tensor:
     differences = torch.stack([image[:, 0] - image[:, 1], image[:, 2] - image[:, 1]], 1).float()
     shown = [2 * noise_bands(part)[..., -1].mean(1) for part in (luma, differences)]
     # A difference of two channels has twice the noise variance of one.
-    level = (shown[0].clamp(min=LEAST).square() - shown[1].square() / 2).clamp(min=0).sqrt()
+    level = strength * (shown[0].clamp(min=LEAST).square() - shown[1].square() / 2).clamp(min=0).sqrt()
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(image.shape[1:], generator=generator).to(image)
     # Channels keep the luma's noise in their mean, as in a colour picture.
     noise = noise - torch.einsum("c,chw->hw", noise.new_tensor(LUMA), noise)
     return image + (share * level).to(image).view(-1, 1, 1, 1) * noise
+
+
+def grey_as(images: torch.Tensor, measurement: torch.Tensor) -> torch.Tensor:
+    """Make images (B, 3, H, W) grey where the channels of their measurements (B, 3, h, w) are equal."""
+    grey = (measurement - measurement[:, :1]).abs().amax((1, 2, 3)) == 0
+    return select(grey, images.mean(1, keepdim=True).expand_as(images), images)

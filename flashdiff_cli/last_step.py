@@ -17,6 +17,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
+from flashdiff_cli.data_consistency import mean_gain
 from flashdiff_cli.operators import Jpeg, Operator
 from flashdiff_cli.operators.inpainting import Inpainting
 
@@ -130,12 +131,6 @@ def error_variance(image: torch.Tensor, measurement: torch.Tensor, operator: Ope
     gain = mean_gain(operator, image)
     found = ((residual - noise_variance) / gain.clamp(min=1e-8)).clamp(min=0) / 4**number
     return torch.maximum(found, (noise_variance / 4).clamp(min=LEAST_ERROR**2))
-
-
-def mean_gain(operator: Operator, like: torch.Tensor) -> torch.Tensor:
-    """Return the mean square gain (B,) of a linear operator: what white noise of variance 1 becomes."""
-    noise = torch.randn(like.shape[1:], generator=torch.Generator().manual_seed(0)).to(like).expand_as(like)
-    return operator.forward(noise).square().flatten(1).mean(1)
 
 
 def planes(

@@ -13,11 +13,12 @@ from flashdiff_cli import flash
 from flashdiff_cli.bounded import in_one_line
 from flashdiff_cli.calibration import Evidence, calibrated_variance, calibrated_width, mean_gradient
 from flashdiff_cli.classifier import Degradation
+from flashdiff_cli.data_consistency import data_consistency, limit_deviation
 from flashdiff_cli.denoiser import Denoiser
 from flashdiff_cli.diagnosis import Analysis, Diagnosis, noise_of, operator_of, verdict
 from flashdiff_cli.errors import FlashdiffError, UsageError
-from flashdiff_cli.fidelity import correct, restrain
 from flashdiff_cli.first_stage import FirstStage
+from flashdiff_cli.grey import grey_as
 from flashdiff_cli.hub.resolve import resolve_model
 from flashdiff_cli.loading import component_folder, load_component, read_index
 from flashdiff_cli.operators import OPERATORS, GaussianBlur, Operator
@@ -44,7 +45,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         severity: the default severity encoder; None: only start steps that are given can be used.
         severity_inpainting, severity_nonlinear_blur, severity_mixed: severity encoders for missing pixels, for nonlinear blur, and
             for camera shake, compression, enlargement and noise.
-        last_step: `LastStep`, which makes the picture of decoded result and measurement; None: `fidelity.correct` and `restrain` do.
+        last_step: `LastStep`, which makes the picture of decoded result and measurement; None: `data_consistency` and `limit_deviation` do.
         classifier: tells these kinds apart; None: a picture of which nothing is said is taken for blurred.
         defaults: what the model says of its own settings; see `plan.ModelDefaults`.
     """
@@ -299,6 +300,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             with timer.phase("fidelity"):
                 decoded = analysis.decoded if analysis else None
                 images, kept = self.finish(images, decoded, measurement.float(), operator, noise_std, diagnosis)
+            images = grey_as(images, measurement)
         return Restoration.of(plan, problem, begin, analysis, diagnosis, images, kept, latent, timer.seconds)
 
     def _is_mixed(self, batch: int, operator: Operator | None, noise_std: float | torch.Tensor | None, encoder: str | None) -> bool:
@@ -376,12 +378,12 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             explains = operator if diagnosis is None else diagnosis.explains
             shown = measurement if explains is not None else operator.lift(measurement)
             return self.last_step.restore(images, shown, explains, noise_std), torch.ones(len(images))
-        corrected = correct(images, measurement, operator, noise_std)
+        corrected = data_consistency(images, measurement, operator, noise_std)
         if decoded is None:
             return corrected, torch.ones(len(images))
         trusted = diagnosis is None or diagnosis.trusted
-        mean = correct(decoded, measurement, operator, noise_std) if trusted else decoded
-        return restrain(corrected, mean, operator.seen(measurement))
+        mean = data_consistency(decoded, measurement, operator, noise_std) if trusted else decoded
+        return limit_deviation(corrected, mean, operator.seen(measurement))
 
 
 def _one_each(generators: Sequence[torch.Generator] | torch.Generator | None, batch: int) -> Sequence[torch.Generator]:

@@ -20,6 +20,11 @@ from torch import nn
 
 from flashdiff_cli.deviation import DeviationHead
 from flashdiff_cli.first_stage import FirstStage
+from flashdiff_cli.grey import with_colour_noise
+
+
+AS_IN_COLOUR = 1.5
+"""Of `with_colour_noise`: channels with independent noise have a luma with two thirds of it."""
 
 
 class SeverityEstimate(NamedTuple):
@@ -82,6 +87,7 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
     def _halves(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the unscaled code estimate and deviation map, (B, C, h, w) each."""
         if self.config.kind == "dc":
+            image = with_colour_noise(image, AS_IN_COLOUR)
             features = self.encoder.conv_in(image)
             for block in self.encoder.down_blocks:
                 features = block(features)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from flashdiff_cli.grey import colour_share, with_colour_noise
-from flashdiff_cli.operators.estimate import noise_bands, noise_level
+from flashdiff_cli.grey import colour_share, grey_as, with_colour_noise
+from flashdiff_cli.operators.estimate import common_noise, noise_bands, noise_level
 
 
 def photo(side=128, seed=0):
@@ -49,3 +49,17 @@ def test_one_sample_does_not_change_another():
     x = torch.cat([photo(), grey(photo(seed=5))])
     assert torch.allclose(with_colour_noise(x)[1:], with_colour_noise(x[1:]))
     assert torch.equal(with_colour_noise(x)[:1], x[:1])
+
+
+def test_what_came_grey_goes_grey():
+    x = torch.cat([photo(), grey(photo(seed=5))])
+    found = grey_as(photo(seed=7).expand(2, -1, -1, -1), x)
+    assert torch.equal(found[0], photo(seed=7)[0])
+    assert torch.equal(found[1, 0], found[1, 1]) and torch.allclose(found[1, 0], photo(seed=7)[0].mean(0))
+
+
+def test_noise_that_all_channels_share_is_told_from_their_own():
+    noise = 0.1 * torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    one = noise[:, :1].expand(1, 3, -1, -1)
+    found = common_noise(torch.cat([photo(96) + noise, photo(96) + one, grey(photo(96)) + one]))
+    assert found.tolist() == [0, 1, 1]

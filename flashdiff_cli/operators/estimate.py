@@ -30,6 +30,9 @@ COARSE, SMOOTH_SHARE, BANDS = 3, 0.15, ((4, 6), (7, 9), (10, 14))
 EMPTIED = 0.65
 """A band with less than this share of the noise that a coarser one has was emptied by what a file went through."""
 
+COMMON_FROM, COMMON_TO = 0.7, 0.95
+"""Of `common_noise`: shares that count as none and as all."""
+
 BLOCK, SMOOTH = 8, 0.05
 """Of `enlarged_noise`: side of a block in pixels, and the share of the blocks that is taken for smooth."""
 
@@ -73,6 +76,21 @@ def noise_bands(measurement: torch.Tensor) -> torch.Tensor:
     chosen = energy.gather(2, smoothest[:, None].expand(-1, energy.shape[1], -1)).mean(2)
     bands = torch.stack([chosen[:, (order >= low) & (order <= high)].median(1).values for low, high in BANDS], 1)
     return bands.unflatten(0, measurement.shape[:2]).sqrt() / 2
+
+
+def common_noise(measurement: torch.Tensor) -> torch.Tensor:
+    """Estimate which share of the noise is the same in all channels, as in a black-and-white picture.
+
+    Args:
+        measurement: (B, 3, H, W) in [-1, 1] units.
+
+    Returns:
+        (B,), 0 independent to 1 the same; 0 below COMMON_FROM, since texture of a colour picture is alike in its channels too.
+    """
+    differences = torch.stack([measurement[:, 0] - measurement[:, 1], measurement[:, 2] - measurement[:, 1]], 1)
+    alone, between = (noise_bands(part.float())[..., 1].square().mean(1) for part in (measurement, differences))
+    share = 1 - between / 2 / alone.clamp(min=1e-12)
+    return ((share - COMMON_FROM) / (COMMON_TO - COMMON_FROM)).clamp(0, 1)
 
 
 def at_least_shown(noise_std: float | torch.Tensor, measurement: torch.Tensor, operator: Operator) -> torch.Tensor:

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from flashdiff_cli.broadcast import shaped
 from flashdiff_cli.operators.base import Operator, choose, per_sample
 from flashdiff_cli.operators.mirror import Margins, fold, pad
-from flashdiff_cli.operators.proximal import each, inverse_mirrored_cosines, mirrored_cosines
+from flashdiff_cli.operators.proximal import inverse_mirrored_cosines, mirrored_cosines
 from flashdiff_cli.operators.registry import OPERATORS
 from flashdiff_cli.parameters import OPERATOR_OPTIONS
 
@@ -84,7 +85,7 @@ class GaussianBlur(Operator):
         The norms give border pixels half the weight of the others, in which the blur is its own adjoint.
         """
         exact = x if x.dtype == torch.float64 else x.float()
-        t, s = each(error_variance, exact), each(noise_variance.clamp(min=1e-8), exact)
+        t, s = shaped(error_variance, exact), shaped(noise_variance.clamp(min=1e-8), exact)
         gain = self._response(exact)
         residual = mirrored_cosines(y.to(exact) - self.on_signed(exact))
         return (exact + inverse_mirrored_cosines(t * gain / (t * gain.square() + s) * residual)).to(x)

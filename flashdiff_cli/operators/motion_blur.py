@@ -9,10 +9,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from flashdiff_cli.broadcast import shaped
 from flashdiff_cli.operators.base import Operator, choose, per_sample
 from flashdiff_cli.operators.files import read_kernel
 from flashdiff_cli.operators.mirror import Margins, fold, pad
-from flashdiff_cli.operators.proximal import each, solve
+from flashdiff_cli.operators.proximal import solve
 from flashdiff_cli.operators.registry import OPERATORS
 from flashdiff_cli.parameters import OPERATOR_OPTIONS
 
@@ -87,7 +88,7 @@ class MotionBlur(Operator):
     ) -> torch.Tensor:
         """As `Operator.proximal`; the same blur with periodic borders, solved in the Fourier domain, is nearly the inverse sought."""
         exact = x if x.dtype == torch.float64 else x.float()
-        t, s = each(error_variance, exact), each(noise_variance.clamp(min=1e-8), exact)
+        t, s = shaped(error_variance, exact), shaped(noise_variance.clamp(min=1e-8), exact)
         size = exact.shape[-2:]
         kernel = self.kernel.to(exact)
         side = kernel.shape[-1]

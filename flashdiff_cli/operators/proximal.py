@@ -11,16 +11,13 @@ from collections.abc import Callable
 
 import torch
 
+from flashdiff_cli.broadcast import shaped
+
 ITERATIONS = 20
 """Conjugate gradient steps at most."""
 TOLERANCE = 1e-3
 
 Linear = Callable[[torch.Tensor], torch.Tensor]
-
-
-def each(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Shape values (B,) or (1,) so that they multiply (B, ...)."""
-    return values.to(like).view(-1, *[1] * (like.ndim - 1))
 
 
 def conjugate_gradient(normal: Linear, right: torch.Tensor, precondition: Linear | None = None, iterations: int = ITERATIONS) -> torch.Tensor:
@@ -44,11 +41,11 @@ def conjugate_gradient(normal: Linear, right: torch.Tensor, precondition: Linear
             break
         image = normal(direction)
         curvature = (direction * image).flatten(1).sum(1)
-        step = each(torch.where(active, power / curvature.clamp(min=1e-30), 0.0), d)
+        step = shaped(torch.where(active, power / curvature.clamp(min=1e-30), 0.0), d)
         d, left = d + step * direction, left - step * image
         ready = precondition(left)
         now = (left * ready).flatten(1).sum(1)
-        direction = ready + each(now / power.clamp(min=1e-30), d) * direction
+        direction = ready + shaped(now / power.clamp(min=1e-30), d) * direction
         power = now
     return d
 
@@ -71,7 +68,7 @@ def solve(
         noise_variance, error_variance: s^2 and t^2, (B,), in the units of x squared.
         precondition: see `conjugate_gradient`.
     """
-    t, s = each(error_variance, x), each(noise_variance.clamp(min=1e-8), x)
+    t, s = shaped(error_variance, x), shaped(noise_variance.clamp(min=1e-8), x)
     return x + conjugate_gradient(lambda d: t * adjoint(forward(d)) + s * d, t * adjoint(residual), precondition)
 
 
