@@ -17,6 +17,9 @@ GREY, COLOURED = 0.03, 0.05
 """Standard deviation, on the scale of [-1, 1], of what of the colours does not follow the luma: below the first a picture counts as grey
 or toned, above the second as coloured."""
 
+TEXTURE, WHITE = 0.5, 0.75
+"""Noise of the finest band as a share of a coarser one: below the first it is texture, above the second noise."""
+
 LEAST = 0.004
 """Of the noise, on the scale of [-1, 1]: half a level of 8 bits."""
 
@@ -48,9 +51,11 @@ def with_colour_noise(image: torch.Tensor, strength: float = 1.0) -> torch.Tenso
         return image
     luma = torch.einsum("c,bchw->bhw", image.new_tensor(LUMA).float(), image.float())[:, None]
     differences = torch.stack([image[:, 0] - image[:, 1], image[:, 2] - image[:, 1]], 1).float()
-    shown = [2 * noise_bands(part)[..., -1].mean(1) for part in (luma, differences)]
+    own, between = (2 * noise_bands(part).mean(1) for part in (luma, differences))
+    # White noise is as strong in the finest band as in a coarser one; fine texture is not.
+    white = ((own[:, -1] / own[:, 0].clamp(min=1e-6) - TEXTURE) / (WHITE - TEXTURE)).clamp(0, 1)
     # A difference of two channels has twice the noise variance of one.
-    level = strength * (shown[0].clamp(min=LEAST).square() - shown[1].square() / 2).clamp(min=0).sqrt()
+    level = strength * ((white * own[:, -1]).clamp(min=LEAST).square() - between[:, -1].square() / 2).clamp(min=0).sqrt()
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(image.shape[1:], generator=generator).to(image)
     # Channels keep the luma's noise in their mean, as in a colour picture.
