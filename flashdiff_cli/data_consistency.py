@@ -23,7 +23,7 @@ import torch.nn.functional as F
 
 from flashdiff_cli.broadcast import select, shaped
 from flashdiff_cli.cosines import cosine_basis
-from flashdiff_cli.operators import Jpeg, Operator
+from flashdiff_cli.operators import Identity, Jpeg, Operator
 from flashdiff_cli.operators.estimate import common_noise
 from flashdiff_cli.operators.mirror import Margins, pad
 
@@ -36,6 +36,9 @@ at the least of the noise variance. Chosen with the two below on training pictur
 
 STANDS_OUT, WEIGHED = 2.7, 0.7
 """Of the noise's standard deviation a cosine must have to be kept at first; and of its variance that the second stage weighs against."""
+
+GROUND = 17
+"""Pixels along a side over which a noisy picture is averaged before its own detail is looked for."""
 
 COMPRESSED = 3.0
 """As STANDS_OUT, for what rounding in a JPEG adds."""
@@ -86,13 +89,28 @@ def data_consistency(image: torch.Tensor, measurement: torch.Tensor, operator: O
     if not operator.linear:
         return image
     noise = (2 * noise_std).square().to(image).expand(len(image))
+    found = _with_detail(image, y, operator, noise)
+    if isinstance(operator, Identity):
+        # A picture that is only noisy tells of itself as well as a network does; two estimates that err apart err less together.
+        found = (found + _with_detail(_ground(y), y, operator, noise)) / 2
+    return found.clamp(-1, 1)
+
+
+def _ground(y: torch.Tensor) -> torch.Tensor:
+    """Return means around each pixel, of a measurement (B, 3, H, W): an estimate that knows no detail."""
+    side = GROUND // 2
+    return F.avg_pool2d(pad(y, Margins.all(side)), GROUND, 1)
+
+
+def _with_detail(image: torch.Tensor, y: torch.Tensor, operator: Operator, noise: torch.Tensor) -> torch.Tensor:
+    """Return images with what stands out of the difference that the data term asks for; `noise` is its variance (B,)."""
     shown = (_mean((y - operator.on_signed(image)).square()) - noise).clamp(min=0) / mean_gain(operator, image).clamp(min=1e-8)
     error = torch.maximum(TRUSTED * shown, LEAST * noise)
     difference = operator.proximal(image, y, noise, error) - image
     black = torch.zeros_like(image)
     seen = operator.on_signed(black)
     passed = operator.proximal(black, seen + shaped(noise.sqrt(), seen) * _white(seen, common_noise(y)), noise, error)
-    return (image + shrink(difference, passed, STANDS_OUT, WEIGHED)).clamp(-1, 1)
+    return image + shrink(difference, passed, STANDS_OUT, WEIGHED)
 
 
 def shrink(difference: torch.Tensor, noise: torch.Tensor, stands_out: float, weighed: float) -> torch.Tensor:
