@@ -3,8 +3,8 @@
 A small severity encoder knows what it reconstructs better than how wrong that is. Four things together explain most of the
 error of a blurred picture's latent, and of the true width of the blur: the blur that takes the reconstruction to the
 measurement, the noise, how much detail the reconstruction holds, and the encoder's own variance, which knows a face from a
-meadow. Quadratic forms of their logarithms, fitted on clean pictures (`benchmarks/calibrate.py`), weigh them; a model folder keeps the coefficients for each
-severity encoder that they were found to serve better.
+meadow. Quadratic forms of their logarithms, fitted on clean pictures (`benchmarks/calibrate.py`), weigh them; a model folder keeps the
+coefficients for each severity encoder that they were found to serve better.
 
 The variance is a mean (least squares). The width is a low quantile: a width taken too large sharpens what is not blurred,
 which harms a picture much more than one taken too small.

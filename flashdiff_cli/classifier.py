@@ -128,5 +128,3 @@ class DegradationClassifier(ModelMixin, ConfigMixin):
             seen = statistics(measurement)
         hidden = self.hidden(self.norm(seen.to(self.kind.weight.dtype)).clamp(-6, 6))
         return Degradation(self.kind(hidden).float().softmax(1), self.value(hidden).float())
-
-

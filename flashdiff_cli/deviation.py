@@ -61,9 +61,7 @@ class DeviationHead(nn.Module):
         self.norm_whole = nn.BatchNorm1d(WHOLE, momentum=0.05, affine=False)
         self.local = nn.Conv2d(features + BANDS, width, 3, padding=1)
         self.position = nn.Conv2d(width, width, 3, padding=1)
-        self.whole = nn.Sequential(
-            nn.Linear(WHOLE, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 3 * width + channels)
-        )
+        self.whole = nn.Sequential(nn.Linear(WHOLE, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 3 * width + channels))
         self.out = nn.Conv2d(width, channels, 1)
         for layer in (self.whole[-1], self.out):
             nn.init.zeros_(layer.weight)

@@ -9,6 +9,7 @@ the measurement where nothing is wrong with it. The module path is part of saved
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -60,17 +61,13 @@ class LastStep(ModelMixin, ConfigMixin):
     config_name = "config.json"
 
     @register_to_config
-    def __init__(
-        self, channels: Sequence[int] = (48, 96, 128), blocks: Sequence[int] = (2, 2, 3), rounds: int = 2, degradations: str | None = None
-    ):
+    def __init__(self, channels: Sequence[int] = (48, 96, 128), blocks: Sequence[int] = (2, 2, 3), rounds: int = 2, degradations: str | None = None):
         super().__init__()
         self.enter = nn.Conv2d(4 * PLANES, channels[0], 3, padding=1)
         self.down = nn.ModuleList(nn.Sequential(*(ResidualBlock(c) for _ in range(n))) for c, n in zip(channels, blocks, strict=True))
-        self.up = nn.ModuleList(
-            nn.Sequential(*(ResidualBlock(c) for _ in range(n))) for c, n in zip(channels[:-1], blocks[:-1], strict=True)
-        )
-        self.reduce = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(channels, channels[1:]))
-        self.enlarge = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in zip(channels, channels[1:]))
+        self.up = nn.ModuleList(nn.Sequential(*(ResidualBlock(c) for _ in range(n))) for c, n in zip(channels[:-1], blocks[:-1], strict=True))
+        self.reduce = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in itertools.pairwise(channels))
+        self.enlarge = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in itertools.pairwise(channels))
         self.leave = nn.Conv2d(channels[0], 24, 3, padding=1)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
@@ -133,9 +130,7 @@ def error_variance(image: torch.Tensor, measurement: torch.Tensor, operator: Ope
     return torch.maximum(found, (noise_variance / 4).clamp(min=LEAST_ERROR**2))
 
 
-def planes(
-    image: torch.Tensor, measurement: torch.Tensor, operator: Operator | None, noise_std: torch.Tensor, number: int = 0
-) -> torch.Tensor:
+def planes(image: torch.Tensor, measurement: torch.Tensor, operator: Operator | None, noise_std: torch.Tensor, number: int = 0) -> torch.Tensor:
     """Return what the network sees in a round, (B, 16, H, W).
 
     Args:

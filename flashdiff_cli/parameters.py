@@ -18,9 +18,7 @@ OPERATOR_OPTIONS: dict[str, tuple[Option, ...]] = {
     "motion-blur": (
         Option("kernel_file", str, "picture or .npy file of the kernel, instead of a random path", ""),
         Option("blur_length", float, "length of the random path in pixels", 15.0, 0.0, 300.0),
-        Option(
-            "blur_shake", float, "how much the random path bends and its speed varies: 0 a straight line, 1 very shaky", 0.5, 0.0, 1.0
-        ),
+        Option("blur_shake", float, "how much the random path bends and its speed varies: 0 a straight line, 1 very shaky", 0.5, 0.0, 1.0),
     ),
     "nonlinear-blur": (
         Option("weights", str, "folder or Hub id (owner/name@revision) of the network, as `flashdiff convert nonlinear-blur` makes it"),
@@ -36,9 +34,7 @@ OPERATOR_OPTIONS: dict[str, tuple[Option, ...]] = {
     ),
     "enlargement": (Option("enlarged", float, "how many times the picture was enlarged along each side", None, 1.0, 16.0),),
     "random-inpainting": (Option("kept_fraction", float, "share of the pixels that are kept", None, 0.0, 1.0),),
-    "box-inpainting": (
-        Option("box_fraction", float, "side of the square, as a share of the shorter side of the image", None, 0.0, 1.0),
-    ),
+    "box-inpainting": (Option("box_fraction", float, "side of the square, as a share of the shorter side of the image", None, 0.0, 1.0),),
     "random-box-inpainting": (Option("box_area", float, "share of the image's area that is dropped", None, 0.0, 1.0),),
     "gaussian-inpainting": (
         Option("mask_std", float, "standard deviation of the hole in pixels", None, 0.0, 10000.0),
@@ -76,9 +72,7 @@ SOLVER_OPTIONS: dict[str, tuple[Option, ...]] = {
         Option("inner_steps", int, "optimiser steps of one correction at most", 100, 1, 100000),
         Option("inner_lr", float, "learning rate of the correction's optimiser (Adam)", 0.1, 1e-6, 10.0),
         Option("inner_stop", float, "stop where the residual is this many times the measurement noise", 1.0, 0.0, 100.0),
-        Option(
-            "proximal", float, "weight of the pull towards the predicted latent; 1: Bayes' rule for a standard normal prior", 1.0, 0.0, 1e6
-        ),
+        Option("proximal", float, "weight of the pull towards the predicted latent; 1: Bayes' rule for a standard normal prior", 1.0, 0.0, 1e6),
         Option(
             "resampling",
             str,

@@ -309,9 +309,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             return batch > 1
         return len({choose_encoder(self.encoders, operator.name, encoder, n) for n in per_sample(noise_std).tolist()}) > 1
 
-    def _look(
-        self, plan: SamplingPlan, image: torch.Tensor, diagnosis: Diagnosis | None, where: torch.Tensor | None
-    ) -> Analysis | None:
+    def _look(self, plan: SamplingPlan, image: torch.Tensor, diagnosis: Diagnosis | None, where: torch.Tensor | None) -> Analysis | None:
         """Return what the plan's severity encoder says of measurements at the size of their images; None where it is not needed."""
         if not plan.looks:
             return None

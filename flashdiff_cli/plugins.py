@@ -20,7 +20,8 @@ def load_plugins(group: str, registry: Registry, base: type) -> None:
     """Add what installed packages offer in an entry point group to a registry, each entry point once in a process.
 
     A package that cannot be imported, leaves the program, offers something else than a subclass, or takes a name that is in use costs one warning
-    in the log "flashdiff", which Python writes to stderr, and is left out: whoever does not ask for it need not care. Asking for it is an error that names the cause.
+    in the log "flashdiff", which Python writes to stderr, and is left out: whoever does not ask for it need not care. Asking for it is an
+    error that names the cause.
 
     Args:
         group: of entry points; their names become the classes' names.

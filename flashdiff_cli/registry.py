@@ -10,7 +10,6 @@ from typing import Any, Generic, TypeVar
 from flashdiff_cli.bounded import short
 from flashdiff_cli.errors import FlashdiffError, UsageError
 
-
 SWITCH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 """What a text means where an option is on or off."""
 
@@ -52,16 +51,8 @@ class Option:
         if self.choices and value not in self.choices:
             raise UsageError(f"{name} {short(value)} is unknown; choose from {', '.join(self.choices)}")
         low, high = self.minimum, self.maximum
-        if isinstance(value, (int, float)) and not (
-            (low is None or value >= low) and (high is None or value <= high) and math.isfinite(value)
-        ):
-            bounds = (
-                "that is finite"
-                if low is None
-                else f"of at least {low:g}"
-                if high is None
-                else f"from {low:g} to {high:g}"
-            )
+        if isinstance(value, (int, float)) and not ((low is None or value >= low) and (high is None or value <= high) and math.isfinite(value)):
+            bounds = "that is finite" if low is None else f"of at least {low:g}" if high is None else f"from {low:g} to {high:g}"
             raise UsageError(f"{name} {short(value)} is out of range; give a number {bounds}")
         return value
 

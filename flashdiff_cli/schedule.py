@@ -34,9 +34,7 @@ def start_index(alphas_cumprod: torch.Tensor, variance: torch.Tensor) -> torch.T
     table = _exact(alphas_cumprod)
     variance = _exact(variance)
     if not bool((variance >= 0).all()):
-        raise FlashdiffError(
-            f"the severity encoder gave the variance {variance.min().item():g}; try `dtype` float32 or other weights"
-        )
+        raise FlashdiffError(f"the severity encoder gave the variance {variance.min().item():g}; try `dtype` float32 or other weights")
     snr = table / (1 - table)
     wanted = 1 / variance.clamp(min=1e-12)
     return (snr[None] - wanted[:, None]).abs().argmin(1)
@@ -64,9 +62,7 @@ class Schedule:
     final_alpha: float = 1.0
 
     @classmethod
-    def from_table(
-        cls, table: torch.Tensor, steps: int | None = None, eta: float = 0.0, offset: int = 0, final_alpha: float = 1.0
-    ) -> Schedule:
+    def from_table(cls, table: torch.Tensor, steps: int | None = None, eta: float = 0.0, offset: int = 0, final_alpha: float = 1.0) -> Schedule:
         """Return an evenly spaced grid of `steps` timesteps (all of them by default).
 
         Args:
@@ -138,9 +134,7 @@ class Schedule:
         a, b = self._abar(level), self._abar(level - 1)
         return self.eta**2 * (1 - b) / (1 - a) * (1 - a / b)
 
-    def step(
-        self, z0: torch.Tensor, eps: torch.Tensor, level: torch.Tensor, noise: torch.Tensor | None
-    ) -> torch.Tensor:
+    def step(self, z0: torch.Tensor, eps: torch.Tensor, level: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
         """Take one reverse step: sqrt(abar') z0 + sqrt(1 - abar' - s^2) eps + s noise, abar' of the level below, s = `step_std`.
 
         DDIM (Song et al. 2021, eq. 12); with eta = 1 ancestral DDPM.

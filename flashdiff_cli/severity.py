@@ -22,7 +22,6 @@ from flashdiff_cli.deviation import DeviationHead
 from flashdiff_cli.first_stage import FirstStage
 from flashdiff_cli.grey import with_colour_noise
 
-
 AS_IN_COLOUR = 1.5
 """Of `with_colour_noise`: channels with independent noise have a luma with two thirds of it."""
 

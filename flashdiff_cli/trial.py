@@ -77,5 +77,9 @@ def try_model(pipeline: Any, folder: Path) -> None:
             if len(network.config.channels) > MOST_LEVELS or network.config.rounds > MOST_ROUNDS:
                 raise ValueError(f"{len(network.config.channels)} levels, {network.config.rounds} rounds")
             size = 2 ** (len(network.config.channels) + 1)
-            planes = torch.linspace(-0.5, 0.5, size * size, device=latent.device).reshape(1, 1, size, size).expand(1, network.enter.in_channels // 4, -1, -1)
+            planes = (
+                torch.linspace(-0.5, 0.5, size * size, device=latent.device)
+                .reshape(1, 1, size, size)
+                .expand(1, network.enter.in_channels // 4, -1, -1)
+            )
             _check(network(planes), (1, 3, size, size), f"{folder}/last_step")

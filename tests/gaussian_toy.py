@@ -103,9 +103,7 @@ class GaussianWorld:
         seed: of picture and noise.
     """
 
-    def __init__(
-        self, operator: Operator, noise_std: float = 0.1, variances: torch.Tensor | None = None, seed: int = 0
-    ):
+    def __init__(self, operator: Operator, noise_std: float = 0.1, variances: torch.Tensor | None = None, seed: int = 0):
         self.operator, self.noise_std, self.stage = operator, noise_std, RotatedStage()
         self.variances = smooth_variances() if variances is None else variances
         self.n = math.isqrt(len(self.variances))
@@ -125,11 +123,7 @@ class GaussianWorld:
         offset = signed(torch.zeros_like(pictures[:1]))
         matrix = (signed(pictures) - offset).T
         prior = basis.T @ torch.diag(self.variances) @ basis
-        gain = (
-            prior
-            @ matrix.T
-            @ torch.linalg.inv(matrix @ prior @ matrix.T + (2 * self.noise_std) ** 2 * torch.eye(len(matrix)))
-        )
+        gain = prior @ matrix.T @ torch.linalg.inv(matrix @ prior @ matrix.T + (2 * self.noise_std) ** 2 * torch.eye(len(matrix)))
         mean = (self.measurement[0].flatten(1).double() - offset) @ gain.T
         self.mean = self.stage.encode(mean.view(1, 3, self.n, self.n)).float()
         self.covariance = prior - gain @ matrix @ prior
@@ -138,9 +132,7 @@ class GaussianWorld:
     def problem(self, schedule: Schedule, chains: int) -> Problem:
         """The same measurement `chains` times."""
         measurement = self.measurement.expand(chains, -1, -1, -1)
-        return Problem(
-            measurement, self.operator, self.stage, self.unet, schedule, torch.full((chains,), self.noise_std)
-        )
+        return Problem(measurement, self.operator, self.stage, self.unet, schedule, torch.full((chains,), self.noise_std))
 
     def error(self, latents: torch.Tensor) -> float:
         """||sample mean - posterior mean|| / ||posterior mean||."""

@@ -15,7 +15,17 @@ from safetensors.torch import load_file, save_file
 
 VALUES = [None, True, False, 0, -1, 3, 10**9, 10**30, 0.5, -0.5, 1e308, float("inf"), float("nan"), "", "abc", "a\nb\x1b[2J", "../../x", "x" * 50_000]
 VALUES += [[], {}, [None], [10**9] * 3, [[[]]], {"a": {"b": []}}, [1, "a"], list(range(5000)), "UNet2DModel", "ldps", "gaussian-blur"]
-CLASSES = ["DiffusionPipeline", "StableDiffusionPipeline", "os.system", "UNet2DConditionModel", "torch", "__init__", "AutoencoderKL", "DDIMScheduler", "DDPMPipeline"]
+CLASSES = [
+    "DiffusionPipeline",
+    "StableDiffusionPipeline",
+    "os.system",
+    "UNet2DConditionModel",
+    "torch",
+    "__init__",
+    "AutoencoderKL",
+    "DDIMScheduler",
+    "DDPMPipeline",
+]
 
 
 def places(value, path=()):
@@ -164,7 +174,10 @@ def pickles(mark: Path) -> list[bytes]:
     """Whole pickles that want to do harm."""
     made = [pickle.dumps({"state_dict": {"a": Call(os.system, f"touch {mark}")}}, protocol) for protocol in (0, 2, 4)]
     made += [nested(300_000), nested(1000), b"\x80\x02Nr\xff\xff\xff\x7f.", b"\x80\x02c__builtin__\nbytearray\n\x8a\x05\0\0\0\0\x40\x85R."]
-    made += [b"\x80\x02cbuiltins\nlist\ncbuiltins\nrange\n\x8a\x05\0\0\0\0\x40\x85R\x85R.", b"\x80\x02ctorch\nFloatStorage\n\x8a\x05\0\0\0\0\x40\x85R."]
+    made += [
+        b"\x80\x02cbuiltins\nlist\ncbuiltins\nrange\n\x8a\x05\0\0\0\0\x40\x85R\x85R.",
+        b"\x80\x02ctorch\nFloatStorage\n\x8a\x05\0\0\0\0\x40\x85R.",
+    ]
     made += [b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93\x8c\x011\x85R.", b"(" * 100_000, b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}\x8c\x01ab."]
     return made
 
@@ -183,7 +196,9 @@ def checkpoint(path: Path, settings: Path | None, mark: Path, rng) -> None:
     if settings is not None and act <= 2:
         settings.write_text(yaml.safe_dump(changed(yaml.safe_load(settings.read_text()), rng)))
     elif settings is not None and act == 3:
-        bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
+        bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+            f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+        )
         texts = [bomb, "model: &m {params: *m}", "a: 2020-99-99", "!!python/object/apply:os.system [ls]", "[" * 5000, "a: !!int ''", "1: {2: 3}"]
         settings.write_text(texts[rng.integers(len(texts))])
     elif act in (0, 4):
@@ -203,7 +218,13 @@ def checkpoint(path: Path, settings: Path | None, mark: Path, rng) -> None:
         state = found["state_dict"]
         name = sorted(state)[rng.integers(len(state))]
         wrong = [lambda t: t * float("nan"), lambda t: t[..., None], lambda t: t.flatten()[:-1], lambda t: "text", lambda t: t.to(torch.complex64)]
-        wrong += [lambda t: t.to_sparse(), lambda t: torch.ones(1).expand(10**6, 10**6), lambda t: t * 0 + 1e30, lambda t: t.to(torch.int64), lambda t: None]
+        wrong += [
+            lambda t: t.to_sparse(),
+            lambda t: torch.ones(1).expand(10**6, 10**6),
+            lambda t: t * 0 + 1e30,
+            lambda t: t.to(torch.int64),
+            lambda t: None,
+        ]
         if rng.integers(3) and "hyper_parameters" in found:
             found["hyper_parameters"] = changed(found["hyper_parameters"], rng)
         elif rng.integers(4) == 0:

@@ -112,7 +112,7 @@ def test_a_measure_that_cannot_be_had_is_told(run, monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr(metrics, "_lpips", unreachable)
-    code, out, err = run("--operator", "identity", "--start", "input", "--metrics", "psnr,lpips_vgg")
+    code, _out, err = run("--operator", "identity", "--start", "input", "--metrics", "psnr,lpips_vgg")
     assert code == 0 and "lpips_vgg" in err and len(err.splitlines()) == 1
     assert "lpips_vgg is left out" in (run.out / "summary.md").read_text()
 

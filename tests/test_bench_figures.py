@@ -146,7 +146,7 @@ def test_the_front_holds_what_nothing_cheaper_beats():
 
 
 def test_arms_are_compared_on_the_pictures_that_all_have():
-    arms = {"few": dict.fromkeys("bc", {}), "many": dict.fromkeys("abcd", {}), "other": dict.fromkeys("xyz", {})}
+    arms = {"few": {key: {} for key in "bc"}, "many": {key: {} for key in "abcd"}, "other": {key: {} for key in "xyz"}}
     kept, images = shared_images(arms)
     assert list(kept) == ["few", "many"] and images == ["b", "c"]
     records = [r for r in bench(6) if not (r["arm"] == "full-ldps" and r["image"] > "set/002.png")]

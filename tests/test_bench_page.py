@@ -33,8 +33,7 @@ PROTOCOL = {
         ],
         "arm": [
             {"name": "input", "baseline": "input", "settings": {}},
-            {"name": "flash-ldps", "solver": "ldps", "start": "flash", "steps": 250, "eta": 0.0, "blind": False}
-            | {"settings": {"dc_step": 2.4}},
+            {"name": "flash-ldps", "solver": "ldps", "start": "flash", "steps": 250, "eta": 0.0, "blind": False} | {"settings": {"dc_step": 2.4}},
         ],
     },
     "arms_run": ["input", "flash-ldps"],
@@ -132,7 +131,7 @@ def test_the_markdown_has_facts_tables_and_links_to_figures_that_are_there(whole
 
 
 def test_several_folders_follow_in_the_order_given(whole, tmp_path):
-    _, folder = whole
+    _, _folder = whole
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "summary.md").write_text(f"# {name}\n\nTable of {name}.\n")

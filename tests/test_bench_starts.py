@@ -138,9 +138,7 @@ def test_the_table_has_a_row_for_each_class_and_measure_and_says_how_the_best_wa
     assert found["conditions"]["c"]["start_search"] == start_search(arms(records()), MEASURES)
     markdown, page = to_markdown(found), to_html(found)
     lines = markdown.splitlines()
-    head = lines.index(
-        "| arm | class | n | severity | matched start | measure | best fixed start | its mean | matched | difference | % |"
-    )
+    head = lines.index("| arm | class | n | severity | matched start | measure | best fixed start | its mean | matched | difference | % |")
     rows = lines[head + 2 : lines.index("", head)]
     assert len(rows) == 12 and {row.count("|") for row in rows} == {12}
     easy = "| flash-ldps | easy | 3 | 0.100 to 0.300 | 8.0 of 250 |"

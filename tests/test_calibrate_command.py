@@ -236,7 +236,7 @@ def test_the_best_third_goes_on_with_the_best_of_each_length(search):
     # Where the grid does not hold them, they are only compared with.
     other = search({"steps": [2, 4], "dc_step": [1.0, 2.0]})
     made_up(other, lambda c, i: 20.0 if c.in_grid else 30.0)
-    assert [row.candidate.in_grid for row in other.table()][0] is False and calibrate.choose(other.table()).candidate.in_grid
+    assert next(row.candidate.in_grid for row in other.table()) is False and calibrate.choose(other.table()).candidate.in_grid
 
 
 def test_ties_go_to_the_cheaper_one(search):

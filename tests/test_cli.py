@@ -338,9 +338,13 @@ def test_the_library_names_parameters_and_the_command_line_flags(cli, tmp_path):
     assert as_flags("`dc_step` and `no_parameter` of `owner/name`") == "--dc-step and `no_parameter` of `owner/name`"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"]] + [[c, "--help"] for c in ("restore", "severity", "encode", "compare", "bench", "convert", "models", "train")])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--version"]] + [[c, "--help"] for c in ("restore", "severity", "encode", "compare", "bench", "convert", "models", "train")],
+)
 def test_help_needs_no_torch(arguments):
-    code = f"import sys\nfrom flashdiff_cli.commands.app import main\ntry:\n main({arguments!r})\nexcept SystemExit as e:\n assert not e.code\nassert 'torch' not in sys.modules"
+    code = f"import sys\nfrom flashdiff_cli.commands.app import main\ntry:\n main({arguments!r})\nexcept SystemExit as e:\n assert not e.code\n"
+    code += "assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"COLUMNS": "80"})
     assert done.returncode == 0, done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 80

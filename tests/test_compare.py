@@ -42,7 +42,7 @@ def test_what_is_refused(run, tmp_path):
         ((a, b, "--truth", a), 2, "another size"),
         ((a, b, "-o", tmp_path / "x.doc"), 2, ".doc"),
     ):
-        found, out, err = run(*arguments)
+        found, _out, err = run(*arguments)
         assert found == code and word in err and err.count("\n") == 1
 
 

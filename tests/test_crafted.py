@@ -33,7 +33,11 @@ def more_seeds():
     ways = [("gif", "GIF", {"save_all": True, "append_images": frames[1:]}), ("webp", "WEBP", {"save_all": True, "append_images": frames[1:]})]
     ways += [("png", "PNG", {"save_all": True, "append_images": frames[1:]}), ("tif", "TIFF", {"save_all": True, "append_images": frames[1:]})]
     ways += [("jpg", "JPEG", {"progressive": True, "exif": exif, "comment": b"c" * 100}), ("tif", "TIFF", {"compression": "tiff_lzw", "exif": exif})]
-    ways += [("tif", "TIFF", {"compression": "jpeg"}), ("tif", "TIFF", {"compression": "tiff_deflate", "tile": (16, 16)}), ("png", "PNG", {"exif": exif})]
+    ways += [
+        ("tif", "TIFF", {"compression": "jpeg"}),
+        ("tif", "TIFF", {"compression": "tiff_deflate", "tile": (16, 16)}),
+        ("png", "PNG", {"exif": exif}),
+    ]
     ways += [("ppm", "PPM", {}), ("ico", "ICO", {}), ("jp2", "JPEG2000", {})]
     found = []
     for ending, kind, settings in ways:
@@ -133,7 +137,9 @@ def tagged(data: bytes, rng) -> bytes:
     elif act == 3:
         struct.pack_into(order + "I", here, entry + 8, size)
     elif act == 4:
-        struct.pack_into(order + "H", here, entry, int(rng.choice([256, 257, 258, 259, 262, 273, 277, 278, 279, 284, 317, 322, 323, 330, 338, 339, 34665, 347])))
+        struct.pack_into(
+            order + "H", here, entry, int(rng.choice([256, 257, 258, 259, 262, 273, 277, 278, 279, 284, 317, 322, 323, 330, 338, 339, 34665, 347]))
+        )
     else:
         struct.pack_into(order + "H", here, place, int(rng.choice([0, 1, count + 1, 5000, 65_535])))
     return bytes(here)

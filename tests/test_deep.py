@@ -13,9 +13,9 @@ from tiny import save_tiny_model
 
 from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.pictures.deep import read_tiff, upright
-from flashdiff_cli.pictures.png import write_png
 from flashdiff_cli.pictures.files import read_picture, write_picture
 from flashdiff_cli.pictures.picture import Picture
+from flashdiff_cli.pictures.png import write_png
 
 SIZE = (13, 19)
 

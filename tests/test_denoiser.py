@@ -22,7 +22,7 @@ class Network(torch.nn.Module):
 
 
 def case(timestep):
-    draw = lambda seed: torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)  # noqa: E731
+    draw = lambda seed: torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     schedule = Schedule.from_table(TABLE)
     level = torch.full((2,), timestep + 1)
     z0, noise, error = draw(0), draw(1), 0.05 * draw(2)

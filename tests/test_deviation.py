@@ -60,7 +60,7 @@ def test_blur_lowers_the_high_bands(head):
     for std in (0.5, 0.8, 1.2, 2.0):
         _, whole = head.statistics(GaussianBlur(std).forward((image + 1) / 2) * 2 - 1 + noise(1, std=0.05))
         here = whole[0, 1 + BANDS : 1 + BANDS + 8]
-        assert previous is None or (here <= previous + 0.05).all() and here.sum() < previous.sum() - 1
+        assert previous is None or ((here <= previous + 0.05).all() and here.sum() < previous.sum() - 1)
         previous = here
 
 

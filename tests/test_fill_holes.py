@@ -7,7 +7,8 @@ from PIL import Image
 from skimage import data
 from skimage.restoration import inpaint_biharmonic
 
-from flashdiff_cli.operators import OPERATORS, fill as module
+from flashdiff_cli.operators import OPERATORS
+from flashdiff_cli.operators import fill as module
 from flashdiff_cli.operators.composition import Composition
 from flashdiff_cli.operators.fill import fill
 from flashdiff_cli.operators.gaussian_blur import GaussianBlur
@@ -112,7 +113,10 @@ def test_an_encoder_sees_no_hole():
     assert torch.equal(chain.seen(y), operator.seen(y)) and torch.equal(chain.kept(), operator.kept())
     assert GaussianBlur(1.0).kept() is None and torch.equal(GaussianBlur(1.0).seen(y), y)
     soft = GaussianInpainting(6.0, (48, 48))
-    assert in_holes(soft.seen(soft.on_signed(image)), image, soft.mask[0, 0] >= 0.999) > in_holes(soft.on_signed(image), image, soft.mask[0, 0] >= 0.999) + 6
+    assert (
+        in_holes(soft.seen(soft.on_signed(image)), image, soft.mask[0, 0] >= 0.999)
+        > in_holes(soft.on_signed(image), image, soft.mask[0, 0] >= 0.999) + 6
+    )
 
 
 def smooth(side=96):

@@ -88,7 +88,10 @@ def outcomes(kind, make, use, tmp_path) -> int:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     defaults = {"solver": "ldps", "steps": 10, "eta": 0.0, "solver_settings": {"ldps": {"dc_step": 1.0}}}
-    defaults |= {"tuned": {"ldps": {"gaussian-blur": {"steps": 10, "settings": {"guidance": "norm"}}}}, "of_encoder": {"severity": {"noise_correction": 0.5}}}
+    defaults |= {
+        "tuned": {"ldps": {"gaussian-blur": {"steps": 10, "settings": {"guidance": "norm"}}}},
+        "of_encoder": {"severity": {"noise_correction": 0.5}},
+    }
     calibration = {"variance": [0.0] * 15, "width": [0.0] * 15, "bounds": [[-1.0, 1.0]] * 4}
     defaults |= {"calibration": {"severity": calibration}, "denoiser_gain": [[0, 1.0], [999, 0.5]], "fidelity": True, "noise_rule": "level"}
     return save_tiny_model(tmp_path_factory.mktemp("model") / "whole", kind="kl", defaults=defaults)

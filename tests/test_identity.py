@@ -57,7 +57,14 @@ DEFAULTS = {
 }
 CONDITIONS = [
     {"name": "blur", "operator": "gaussian-blur", "options": {"blur_std": [0.3, 3.0]}},
-    {"name": "told", "operator": "motion-blur+jpeg", "options": {"blur_length": 9.0, "jpeg_quality": 30.0}, "noise_std": [0.0, 0.1], "stored": True, "draws": "one"}
+    {
+        "name": "told",
+        "operator": "motion-blur+jpeg",
+        "options": {"blur_length": 9.0, "jpeg_quality": 30.0},
+        "noise_std": [0.0, 0.1],
+        "stored": True,
+        "draws": "one",
+    }
     | {"assumed": {"operator": "gaussian-blur", "options": {"blur_std": 2.0}, "noise_std": 0.02}},
 ]
 ARMS = [

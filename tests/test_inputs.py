@@ -54,9 +54,7 @@ def test_every_format_that_is_read_by_name_is_found_in_a_folder(tmp_path):
 
 @pytest.mark.parametrize("ending", [".jfif", ".jpe"])
 def test_other_endings_of_jpeg_are_written_as_such(ending):
-    assert (
-        formats.FORMATS[ending] == "JPEG" and ending_of(saved("JPEG")) == ".jpg" and ending_of(saved("GIF")) == ".png"
-    )
+    assert formats.FORMATS[ending] == "JPEG" and ending_of(saved("JPEG")) == ".jpg" and ending_of(saved("GIF")) == ".png"
 
 
 def test_what_a_folder_passes_over_is_counted(tmp_path):
@@ -101,9 +99,7 @@ def test_links_to_folders_are_not_followed_round_and_round(tmp_path):
     put(tmp_path / "in" / "a.png")
     (tmp_path / "in" / "again").symlink_to(tmp_path / "in", target_is_directory=True)
     passed = Counter()
-    assert (
-        names(find([tmp_path / "in"], recursive=True, passed=passed)) == ["a.png"] and passed["links to folders"] == 1
-    )
+    assert names(find([tmp_path / "in"], recursive=True, passed=passed)) == ["a.png"] and passed["links to folders"] == 1
 
 
 def test_a_folder_without_pictures_says_what_it_has(tmp_path):
@@ -127,9 +123,7 @@ ODD = [
 
 
 def test_no_name_is_a_formula_or_acts_on_a_console_or_page():
-    records = [Record(f"in/{name}", error=name, status="failed") for name in ODD] + [
-        Record(name, status="failed", error="x") for name in ODD
-    ]
+    records = [Record(f"in/{name}", error=name, status="failed") for name in ODD] + [Record(name, status="failed", error="x") for name in ODD]
     rows = list(csv.reader(io.StringIO(to_csv(records))))
     assert len(rows) == len(records) + 1
     for cell in (cell for row in rows for cell in row):
@@ -149,16 +143,12 @@ def test_bytes_that_are_no_text_stand_as_escapes_in_table_and_page():
     records = [Record(name, status="failed", error=name)]
     assert "Fr\\udcfchling" in to_csv(records)
     assert "Fr\\udcfchling" in make_report(records).encode(errors="backslashreplace").decode()
-    assert render(
-        "report.html", title=name, about="", facts=[], cards=[], more="", plot=None, columns=[], rows=[], failures=[]
-    )
+    assert render("report.html", title=name, about="", facts=[], cards=[], more="", plot=None, columns=[], rows=[], failures=[])
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return save_tiny_model(
-        tmp_path_factory.mktemp("model") / "tiny", defaults={"solver": "ldps", "steps": 10, "eta": 0.0}
-    )
+    return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny", defaults={"solver": "ldps", "steps": 10, "eta": 0.0})
 
 
 def program(model, *arguments, given=b"", **environment):
@@ -184,21 +174,13 @@ def test_names_of_any_bytes_on_any_console(tmp_path, model, encoding):
     for name in (b"Fr\xfchling.png", "日本語😀.png".encode(), b"\x1b[2Jclear.png"):
         put(tmp_path / "in" / os.fsdecode(name))
     more = ("--csv", tmp_path / "t.csv", "--report", tmp_path / "t.html")
-    code, out, err = program(
-        model, "restore", tmp_path / "in", "-o", tmp_path / "out", *more, PYTHONIOENCODING=encoding
-    )
+    code, out, err = program(model, "restore", tmp_path / "in", "-o", tmp_path / "out", *more, PYTHONIOENCODING=encoding)
     assert code == 0 and b"\x1b" not in out + err and out
-    assert sorted(p.name for p in (tmp_path / "out").glob("[!.]*")) == sorted(
-        p.name for p in (tmp_path / "in").iterdir()
-    )
+    assert sorted(p.name for p in (tmp_path / "out").glob("[!.]*")) == sorted(p.name for p in (tmp_path / "in").iterdir())
     assert len(list(csv.reader(io.StringIO((tmp_path / "t.csv").read_text(encoding="utf-8"))))) == 4
     assert "日本語" in (tmp_path / "t.html").read_text(encoding="utf-8")
-    code, out, err = program(
-        model, "restore", tmp_path / "in", "-o", tmp_path / "out", "--json", PYTHONIOENCODING=encoding
-    )
-    assert code == 0 and {json.loads(line)["input"] for line in out.splitlines()} == {
-        str(p) for p in (tmp_path / "in").iterdir()
-    }
+    code, out, err = program(model, "restore", tmp_path / "in", "-o", tmp_path / "out", "--json", PYTHONIOENCODING=encoding)
+    assert code == 0 and {json.loads(line)["input"] for line in out.splitlines()} == {str(p) for p in (tmp_path / "in").iterdir()}
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "PPM"])

@@ -164,7 +164,8 @@ def test_tables_and_pages_replace_only_their_own(here):
 
 
 @pytest.mark.parametrize(
-    "options", [("--csv", "in/0.png"), ("--report", "in/0.png"), ("--csv", "new.png"), ("--csv", "t", "--report", "./t"), ("--csv", "out/../in/1.png")]
+    "options",
+    [("--csv", "in/0.png"), ("--report", "in/0.png"), ("--csv", "new.png"), ("--csv", "t", "--report", "./t"), ("--csv", "out/../in/1.png")],
 )
 def test_tables_and_pages_never_take_a_picture_s_place(here, options):
     pictures(here / "in")

@@ -85,9 +85,7 @@ def with_resources(jpeg):
 
 
 ALL = {
-    ".jpg": lambda: with_resources(
-        saved(scene(), "JPEG", dpi=(300, 150), xmp=XMP, exif=exif(6), comment=b"from a box", icc_profile=PROFILE)
-    ),
+    ".jpg": lambda: with_resources(saved(scene(), "JPEG", dpi=(300, 150), xmp=XMP, exif=exif(6), comment=b"from a box", icc_profile=PROFILE)),
     ".png": lambda: saved(scene(), "PNG", dpi=(300, 150), exif=exif(6), icc_profile=PROFILE, pnginfo=pnginfo()),
     ".tif": lambda: saved(scene(), "TIFF", tiffinfo=tiffinfo(), icc_profile=PROFILE),
     ".webp": lambda: saved(scene(), "WEBP", lossless=True, xmp=XMP, exif=exif(6), icc_profile=PROFILE),
@@ -152,9 +150,7 @@ def test_what_another_format_cannot_hold_is_said(tmp_path, source, target):
         ("comments", "comment" in file.info or "Comment" in getattr(file, "text", {})),
         ("text", "Description" in getattr(file, "text", {})),
     ):
-        had = {"IPTC": source in (".jpg", ".tif"), "comments": source == ".jpg", "text": source == ".png"}.get(
-            name, True
-        )
+        had = {"IPTC": source in (".jpg", ".tif"), "comments": source == ".jpg", "text": source == ".png"}.get(name, True)
         assert (name in said) == (had and not here), (name, notes)
     if source in (".jpg", ".png"):
         resolution = file.info.get("dpi") or file.getexif().get(0x011A)
@@ -173,10 +169,7 @@ def test_several_pages_keep_what_the_first_says(tmp_path):
 @pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "lzma", "zstd"])
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "I;16"])
 def test_tiff_compression_stays(tmp_path, compression, mode):
-    if mode == "I;16":
-        before = Image.fromarray((np.asarray(scene().convert("L")).astype(np.uint16)) * 256)
-    else:
-        before = scene().convert(mode)
+    before = Image.fromarray(np.asarray(scene().convert("L")).astype(np.uint16) * 256) if mode == "I;16" else scene().convert(mode)
     picture = read(tmp_path, saved(before, "TIFF", compression=compression), "a.tif")
     file, notes = written(tmp_path, picture, "b.tif")
     assert file.info["compression"] == compression and file.mode == before.mode and notes == picture.notes == []
@@ -190,9 +183,7 @@ def test_16_bit_colour_keeps_lzw_and_its_predictor(tmp_path, predictor):
     write_tiff(buffer, values, {}, LZW, predictor)
     picture = read(tmp_path, buffer.getvalue(), "a.tif")
     file, _ = written(tmp_path, picture, "b.tif")
-    assert np.array_equal(picture.to_samples(), values) and np.array_equal(
-        read_picture(tmp_path / "b.tif").to_samples(), values
-    )
+    assert np.array_equal(picture.to_samples(), values) and np.array_equal(read_picture(tmp_path / "b.tif").to_samples(), values)
     assert file.tag_v2[259] == LZW and file.tag_v2.get(317, 1) == predictor
 
 
@@ -224,19 +215,14 @@ def test_a_jpeg_is_never_compressed_more_than_it_was(tmp_path, progressive, mode
         assert asked.quantization[0][0] > 5
 
 
-@pytest.mark.parametrize(
-    "chunks", [{b"gAMA": 100000}, {b"gAMA": 45455, b"sRGB": None}, {b"cICP": b"\x09\x10\x00\x01"}], ids=str
-)
+@pytest.mark.parametrize("chunks", [{b"gAMA": 100000}, {b"gAMA": 45455, b"sRGB": None}, {b"cICP": b"\x09\x10\x00\x01"}], ids=str)
 def test_what_a_png_says_of_its_colours_stays_and_is_missed_elsewhere(tmp_path, chunks):
     more = [
-        (kind, bytes([0]) if value is None else value if isinstance(value, bytes) else value.to_bytes(4, "big"))
-        for kind, value in chunks.items()
+        (kind, bytes([0]) if value is None else value if isinstance(value, bytes) else value.to_bytes(4, "big")) for kind, value in chunks.items()
     ]
     picture = read(tmp_path, with_chunks(saved(scene(), "PNG"), more), "a.png")
     written(tmp_path, picture, "b.png")
-    kept = [
-        (kind, contents) for kind, contents, _ in png_chunks((tmp_path / "b.png").read_bytes()) if kind in dict(more)
-    ]
+    kept = [(kind, contents) for kind, contents, _ in png_chunks((tmp_path / "b.png").read_bytes()) if kind in dict(more)]
     assert kept == more
     _, notes = written(tmp_path, picture, "b.jpg")
     assert ("gamma and primaries" in " ".join(notes)) == (b"sRGB" not in chunks)
@@ -256,9 +242,7 @@ def test_16_bit_png_keeps_all_of_it_too(tmp_path, channels):
         ],
     )
     file, notes = written(tmp_path, read(tmp_path, buffer.getvalue(), "a.png"), "b.png")
-    assert (
-        file.text["Title"] == "fair" and file.info["gamma"] == 1 and round(file.info["dpi"][0]) == 600 and notes == []
-    )
+    assert file.text["Title"] == "fair" and file.info["gamma"] == 1 and round(file.info["dpi"][0]) == 600 and notes == []
     assert np.array_equal(read_picture(tmp_path / "b.png").to_samples(), values)
 
 
@@ -287,9 +271,7 @@ def test_what_is_behind_a_jpeg_or_of_other_programs_is_missed_aloud(tmp_path):
     data = saved(scene(), "JPEG")
     other = data[:2] + b"\xff\xeb\x00\x0cJUMBF....." + data[2:]
     picture = read(tmp_path, other + bytes(5000), "a.jpg")
-    assert any("5,000 bytes behind" in note for note in picture.notes) and any(
-        "APP11" in note for note in picture.notes
-    )
+    assert any("5,000 bytes behind" in note for note in picture.notes) and any("APP11" in note for note in picture.notes)
 
 
 @pytest.mark.parametrize("hidden", [(0, 0, 0), (255, 255, 255), (255, 0, 255)])
@@ -304,9 +286,7 @@ def test_colours_under_transparency_decide_nothing_and_are_written_back(tmp_path
     picture = read(tmp_path, saved(before, "PNG"), "a.png")
     other = read(
         tmp_path,
-        saved(
-            Image.fromarray(np.dstack([np.where(clear[..., None], np.uint8(77), opaque), alpha])).convert(mode), "PNG"
-        ),
+        saved(Image.fromarray(np.dstack([np.where(clear[..., None], np.uint8(77), opaque), alpha])).convert(mode), "PNG"),
         "b.png",
     )
     assert torch.equal(picture.image, other.image)
@@ -315,9 +295,7 @@ def test_colours_under_transparency_decide_nothing_and_are_written_back(tmp_path
     assert np.array_equal(np.asarray(file), np.asarray(before))
     brighter = picture.with_image((picture.image + 0.1).clamp(-1, 1))
     file, _ = written(tmp_path, brighter, "d.png")
-    assert np.array_equal(np.asarray(file)[clear], np.asarray(before)[clear]) and not np.array_equal(
-        np.asarray(file), np.asarray(before)
-    )
+    assert np.array_equal(np.asarray(file)[clear], np.asarray(before)[clear]) and not np.array_equal(np.asarray(file), np.asarray(before))
 
 
 def test_a_picture_that_is_transparent_all_over_is_left_as_it_is(tmp_path):

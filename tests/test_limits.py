@@ -168,7 +168,9 @@ CLAIMS = {
     "png of many frames": lambda: encoded()[:33] + chunk(b"acTL", struct.pack(">II", 1 << 30, 0)) + encoded()[33:],
     "jpeg of many segments": lambda: b"\xff\xd8" + b"\xff\xfe\0\x03a" * 60_000 + encoded("JPEG")[2:],
     "jpeg of many scans": lambda: encoded("JPEG", progressive=True)[:-2] + b"\xff\xda\0\x08\x01\x01\0\0\x3f\0" * 600,
-    "gif of many frames": lambda: encoded("GIF")[:-1] + b"," + struct.pack("<4HB", 0, 0, 1, 1, 0) + b"\x02\0" + (b"," + bytes(9) + b"\x02\0") * 30_000,
+    "gif of many frames": lambda: (
+        encoded("GIF")[:-1] + b"," + struct.pack("<4HB", 0, 0, 1, 1, 0) + b"\x02\0" + (b"," + bytes(9) + b"\x02\0") * 30_000
+    ),
     "webp of many frames": lambda: b"RIFF" + struct.pack("<I", 4 + 30_000 * 8) + b"WEBP" + b"ANMF\0\0\0\0" * 30_000,
     "tiff of many directories": lambda: b"II*\0\x08\0\0\0" + b"".join(b"\0\0" + struct.pack("<I", 14 + 6 * i) for i in range(30_000)),
     "tiff whose tags overlap": lambda: tiff([(1000 + i, 7, 1 << 20, 30_000) for i in range(2000)], 0, bytes(2 << 20)),
@@ -201,7 +203,9 @@ def test_scans_are_weighed_by_their_pixels():
 SIZES = {
     "tiff": lambda: tiff([(256, 4, 1, 60_000), (257, 4, 1, 60_000), (262, 3, 1, 2), (277, 3, 1, 3)]),
     "tiff tile": lambda: tiff([(256, 4, 1, 16), (257, 4, 1, 16), (322, 4, 1, 60_000), (323, 4, 1, 60_000)]),
-    "png": lambda: b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)) + chunk(b"IDAT", b"x") + chunk(b"IEND"),
+    "png": lambda: (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)) + chunk(b"IDAT", b"x") + chunk(b"IEND")
+    ),
     "bmp": lambda: b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 60_000, 60_000, 1, 24, 0, 0, 0, 0, 0, 0),
     "gif": lambda: b"GIF89a" + struct.pack("<HHBBB", 60_000, 60_000, 0, 0, 0) + encoded("GIF")[13:],
 }

@@ -245,7 +245,9 @@ def test_masks_of_all_kinds_say_the_same(tmp_path, kind):
     MASKS[kind](gone).save(tmp_path / "m.png")
     mask, notes = read_mask(tmp_path / "m.png")
     assert torch.equal(mask == 0, torch.from_numpy(gone))
-    assert [("transparency" in note and "10 %" in note) for note in notes] == ([True] if Image.open(tmp_path / "m.png").mode in ("RGBA", "LA") else [])
+    assert [("transparency" in note and "10 %" in note) for note in notes] == (
+        [True] if Image.open(tmp_path / "m.png").mode in ("RGBA", "LA") else []
+    )
 
 
 def bits(path):
@@ -257,7 +259,18 @@ def test_kept_pixels_come_back_as_they_were(restore, model, cli, tmp_path):
     Image.fromarray(hole()).save(tmp_path / "m.png")
     same = {}
     for name, more in {"untold": (), "none": ("--noise-std", "0"), "told": ("--noise-std", "0.05")}.items():
-        arguments = ("--model", model, "--start-step", "2", "--json", tmp_path / "a.png", "--mask", tmp_path / "m.png", "-o", tmp_path / f"{name}.png")
+        arguments = (
+            "--model",
+            model,
+            "--start-step",
+            "2",
+            "--json",
+            tmp_path / "a.png",
+            "--mask",
+            tmp_path / "m.png",
+            "-o",
+            tmp_path / f"{name}.png",
+        )
         code, out, err = cli("restore", *arguments, *more)
         assert code == 0, err
         same[name] = (bits(tmp_path / f"{name}.png") == scene())[hole() > 0].all()

@@ -37,18 +37,12 @@ def rgb(picture):
     return np.asarray(picture.to_rgb()).astype(int)
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_blocks": 4}], ids=str
-)
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_blocks": 4}], ids=str)
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_a_jpeg_without_its_end_marker_is_whole(tmp_path, mode, options):
     data = saved(scene().convert(mode), "JPEG", quality=90, **options)
     whole, cut = read(tmp_path, data, "a.jpg"), read(tmp_path, data[:-2], "b.jpg")
-    assert (
-        np.abs(rgb(whole) - rgb(cut)).max() <= 1
-        and any("end is missing" in note for note in cut.notes)
-        and not whole.notes
-    )
+    assert np.abs(rgb(whole) - rgb(cut)).max() <= 1 and any("end is missing" in note for note in cut.notes) and not whole.notes
     assert not any("lost" in note for note in cut.notes)
 
 
@@ -149,11 +143,7 @@ CUTS = {"without its end": -12, "cut in its last checksum": -14, "cut in its pix
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "I;16"])
 def test_a_png_without_its_end(tmp_path, mode, cut):
-    picture = (
-        Image.fromarray(np.asarray(scene().convert("L")).astype(np.uint16) * 200)
-        if mode == "I;16"
-        else scene().convert(mode)
-    )
+    picture = Image.fromarray(np.asarray(scene().convert("L")).astype(np.uint16) * 200) if mode == "I;16" else scene().convert(mode)
     data = saved(picture, "PNG", compress_level=1)
     # The pixels of the last tenth of the file are a bit more than the last tenth of the picture.
     end = CUTS[cut] if CUTS[cut] is not None else int(0.9 * len(data)) - len(data)
@@ -218,9 +208,7 @@ def test_odd_tags_of_a_tiff_never_matter(tmp_path, tag, compression):
 def test_big_tiffs_of_16_bits_are_written_as_tiff_again(tmp_path):
     values = np.asarray(scene()).astype(np.uint16) * 257
     buffer = io.BytesIO()
-    tifffile.imwrite(
-        buffer, values, photometric="rgb", bigtiff=True, description="a caption", metadata=None, resolution=(300, 300)
-    )
+    tifffile.imwrite(buffer, values, photometric="rgb", bigtiff=True, description="a caption", metadata=None, resolution=(300, 300))
     picture = read(tmp_path, buffer.getvalue(), "a.tif")
     for ending in (".tif", ".png", ".jpg", ".webp"):
         write_picture(picture, tmp_path / f"b{ending}")

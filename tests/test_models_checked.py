@@ -30,7 +30,9 @@ def edit(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-@pytest.mark.parametrize("name", ["DiffusionPipeline", "StableDiffusionPipeline", "AutoencoderKL", "Transformer2DModel", "os", "", None, ["UNet2DModel"]])
+@pytest.mark.parametrize(
+    "name", ["DiffusionPipeline", "StableDiffusionPipeline", "AutoencoderKL", "Transformer2DModel", "os", "", None, ["UNet2DModel"]]
+)
 def test_a_class_that_is_not_on_the_list_of_its_role_is_refused(model, name):
     edit(model / CONFIG, _class_name=name)
     with pytest.raises(FlashdiffError, match=r"unet/config\.json: unknown class .* for unet"):
@@ -61,7 +63,9 @@ def test_a_configuration_that_asks_for_more_than_the_file_holds_allocates_nothin
     assert time.process_time() - began < 30
 
 
-@pytest.mark.parametrize("changes", [{"num_train_timesteps": 10**9}, {"beta_start": -1.0}, {"beta_end": 2.0}, {"trained_betas": [0.1, "x"]}, {"steps_offset": 10**6}])
+@pytest.mark.parametrize(
+    "changes", [{"num_train_timesteps": 10**9}, {"beta_start": -1.0}, {"beta_end": 2.0}, {"trained_betas": [0.1, "x"]}, {"steps_offset": 10**6}]
+)
 def test_a_schedule_that_is_none_is_refused(model, changes):
     edit(model / "scheduler/scheduler_config.json", **changes)
     with pytest.raises(FlashdiffError, match=r"scheduler_config\.json"):
@@ -156,7 +160,24 @@ def test_links_within_a_model_are_followed(model):
 
 @pytest.mark.parametrize(
     "spec",
-    ["../x", "a/..", "a/b/c", "a/b@../../x", "a/b@x/../y", "a/b@", "a/b\n", "a/ b", "ä/b", "-a/b", ".a/b", "a//b", "a/b@-x", "a/b@" + "x" * 200, "a\0/b", "a/b@x@y"],
+    [
+        "../x",
+        "a/..",
+        "a/b/c",
+        "a/b@../../x",
+        "a/b@x/../y",
+        "a/b@",
+        "a/b\n",
+        "a/ b",
+        "ä/b",
+        "-a/b",
+        ".a/b",
+        "a//b",
+        "a/b@-x",
+        "a/b@" + "x" * 200,
+        "a\0/b",
+        "a/b@x@y",
+    ],
 )
 def test_names_on_the_hub_are_plain(spec):
     if spec == "a/b@":
@@ -200,15 +221,32 @@ def test_a_header_is_held_against_its_file(model):
 
 
 def test_configurations_are_bounded():
-    check_config({"block_out_channels": [320, 640, 1280, 1280], "num_vq_embeddings": 8192, "layers_per_block": [0, 1, 3], "trained_betas": [0.1] * 1000}, "x")
-    for wrong in ({"layers_per_block": 65}, {"a": float("nan")}, {"a": {"b": [1] * 65}}, {"encoder_config": {"block_out_channels": [1] * 17}}, {str(i): 1 for i in range(600)}):
+    check_config(
+        {"block_out_channels": [320, 640, 1280, 1280], "num_vq_embeddings": 8192, "layers_per_block": [0, 1, 3], "trained_betas": [0.1] * 1000}, "x"
+    )
+    for wrong in (
+        {"layers_per_block": 65},
+        {"a": float("nan")},
+        {"a": {"b": [1] * 65}},
+        {"encoder_config": {"block_out_channels": [1] * 17}},
+        {str(i): 1 for i in range(600)},
+    ):
         with pytest.raises(FlashdiffError, match="^x: "):
             check_config(wrong, "x")
 
 
 @pytest.mark.parametrize(
     "defaults",
-    [3, {"steps": "many"}, {"eta": 2}, {"solver": 3}, {"calibration": {"severity": {"variance": [1]}}}, {"tuned": {"ldps": {"x": {"steps": 0}}}}, {"of_encoder": 3}, {"denoiser_gain": [[1]]}],
+    [
+        3,
+        {"steps": "many"},
+        {"eta": 2},
+        {"solver": 3},
+        {"calibration": {"severity": {"variance": [1]}}},
+        {"tuned": {"ldps": {"x": {"steps": 0}}}},
+        {"of_encoder": 3},
+        {"denoiser_gain": [[1]]},
+    ],
 )
 def test_settings_of_a_model_have_their_types(model, defaults):
     edit(model / "model_index.json", defaults=defaults)

@@ -17,9 +17,9 @@ from PIL import Image
 from tiny import save_tiny_model
 
 from flashdiff_cli.commands.app import main
-from flashdiff_cli.pictures.png import write_png
 from flashdiff_cli.pictures.files import read_picture
 from flashdiff_cli.pictures.formats import FORMATS
+from flashdiff_cli.pictures.png import write_png
 from flashdiff_cli.pictures.tiff import write_tiff
 from flashdiff_cli.runs.entries import NAME
 

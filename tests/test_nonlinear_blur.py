@@ -139,9 +139,7 @@ def test_the_gradient_reaches_the_image_and_the_weights_stay_frozen():
 def test_the_scale_of_the_code(tmp_path):
     network(code_channels=500).save_pretrained(tmp_path / "net")
     scales = torch.tensor([1.2, 0.5])
-    operator = NonlinearBlur.batch(
-        (8, 8), torch.Generator().manual_seed(0), weights=str(tmp_path / "net"), kernel_scale=scales
-    )
+    operator = NonlinearBlur.batch((8, 8), torch.Generator().manual_seed(0), weights=str(tmp_path / "net"), kernel_scale=scales)
     assert operator.code.shape == (2, 500, 2, 2)
     torch.testing.assert_close(operator.code.flatten(1).std(1), scales, rtol=0.06, atol=0)
     default = NonlinearBlur.from_options((8, 8), 0, weights=str(tmp_path / "net"))
@@ -162,7 +160,9 @@ def test_weights_that_cannot_be_loaded_are_named(tmp_path):
     weights = folder / "diffusion_pytorch_model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-100])
-    with pytest.raises(FlashdiffError, match=r"net.*safetensors: not a whole safetensors file|net.*safetensors: the header|net.*safetensors: .*damaged"):
+    with pytest.raises(
+        FlashdiffError, match=r"net.*safetensors: not a whole safetensors file|net.*safetensors: the header|net.*safetensors: .*damaged"
+    ):
         load_network(str(folder))
     network(back_blocks=2).save_pretrained(tmp_path / "other")
     weights.write_bytes((tmp_path / "other" / "diffusion_pytorch_model.safetensors").read_bytes())
@@ -187,9 +187,7 @@ def test_a_hub_id_is_downloaded_at_its_revision(tmp_path, monkeypatch):
     assert load_network("some/one@v1.0").config.channels == 4
     assert load_network("some/one").config.channels == 4
     assert asked == [("some/one", "v1.0"), ("some/one", None)]
-    with pytest.raises(
-        FlashdiffError, match=r"`weights` no/one: no such folder, and the Hub does not give it \(offline\)"
-    ):
+    with pytest.raises(FlashdiffError, match=r"`weights` no/one: no such folder, and the Hub does not give it \(offline\)"):
         load_network("no/one")
 
 

@@ -155,9 +155,7 @@ def test_draws_are_frozen_and_follow_the_seed(name, folder):
     assert torch.equal(operator.forward(x), operator.forward(x))
     assert torch.equal(operator.forward(x), single(name, (16, 16), folder, seed=1).forward(x))
     assert not torch.allclose(operator.forward(x), single(name, (16, 16), folder, seed=2).forward(x))
-    values = {
-        k: torch.tensor([v, v]) if isinstance(v, float) else v for k, v in prepared(name, (16, 16), folder, 0).items()
-    }
+    values = {k: torch.tensor([v, v]) if isinstance(v, float) else v for k, v in prepared(name, (16, 16), folder, 0).items()}
     twins = OPERATORS[name].batch((16, 16), torch.Generator().manual_seed(0), **values)
     one, other = twins.forward(x[:1].expand(2, -1, -1, -1))
     assert not torch.allclose(one, other), "each member of a batch has its own draw"

@@ -83,9 +83,7 @@ def test_other_whites_are_found_although_some_pixels_lie_above(tmp_path, white, 
 @pytest.mark.parametrize("white", [1.0, 100.0, 255.0, 1023.0])
 def test_what_the_file_says_is_white_is_white(tmp_path, white):
     values = (scene() * white * 0.6).astype(np.float32)
-    picture, before, after = there_and_back(
-        tmp_path, tiff(values, extratags=[(341, "f", 1, white, True), (340, "f", 1, 0.0, True)])
-    )
+    picture, before, after = there_and_back(tmp_path, tiff(values, extratags=[(341, "f", 1, white, True), (340, "f", 1, 0.0, True)]))
     assert picture.scale.white == white and abs(shown(picture) - values / white).max() < 1e-4
     assert after.dtype == before.dtype and np.allclose(after, before, rtol=1e-4)
     again = read_picture(tmp_path / "b.tif")
@@ -95,9 +93,7 @@ def test_what_the_file_says_is_white_is_white(tmp_path, white):
 def test_a_maximum_that_only_describes_this_picture_is_not_white(tmp_path):
     values = scene().astype(np.float32)
     values[2, 2] = 37.5
-    picture, *_ = there_and_back(
-        tmp_path, tiff(values, extratags=[(341, "f", 1, 37.5, True), (340, "f", 1, float(values.min()), True)])
-    )
+    picture, *_ = there_and_back(tmp_path, tiff(values, extratags=[(341, "f", 1, 37.5, True), (340, "f", 1, float(values.min()), True)]))
     assert picture.scale.white == 1 and picture.scale.black == 0
 
 
@@ -164,11 +160,7 @@ def test_values_that_are_no_numbers_are_filled_from_around_them(tmp_path, odd):
     values[30, 30, 1] = odd
     picture, _, after = there_and_back(tmp_path, tiff(values))
     clean = scene()
-    assert (
-        np.isfinite(after).all()
-        and abs(after - clean).max() < 0.25
-        and "13 pixels that are not finite" in picture.notes[0]
-    )
+    assert np.isfinite(after).all() and abs(after - clean).max() < 0.25 and "13 pixels that are not finite" in picture.notes[0]
     assert abs(after[30, 30, [0, 2]] - clean[30, 30, [0, 2]]).max() < 1e-4
 
 
@@ -178,9 +170,7 @@ def test_a_picture_of_no_numbers_at_all_is_read():
 
 
 def test_float_colours_with_opacity_keep_both(tmp_path):
-    values = np.concatenate([scene() * 255, np.linspace(0, 255, SIZE[0] * SIZE[1]).reshape(*SIZE, 1)], -1).astype(
-        np.float32
-    )
+    values = np.concatenate([scene() * 255, np.linspace(0, 255, SIZE[0] * SIZE[1]).reshape(*SIZE, 1)], -1).astype(np.float32)
     picture, before, after = there_and_back(tmp_path, tiff(values, extrasamples=["unassalpha"]))
     assert picture.alpha.max() == 65535 and abs(after - before).max() < 0.01
 

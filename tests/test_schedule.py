@@ -15,9 +15,7 @@ def normal(*shape, seed=0, dtype=torch.float64):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-@pytest.mark.parametrize(
-    ("variance", "index"), [(0.001, 0), (0.05, 29), (0.1, 54), (0.25, 112), (0.5, 176), (1.0, 254), (2.0, 339)]
-)
+@pytest.mark.parametrize(("variance", "index"), [(0.001, 0), (0.05, 29), (0.1, 54), (0.25, 112), (0.5, 176), (1.0, 254), (2.0, 339)])
 def test_start_index_is_the_papers(variance, index):
     assert start_index(TABLE, torch.tensor([variance])).item() == index
     snr = [float(a / (1 - a)) for a in TABLE.double()]
@@ -126,9 +124,7 @@ def test_ddpm_steps_are_those_of_diffusers():
         expected = theirs.step(eps, t, z, generator=generator).prev_sample
         noise = torch.randn(z.shape, generator=generator.manual_seed(t))
         at = torch.tensor([t + 1])
-        assert torch.allclose(
-            ours.step(ours.estimate_clean(z, eps, at), eps, at, noise), expected, rtol=1e-4, atol=1e-5
-        )
+        assert torch.allclose(ours.step(ours.estimate_clean(z, eps, at), eps, at, noise), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_levels_are_per_sample():

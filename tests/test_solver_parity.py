@@ -168,9 +168,7 @@ def test_resample_steps(case):
         assert error(ddim, expected["ddim"]) < OPTIMISED
         compatible, solutions = resample(case), []
         solve = compatible.solve
-        compatible.solve = lambda *args, solve=solve, solutions=solutions: (
-            solutions.append(solve(*args)) or solutions[-1]
-        )
+        compatible.solve = lambda *args, solve=solve, solutions=solutions: solutions.append(solve(*args)) or solutions[-1]
         # One noise serves both draws of the fixtures; a run draws two.
         found = compatible.step(z, level, p, torch.stack([noise, noise]))
         assert error(found, expected["z_next"]) < OPTIMISED

@@ -150,9 +150,7 @@ def test_ldps_subtracts_the_gradient_of_the_norm():
 
 def test_gml_dps_adds_nothing_where_the_autoencoder_loses_nothing():
     _, problem, at, z, noise, *_ = toy()
-    assert torch.allclose(
-        GMLDPS(ae_weight=5.0).step(z, at, problem, noise), LDPS().step(z, at, problem, noise), atol=1e-4
-    )
+    assert torch.allclose(GMLDPS(ae_weight=5.0).step(z, at, problem, noise), LDPS().step(z, at, problem, noise), atol=1e-4)
 
 
 def test_gml_dps_adds_the_autoencoders_own_misfit():
@@ -276,9 +274,7 @@ def test_resample_stays_finite_at_the_clean_end():
     for resampling in ("exact", "reference"):
         result = ReSample(resampling=resampling).resample(one, one, torch.tensor([1]), schedule, one)
         assert torch.isfinite(result).all()
-    assert torch.equal(ReSample().resample(one, one, torch.tensor([1]), schedule, one), one), (
-        "no noise is left at level 0"
-    )
+    assert torch.equal(ReSample().resample(one, one, torch.tensor([1]), schedule, one), one), "no noise is left at level 0"
 
 
 def test_resample_corrects_at_its_own_steps_only():
@@ -336,14 +332,10 @@ def test_sample_means_approach_a_known_posterior_mean(name, settings, bounds):
     for steps in (8, 40):
         schedule = Schedule.from_table(TABLE, steps, 1.0)
         begin = flash.from_noise((chains, 3, 8, 8), schedule, generators(range(chains)), world.mean)
-        latents = sample(
-            SOLVERS[name](**settings), world.problem(schedule, chains), begin, generators(range(500, 500 + chains))
-        )
+        latents = sample(SOLVERS[name](**settings), world.problem(schedule, chains), begin, generators(range(500, 500 + chains)))
         errors.append(world.error(latents))
     assert errors[0] < bounds[0] and errors[1] < bounds[1]
-    assert errors[1] < errors[0] or max(bounds) < 0.2, (
-        "the paper's guidance needs its many steps, the weighed one does not"
-    )
+    assert errors[1] < errors[0] or max(bounds) < 0.2, "the paper's guidance needs its many steps, the weighed one does not"
     assert world.sampling_error(chains) < 0.08
 
 
@@ -352,10 +344,7 @@ def test_a_matched_start_needs_fewer_steps_than_noise():
     estimate = SeverityEstimate(world.mean.expand(chains, -1, -1, -1), torch.full((chains,), float(world.variance)))
     matched = flash.matched(estimate, schedule, generators(range(chains)))
     noise = flash.from_noise((chains, 3, 8, 8), schedule, generators(range(chains)), world.mean)
-    errors = [
-        world.error(sample(LDPS(), world.problem(schedule, chains), s, generators(range(99, 99 + chains))))
-        for s in (matched, noise)
-    ]
+    errors = [world.error(sample(LDPS(), world.problem(schedule, chains), s, generators(range(99, 99 + chains)))) for s in (matched, noise)]
     assert matched.level.max() <= 3 and errors[0] < errors[1] / 2
 
 

@@ -107,7 +107,7 @@ def test_shares_of_sources_follow_their_weights(shard):
 
 def test_a_damaged_image_is_passed_over(shard, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8 no picture")
-    data = Crops([Source([Entry(str(tmp_path / "bad.jpg"))] + entries(shard))], 32, 0)
+    data = Crops([Source([Entry(str(tmp_path / "bad.jpg")), *entries(shard)])], 32, 0)
     assert all(torch.isfinite(data[i]).all() for i in range(26))
 
 
@@ -192,9 +192,7 @@ def test_one_process_can_train_in_several_precisions(shard, folder, tmp_path):
 def test_training_lowers_the_severity_loss(shard, folder, first_stage, tmp_path):
     settings = {"model": {"extra_layers": 0}, "degradation": [BLUR], "steps": 30, "learning_rate": 1e-3}
     events = []
-    train(
-        recipe("severity", **settings), {"all": [shard]}, {"val": [folder]}, tmp_path, first_stage, device="cpu", callback=events.append
-    )
+    train(recipe("severity", **settings), {"all": [shard]}, {"val": [folder]}, tmp_path, first_stage, device="cpu", callback=events.append)
     losses = [e["latent"] for e in events if e["event"] == "tick"]
     assert sum(losses[-10:]) < sum(losses[:10])
     encoder = load_component(tmp_path, "severity")

@@ -106,9 +106,7 @@ def test_honest_training_state_passes(tmp_path, zipped):
     assert found["callbacks"]["set"] == {1, 2} and found["callbacks"]["size"] == (1, 2)
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"not a pickle", b"PK\x03\x04 broken", pickle.dumps([1, 2]), pickle.dumps({"a": 1})[:-3]], ids=range(5)
-)
+@pytest.mark.parametrize("content", [b"", b"not a pickle", b"PK\x03\x04 broken", pickle.dumps([1, 2]), pickle.dumps({"a": 1})[:-3]], ids=range(5))
 def test_what_is_no_checkpoint_is_said_in_one_line(tmp_path, content):
     path = tmp_path / "bad.ckpt"
     path.write_bytes(content)

@@ -55,9 +55,7 @@ def wiener(y: torch.Tensor, operator: Operator, noise_std: float, strength: floa
 
     psf = _psf(operator, "wiener")
     balance = strength * noise_std**2
-    return torch.from_numpy(
-        _each_channel(y.numpy(), 2 * psf.shape[0], lambda c: deconvolve(c, psf, balance, clip=False))
-    )
+    return torch.from_numpy(_each_channel(y.numpy(), 2 * psf.shape[0], lambda c: deconvolve(c, psf, balance, clip=False)))
 
 
 def richardson_lucy(y: torch.Tensor, operator: Operator, noise_std: float, iterations: int = 4) -> torch.Tensor:
@@ -69,9 +67,7 @@ def richardson_lucy(y: torch.Tensor, operator: Operator, noise_std: float, itera
     return torch.from_numpy(_each_channel(positive, 2 * psf.shape[0], lambda c: deconvolve(c, psf, iterations, clip=False)))
 
 
-def tv(
-    y: torch.Tensor, operator: Operator, noise_std: float, strength: float = 0.3, iterations: int = 100, inner: int = 20
-) -> torch.Tensor:
+def tv(y: torch.Tensor, operator: Operator, noise_std: float, strength: float = 0.3, iterations: int = 100, inner: int = 20) -> torch.Tensor:
     """argmin |A x - y|^2 / 2 + strength x noise_std x TV(x), by accelerated proximal gradient steps (FISTA), whose
     proximal map is scikit-image's Chambolle denoiser."""
     from skimage.restoration import denoise_tv_chambolle

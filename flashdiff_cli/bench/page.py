@@ -193,9 +193,7 @@ def make_page(folder: Path | str, blocks: Iterable[Block], records: Sequence[Rec
             figures.setdefault(entry["condition"], []).append(_figure(folder, entry))
     names = list(dict.fromkeys([*of, *view.conditions]))
     sections = [
-        of.get(name, Block(name, [], []))._asdict()
-        | {"figures": figures.get(name, []), "pictures": _pictures(view.only(name))}
-        for name in names
+        of.get(name, Block(name, [], []))._asdict() | {"figures": figures.get(name, []), "pictures": _pictures(view.only(name))} for name in names
     ]
     return render(
         "bench.html",

@@ -151,7 +151,7 @@ class Arm:
         if self.start not in STARTS and not fixed:
             raise UsageError(f"arm {self.name}: unknown start {self.start!r}; give {', '.join(STARTS)} or a start step")
         if (self.start == "come-closer") != (self.start_step is not None):
-            raise UsageError(f"arm {self.name}: start_step goes with start = \"come-closer\", which needs it")
+            raise UsageError(f'arm {self.name}: start_step goes with start = "come-closer", which needs it')
         if self.blind and self.start in ("full", "come-closer"):
             raise UsageError(f"arm {self.name}: blind needs the severity encoder, which start = {self.start!r} does without")
 

@@ -99,9 +99,7 @@ class Bench:
         self.protocol, self.selected = protocol, selected
         self.pipeline, self.model, self.items = pipeline, model, list(items)
         self.folder, self.batch, self.dtype = Path(folder), batch, dtype
-        self.plans = {
-            c.name: [plan(arm, protocol, pipeline, model, c.told[0], c.most_noise) for arm in selected.arm] for c in selected.condition
-        }
+        self.plans = {c.name: [plan(arm, protocol, pipeline, model, c.told[0], c.most_noise) for arm in selected.arm] for c in selected.condition}
         self.measures = Measures(protocol.metrics, pipeline.unet.device)
         # The distance of two sets of pictures is taken between files, so that a resumed bench has all of them.
         whole = any(name in FOLDER for name in self.measures.usable)

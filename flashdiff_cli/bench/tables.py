@@ -55,9 +55,7 @@ def _ordered(wanted: Sequence[str], present: Sequence[str]) -> list[str]:
     return [n for n in wanted if n in present] + [n for n in dict.fromkeys(present) if n not in wanted]
 
 
-def summarise(
-    records: Sequence[BenchRecord], protocol: Protocol, folder_scores: dict[tuple[str, str], dict] | None = None
-) -> dict[str, Any]:
+def summarise(records: Sequence[BenchRecord], protocol: Protocol, folder_scores: dict[tuple[str, str], dict] | None = None) -> dict[str, Any]:
     """Return everything that the tables show.
 
     Args:
@@ -163,7 +161,7 @@ def severity_figures(records: pd.DataFrame) -> dict[str, Any] | None:
 
 
 def number(figures: dict[str, Any], digits: int, signed: bool = False, interval: bool = True) -> str:
-    """"mean [low, high]", or "-" where there is none."""
+    """ "mean [low, high]", or "-" where there is none."""
     if figures["mean"] is None:
         return "-"
     sign = "+" if signed else ""

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from flashdiff_cli.bench.runner import Bench
 
 PROTOCOL, HERE = "Protocol", "Without a protocol"
-RANGES = tuple(
-    replace(f, type=str, metavar=f"{f.metavar or 'VALUE'}[:HIGH]" if f.type is float else f.metavar) for f in OPERATOR_FLAGS
-)
+RANGES = tuple(replace(f, type=str, metavar=f"{f.metavar or 'VALUE'}[:HIGH]" if f.type is float else f.metavar) for f in OPERATOR_FLAGS)
 """The operators' options as text: a number may be a range."""
 
 
@@ -62,45 +60,39 @@ def _measure(runner: Bench, command: list[str], notes: Sequence[str], figures: b
 def bench(
     context: typer.Context,
     images: Annotated[
-        Optional[list[Path]], typer.Argument(metavar="IMAGES...", help="Clean pictures: files, folders and patterns.", show_default=False)
+        list[Path] | None, typer.Argument(metavar="IMAGES...", help="Clean pictures: files, folders and patterns.", show_default=False)
     ] = None,
-    output: Annotated[
-        Optional[Path], typer.Option("--output", "-o", help="Folder of records, tables and images.", show_default=False)
-    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of records, tables and images.", show_default=False)] = None,
     protocol: Annotated[
-        Optional[str], typer.Option("--protocol", "-p", help="A protocol of the package by name, or a TOML file.", rich_help_panel=PROTOCOL)
+        str | None, typer.Option("--protocol", "-p", help="A protocol of the package by name, or a TOML file.", rich_help_panel=PROTOCOL)
     ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the protocols of the package.", rich_help_panel=PROTOCOL)] = False,
-    arms: Annotated[Optional[str], typer.Option("--arms", help="Only these, by name: a,b", rich_help_panel=PROTOCOL)] = None,
-    conditions: Annotated[Optional[str], typer.Option("--conditions", help="Only these, by name: a,b", rich_help_panel=PROTOCOL)] = None,
+    arms: Annotated[str | None, typer.Option("--arms", help="Only these, by name: a,b", rich_help_panel=PROTOCOL)] = None,
+    conditions: Annotated[str | None, typer.Option("--conditions", help="Only these, by name: a,b", rich_help_panel=PROTOCOL)] = None,
     recursive: options.Recursive = False,
     limit: options.Limit = None,
-    ids: Annotated[
-        Optional[Path], typer.Option("--ids", help="Only the pictures that this file names, one a line (default: the protocol's).")
-    ] = None,
-    size: Annotated[
-        Optional[int], typer.Option("--size", min=8, help="Cut to a centred square of at most this side (default: the protocol's).")
-    ] = None,
+    ids: Annotated[Path | None, typer.Option("--ids", help="Only the pictures that this file names, one a line (default: the protocol's).")] = None,
+    size: Annotated[int | None, typer.Option("--size", min=8, help="Cut to a centred square of at most this side (default: the protocol's).")] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures of equal size at once.")] = 1,
     metrics: Annotated[
-        Optional[str],
+        str | None,
         typer.Option("--metrics", help="Of the tables: psnr, ssim, ms_ssim, gmsd, haarpsi, gradient, lpips_vgg, lpips_alex, fid, kid; a,b"),
     ] = None,
     save_images: Annotated[int, typer.Option("--save-images", min=0, help="Write the images of the first so many pictures.")] = 0,
     figures: Annotated[bool, typer.Option("--figures/--no-figures", help="Draw figures and a page at the end.")] = True,
     fidelity: Annotated[
-        Optional[bool], typer.Option("--fidelity/--no-fidelity", help="Of all arms that do not say (default: the protocol's, the model's).")
+        bool | None, typer.Option("--fidelity/--no-fidelity", help="Of all arms that do not say (default: the protocol's, the model's).")
     ] = None,
-    seed: Annotated[Optional[int], typer.Option("--seed", help="Instead of the protocol's.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Instead of the protocol's.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; do nothing.")] = False,
-    operator: Annotated[Optional[str], typer.Option("--operator", help=f"What degrades: {OPERATOR_NAMES}.", rich_help_panel=HERE)] = None,
+    operator: Annotated[str | None, typer.Option("--operator", help=f"What degrades: {OPERATOR_NAMES}.", rich_help_panel=HERE)] = None,
     noise_std: Annotated[
-        Optional[float], typer.Option("--noise-std", help="Noise on intensities from 0 to 1 (default: 0.05).", rich_help_panel=HERE)
+        float | None, typer.Option("--noise-std", help="Noise on intensities from 0 to 1 (default: 0.05).", rich_help_panel=HERE)
     ] = None,
     levels: Annotated[
-        Optional[int], typer.Option("--levels", help="Severity of each picture at so many levels (default: none).", rich_help_panel=HERE)
+        int | None, typer.Option("--levels", help="Severity of each picture at so many levels (default: none).", rich_help_panel=HERE)
     ] = None,
-    solver: Annotated[Optional[str], typer.Option("--solver", help="Solvers: a,b,c (default: ldps).", rich_help_panel=HERE)] = None,
+    solver: Annotated[str | None, typer.Option("--solver", help="Solvers: a,b,c (default: ldps).", rich_help_panel=HERE)] = None,
     start: Annotated[
         str,
         typer.Option(
@@ -109,10 +101,10 @@ def bench(
             rich_help_panel=HERE,
         ),
     ] = "input,decoded,flash",
-    steps: Annotated[Optional[int], typer.Option("--steps", help="Length of the schedule of all but full.", rich_help_panel=HERE)] = None,
-    eta: Annotated[Optional[float], typer.Option("--eta", help="0 (DDIM) to 1 (ancestral), of all but full.", rich_help_panel=HERE)] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Length of the schedule of all but full.", rich_help_panel=HERE)] = None,
+    eta: Annotated[float | None, typer.Option("--eta", help="0 (DDIM) to 1 (ancestral), of all but full.", rich_help_panel=HERE)] = None,
     model: Annotated[
-        Optional[str], typer.Option("--model", "-m", help="Model: a name, a folder, or owner/name@revision (default: the protocol's).")
+        str | None, typer.Option("--model", "-m", help="Model: a name, a folder, or owner/name@revision (default: the protocol's).")
     ] = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",

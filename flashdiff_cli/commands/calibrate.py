@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -27,29 +27,25 @@ OF_ARM = (
 @with_flags(RANGES, "Degradation")
 @with_flags((*OF_ARM, *LISTS), "Grid (default: around the settings in use)")
 def calibrate(
-    images: Annotated[
-        list[Path], typer.Argument(metavar="FOLDER...", help="Clean pictures on which no result is reported.", show_default=False)
-    ],
+    images: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Clean pictures on which no result is reported.", show_default=False)],
     operator: Annotated[str, typer.Option("--operator", help=f"What degrades: {OPERATOR_NAMES}.", show_default=False)],
     model: Annotated[str, typer.Option("--model", "-m", help="Folder of the model; the choice is stored there.", show_default=False)],
     output: Annotated[
-        Optional[Path], typer.Option("--output", "-o", help="Folder of records; a killed run goes on from them.", show_default=False)
+        Path | None, typer.Option("--output", "-o", help="Folder of records; a killed run goes on from them.", show_default=False)
     ] = None,
-    solver: Annotated[Optional[str], typer.Option("--solver", help=solver_help())] = None,
+    solver: Annotated[str | None, typer.Option("--solver", help=solver_help())] = None,
     noise_std: Annotated[float, typer.Option("--noise-std", help="Noise on intensities from 0 to 1.")] = 0.05,
     recursive: options.Recursive = False,
     limit: options.Limit = None,
-    size: Annotated[
-        Optional[int], typer.Option("--size", min=8, help="Cut to a centred square of at most this side.", show_default=False)
-    ] = None,
+    size: Annotated[int | None, typer.Option("--size", min=8, help="Cut to a centred square of at most this side.", show_default=False)] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures of equal size at once.")] = 1,
     objective: Annotated[str, typer.Option("--objective", help="What is best: balanced, psnr, ssim or haarpsi.")] = "balanced",
     budget: Annotated[
-        Optional[float], typer.Option("--budget", help="Network evaluations that a picture may take on average.", show_default=False)
+        float | None, typer.Option("--budget", help="Network evaluations that a picture may take on average.", show_default=False)
     ] = None,
     candidates: Annotated[int, typer.Option("--candidates", min=1, help="Of a larger grid, draw so many.")] = 24,
     fidelity: Annotated[
-        Optional[bool], typer.Option("--fidelity/--no-fidelity", help="Correct each result by its measurement (default: the model's).")
+        bool | None, typer.Option("--fidelity/--no-fidelity", help="Correct each result by its measurement (default: the model's).")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of measurements, candidates and draws.")] = 0,
     store: Annotated[bool, typer.Option("--store/--no-store", help="Whether the choice becomes the model's own.")] = True,
@@ -104,9 +100,7 @@ def calibrate(
         raise FlashdiffError(f"no picture can be used: {errors[0]}")
     for line in errors:
         show.say_error(line)
-    search = engine.Search(
-        pipeline, model, solver, condition, tried, items, output, objective, budget, batch, restorer.dtype, seed, fidelity
-    )
+    search = engine.Search(pipeline, model, solver, condition, tried, items, output, objective, budget, batch, restorer.dtype, seed, fidelity)
     if not show.follow(search, quiet):
         raise typer.Exit(130)
     rows = search.table()

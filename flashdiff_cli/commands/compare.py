@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -13,10 +13,8 @@ from flashdiff_cli.commands.extras import require
 def compare(
     before: Annotated[Path, typer.Argument(metavar="BEFORE", help="Picture file.", show_default=False)],
     after: Annotated[Path, typer.Argument(metavar="AFTER", help="Picture file.", show_default=False)],
-    truth: Annotated[Optional[Path], typer.Option("--truth", help="Clean picture: shown third, and PSNR and SSIM to it.")] = None,
-    output: Annotated[
-        Optional[Path], typer.Option("--output", "-o", help="Where to write (default: AFTER-compared.png).")
-    ] = None,
+    truth: Annotated[Path | None, typer.Option("--truth", help="Clean picture: shown third, and PSNR and SSIM to it.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write (default: AFTER-compared.png).")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that stands in the way.")] = False,
 ) -> None:
     """Two pictures side by side as one PNG."""

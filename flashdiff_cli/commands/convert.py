@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -21,14 +21,12 @@ def convert(
     kind: Annotated[Kind, typer.Argument(help="What the checkpoint holds.", show_default=False)],
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Original .ckpt or .pth file.", show_default=False)],
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="New folder; for severity, MODEL/severity.", show_default=False)],
-    config: Annotated[
-        Optional[Path], typer.Option("--config", help="ldm: the model's config.yaml (default: the one beside SOURCE).")
-    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="ldm: the model's config.yaml (default: the one beside SOURCE).")] = None,
     raw_weights: Annotated[
         bool, typer.Option("--raw-weights", help="ldm: take the raw weights of the UNet, not the EMA ones that sampling needs.")
     ] = False,
     scaling_factor: Annotated[
-        Optional[float],
+        float | None,
         typer.Option("--scaling-factor", help="severity: of its first stage (default: that of the model folder around TARGET, or 1)."),
     ] = None,
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -17,7 +17,7 @@ from flashdiff_cli.commands.flags import OPERATOR_FLAGS, closed, split, with_fla
 def encode(
     inputs: options.Inputs,
     output: Annotated[
-        Optional[Path],
+        Path | None,
         typer.Option("--output", "-o", help="Folder of the results (default: beside each input)."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that stand in the way.")] = False,

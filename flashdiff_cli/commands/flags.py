@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -88,9 +88,7 @@ def with_flags(flags: tuple[Flag, ...], panel: str) -> Callable:
                 f.name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=None,
-                annotation=Annotated[
-                    Optional[f.type], typer.Option(_spelled(f), help=f.help, metavar=f.metavar, rich_help_panel=panel)
-                ],
+                annotation=Annotated[f.type | None, typer.Option(_spelled(f), help=f.help, metavar=f.metavar, rich_help_panel=panel)],
             )
             for f in flags
         ]

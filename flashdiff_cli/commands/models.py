@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -106,9 +106,7 @@ def info(model: Name, json: Json = False) -> None:
 @models.command()
 def pull(
     names: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Known names or Hub ids (owner/name[@revision]).", show_default=False)],
-    unverified: Annotated[
-        bool, typer.Option("--unverified", help="Fetch original downloads, too, whose checksum nobody has published.")
-    ] = False,
+    unverified: Annotated[bool, typer.Option("--unverified", help="Fetch original downloads, too, whose checksum nobody has published.")] = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Fetch models, verify their checksums, and print where they are. An interrupted download goes on where it stopped."""
@@ -137,7 +135,9 @@ def _here(model: str) -> Path:
 
 @models.command()
 def verify(
-    names: Annotated[Optional[list[str]], typer.Argument(metavar="[MODEL...]", help="(default: all known models on this machine)", show_default=False)] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[MODEL...]", help="(default: all known models on this machine)", show_default=False)
+    ] = None,
     json: Json = False,
 ) -> None:
     """Compare every file of a model with its published checksum. Leaves with 1 if one is damaged, missing or not listed."""

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 from flashdiff_cli.commands.flags import OPERATOR_NAMES
 
-Inputs = Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Picture files, folders and patterns; - reads names from stdin.", show_default=False)]
-Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Look in subfolders too.")]
-Limit = Annotated[Optional[int], typer.Option("--limit", min=1, help="Do the first so many pictures.", show_default=False)]
-Tile = Annotated[
-    int, typer.Option("--tile", help="Cut pictures with longer sides into tiles of this side; 0: never.", rich_help_panel="Method")
+Inputs = Annotated[
+    list[Path], typer.Argument(metavar="INPUT...", help="Picture files, folders and patterns; - reads names from stdin.", show_default=False)
 ]
+Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Look in subfolders too.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Do the first so many pictures.", show_default=False)]
+Tile = Annotated[int, typer.Option("--tile", help="Cut pictures with longer sides into tiles of this side; 0: never.", rich_help_panel="Method")]
 Model = Annotated[str, typer.Option("--model", "-m", help="Model: a name, a folder, or owner/name@revision on the Hub.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, float16 or bfloat16.")]
@@ -23,7 +23,7 @@ Seed = Annotated[int, typer.Option("--seed", help="Of all random draws, together
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON record a picture, and nothing else, on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Operator = Annotated[
-    Optional[str],
+    str | None,
     typer.Option(
         "--operator",
         help=f"What degraded the picture (default: estimated from it): {OPERATOR_NAMES}.",
@@ -31,7 +31,7 @@ Operator = Annotated[
     ),
 ]
 Mask = Annotated[
-    Optional[str],
+    str | None,
     typer.Option(
         "--mask",
         metavar="FILE|alpha",
@@ -41,7 +41,7 @@ Mask = Annotated[
     ),
 ]
 Kernel = Annotated[
-    Optional[str],
+    str | None,
     typer.Option(
         "--kernel",
         metavar="FILE",
@@ -50,7 +50,7 @@ Kernel = Annotated[
     ),
 ]
 Noise = Annotated[
-    Optional[float],
+    float | None,
     typer.Option(
         "--noise-std",
         help="Noise on intensities from 0 to 1 (default: estimated from the picture; much more that a blurred one plainly shows is heeded).",
@@ -58,14 +58,14 @@ Noise = Annotated[
     ),
 ]
 Steps = Annotated[
-    Optional[int],
+    int | None,
     typer.Option("--steps", help="Length of the whole process, of which a picture runs a part (default: the model's).", rich_help_panel="Method"),
 ]
 Encoder = Annotated[
-    Optional[str],
+    str | None,
     typer.Option("--encoder", help="Severity encoder of the model (default: the one trained on the operator).", rich_help_panel="Method"),
 ]
 Multiplier = Annotated[
-    Optional[float],
+    float | None,
     typer.Option("--variance-multiplier", help="Factor on the estimated variance before the start is chosen.", rich_help_panel="Method"),
 ]

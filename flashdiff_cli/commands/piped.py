@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 STANDARD = Path("-")
 
 
-def check_piped(
-    inputs: Sequence[Path], content: bytes | list[bytes], output: Path | None, as_json: bool, refused: Mapping[str, Any]
-) -> None:
+def check_piped(inputs: Sequence[Path], content: bytes | list[bytes], output: Path | None, as_json: bool, refused: Mapping[str, Any]) -> None:
     """Raise an error for what makes no sense with one picture through a pipe, before a model is loaded.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -18,37 +18,33 @@ from flashdiff_cli.commands.flags import OPERATOR_FLAGS, SOLVER_FLAGS, closed, s
 def restore(
     inputs: options.Inputs,
     output: Annotated[
-        Optional[Path],
+        Path | None,
         typer.Option("--output", "-o", help="File, or folder that mirrors the inputs (default: beside each input)."),
     ] = None,
     recursive: options.Recursive = False,
     limit: options.Limit = None,
     in_place: Annotated[bool, typer.Option("--in-place", help="Write each result over its input.")] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Do again what is done, and replace files that stand in the way.")
-    ] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Keep every output of an earlier run, whatever its settings were.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Do again what is done, and replace files that stand in the way.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep every output of an earlier run, whatever its settings were.")] = False,
     samples: Annotated[
         int, typer.Option("--samples", "-n", min=1, max=1000, help="Restorations of each picture; with their mean and uncertainty.")
     ] = 1,
     severity_map: Annotated[bool, typer.Option("--severity-map", help="Write a map of where each picture is hard.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; do nothing.")] = False,
     suffix: Annotated[str, typer.Option("--suffix", help="Added to names of outputs beside their inputs.")] = "-restored",
-    format: Annotated[Optional[str], typer.Option("--format", help="png, jpg, webp, avif, tiff, bmp or heic (default: as the input).")] = None,
+    format: Annotated[str | None, typer.Option("--format", help="png, jpg, webp, avif, tiff, bmp or heic (default: as the input).")] = None,
     quality: Annotated[
-        Optional[int],
+        int | None,
         typer.Option("--quality", min=1, max=100, help="Of JPEG, WebP, AVIF and HEIC (default: 95; the file's own if finer)."),
     ] = None,
     operator: options.Operator = None,
     mask: options.Mask = None,
     kernel: options.Kernel = None,
     noise_std: options.Noise = None,
-    solver: Annotated[Optional[str], typer.Option("--solver", help=solver_help(), rich_help_panel="Method")] = None,
+    solver: Annotated[str | None, typer.Option("--solver", help=solver_help(), rich_help_panel="Method")] = None,
     steps: options.Steps = None,
     eta: Annotated[
-        Optional[float],
+        float | None,
         typer.Option("--eta", help="0 deterministic (DDIM) to 1 ancestral (default: the model's).", rich_help_panel="Method"),
     ] = None,
     start: Annotated[
@@ -56,17 +52,17 @@ def restore(
         typer.Option("--start", help="Start latent: stochastic, inversion; without severity: noise, come-closer.", rich_help_panel="Method"),
     ] = "stochastic",
     start_step: Annotated[
-        Optional[int],
+        int | None,
         typer.Option("--start-step", help="Start there, not at the step that the severity matches.", rich_help_panel="Method"),
     ] = None,
     noise_correction: Annotated[
-        Optional[float],
+        float | None,
         typer.Option("--noise-correction", help="Factor on the variance of the start noise (c in the paper).", rich_help_panel="Method"),
     ] = None,
     variance_multiplier: options.Multiplier = None,
     encoder: options.Encoder = None,
     fidelity: Annotated[
-        Optional[bool],
+        bool | None,
         typer.Option(
             "--fidelity/--no-fidelity",
             help="Give back at the end what the measurement says was lost (default: the model's).",
@@ -80,10 +76,8 @@ def restore(
     dtype: options.Dtype = "auto",
     offline: options.Offline = False,
     json: options.Json = False,
-    csv: Annotated[Optional[Path], typer.Option("--csv", help="Write all records there as CSV.")] = None,
-    page: Annotated[
-        Optional[Path], typer.Option("--report", help="Write a page with before/after sliders, plot and table there (.html).")
-    ] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Write all records there as CSV.")] = None,
+    page: Annotated[Path | None, typer.Option("--report", help="Write a page with before/after sliders, plot and table there (.html).")] = None,
     quiet: options.Quiet = False,
     **values,
 ) -> None:
@@ -201,9 +195,7 @@ def restore(
             if more is not None:
                 more(record)
             record.output = str(job.target)
-            write_picture(
-                restored, job.target, quality, lambda path: journal.result(job, made_with, digest, record, overwrite), record.notes
-            )
+            write_picture(restored, job.target, quality, lambda path: journal.result(job, made_with, digest, record, overwrite), record.notes)
 
         return record, finish
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -47,19 +47,22 @@ def _groups(pairs: list[str], flag: str) -> dict[str, list[str]]:
 
 def train(
     stage: Annotated[Stage, typer.Argument(help="Which network; `model`: all of them, one after the other.", show_default=False)],
-    recipe: Annotated[Path, typer.Option("--recipe", help="TOML file, of a whole model a folder of them; weights/photos/recipes/ has the shipped model's.", show_default=False)],
+    recipe: Annotated[
+        Path,
+        typer.Option(
+            "--recipe", help="TOML file, of a whole model a folder of them; weights/photos/recipes/ has the shipped model's.", show_default=False
+        ),
+    ],
     data: Groups,
     val: HeldOut,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of checkpoints, log, sheets and the result.", show_default=False)],
-    model: Annotated[
-        Optional[Path], typer.Option("--model", "-m", help="Model folder with a finished first stage (diffusion, severity).")
-    ] = None,
-    minutes: Annotated[Optional[float], typer.Option("--minutes", help="Time budget instead of the recipe's.")] = None,
-    steps: Annotated[Optional[int], typer.Option("--steps", help="Step budget instead of the recipe's.")] = None,
-    batch: Annotated[Optional[int], typer.Option("--batch", min=1, help="Batch size instead of the recipe's.")] = None,
-    precision: Annotated[Optional[str], typer.Option("--precision", help="auto, no, bf16 or fp16.")] = None,
-    workers: Annotated[Optional[int], typer.Option("--workers", min=0, help="Processes that read pictures.")] = None,
-    seed: Annotated[Optional[int], typer.Option("--seed", help="Instead of the recipe's.")] = None,
+    model: Annotated[Path | None, typer.Option("--model", "-m", help="Model folder with a finished first stage (diffusion, severity).")] = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", help="Time budget instead of the recipe's.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Step budget instead of the recipe's.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Batch size instead of the recipe's.")] = None,
+    precision: Annotated[str | None, typer.Option("--precision", help="auto, no, bf16 or fp16.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=0, help="Processes that read pictures.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Instead of the recipe's.")] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew even if --out has a checkpoint.")] = False,
     device: options.Device = "auto",
     quiet: options.Quiet = False,

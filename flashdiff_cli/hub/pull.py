@@ -195,7 +195,9 @@ def add_encoders(model: KnownModel, folder: Path, report: Report | None = None, 
 
 def _fetch(url: str, target: Path, sha256: str | None, report: Report | None, name: str, unverified: bool) -> Path:
     if sha256 is None and not unverified:
-        raise FlashdiffError(f"{url}: nobody has published a checksum of it; to fetch it all the same, run: flashdiff models pull {name} --unverified")
+        raise FlashdiffError(
+            f"{url}: nobody has published a checksum of it; to fetch it all the same, run: flashdiff models pull {name} --unverified"
+        )
     if target.exists():
         if sha256 is not None and sha256_of(target) != sha256:
             target.unlink()

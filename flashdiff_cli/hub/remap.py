@@ -130,7 +130,9 @@ class Source:
             FlashdiffError: a tensor was not used.
         """
         if extra := self.left():
-            raise FlashdiffError(f"{self.where}: tensor {extra[0]} has no place in the model ({len(extra)} in all); is the configuration this file's?")
+            raise FlashdiffError(
+                f"{self.where}: tensor {extra[0]} has no place in the model ({len(extra)} in all); is the configuration this file's?"
+            )
 
 
 def fill(

@@ -24,7 +24,8 @@ def resolve_model(
     """A model's folder; one that is not on this machine is fetched first.
 
     Args:
-        spec: a folder (one that has a registered name only if it holds a model), a name of the registry, or `owner/name[@revision]` on the Hugging Face Hub.
+        spec: a folder (one that has a registered name only if it holds a model), a name of the registry, or
+            `owner/name[@revision]` on the Hugging Face Hub.
         revision: branch, tag or commit on the Hub.
         offline: use what is on this machine.
         cache_dir: instead of the Hub's standard cache.
@@ -46,9 +47,7 @@ def resolve_model(
     return pull_from_hub(name, revision, offline, cache_dir)
 
 
-def _resolve_known(
-    model: KnownModel, offline: bool, cache_dir: str | Path | None, report: Report | None, complete: bool, unverified: bool
-) -> Path:
+def _resolve_known(model: KnownModel, offline: bool, cache_dir: str | Path | None, report: Report | None, complete: bool, unverified: bool) -> Path:
     if model.shipped is not None:
         return shipped_folder(model)
     target = converted_folder(model.name)

@@ -179,6 +179,8 @@ def _check_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
             seen[storage.data_ptr()] = storage.nbytes()
             claimed += tensor.numel() * tensor.element_size()
             if tensor.numel() * tensor.element_size() > storage.nbytes():
-                raise FlashdiffError(f"{path}: {short(name)} repeats its numbers to {tuple(tensor.shape)}; get the checkpoint from a source you trust")
+                raise FlashdiffError(
+                    f"{path}: {short(name)} repeats its numbers to {tuple(tensor.shape)}; get the checkpoint from a source you trust"
+                )
     if claimed > MOST_SHARED * sum(seen.values()) + (1 << 20):
         raise FlashdiffError(f"{path}: its tensors claim {claimed:,} bytes of {sum(seen.values()):,}; get the checkpoint from a source you trust")

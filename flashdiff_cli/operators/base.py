@@ -53,13 +53,9 @@ class Operator(ABC):
         Raises:
             UsageError: the operator is not linear.
         """
-        raise UsageError(
-            f"the operator {self.name} is not linear, so it has no adjoint; choose a solver that needs none"
-        )
+        raise UsageError(f"the operator {self.name} is not linear, so it has no adjoint; choose a solver that needs none")
 
-    def proximal(
-        self, x: torch.Tensor, y: torch.Tensor, noise_variance: torch.Tensor, error_variance: torch.Tensor
-    ) -> torch.Tensor:
+    def proximal(self, x: torch.Tensor, y: torch.Tensor, noise_variance: torch.Tensor, error_variance: torch.Tensor) -> torch.Tensor:
         """Return argmin_u |A u - y|^2 / (2 s^2) + |u - x|^2 / (2 t^2); linear operators only.
 
         Args:
@@ -197,9 +193,7 @@ class Operator(ABC):
         """Return the same operator on images in [-1, 1]: 2 A((x + 1) / 2) - 1."""
         return 2 * self.forward((x + 1) / 2) - 1
 
-    def measure(
-        self, image: torch.Tensor, noise_std: float | torch.Tensor, generators: Sequence[torch.Generator]
-    ) -> torch.Tensor:
+    def measure(self, image: torch.Tensor, noise_std: float | torch.Tensor, generators: Sequence[torch.Generator]) -> torch.Tensor:
         """Degrade images in [-1, 1]: A(x) + n, in [-1, 1] units, neither clipped nor rounded.
 
         Args:

@@ -58,28 +58,18 @@ class BlurNetwork(ModelMixin, ConfigMixin):
     ):
         super().__init__()
         self.features = nn.ModuleList(
-            [
-                nn.Conv2d(in_channels if i == 0 else channels, channels, 3, stride=1 if i == 0 else 2, padding=1)
-                for i in range(3)
-            ]
+            [nn.Conv2d(in_channels if i == 0 else channels, channels, 3, stride=1 if i == 0 else 2, padding=1) for i in range(3)]
         )
         self.front = nn.Sequential(*(ResidualBlock(channels) for _ in range(front_blocks)))
         inputs = [channels, *adapter_channels[:-1]]
         # The bottom receives the code; every level above receives its own input beside what comes from below.
         joined = [2 * width for width in adapter_channels[:-1]] + [adapter_channels[-1] + code_channels]
-        self.down = nn.ModuleList(
-            [nn.Conv2d(a, b, 4, stride=2, padding=1, bias=False) for a, b in zip(inputs, adapter_channels, strict=True)]
-        )
+        self.down = nn.ModuleList([nn.Conv2d(a, b, 4, stride=2, padding=1, bias=False) for a, b in zip(inputs, adapter_channels, strict=True)])
         self.up = nn.ModuleList(
-            [
-                nn.ConvTranspose2d(a, b, 4, stride=2, padding=1, bias=level == 0)
-                for level, (a, b) in enumerate(zip(joined, inputs, strict=True))
-            ]
+            [nn.ConvTranspose2d(a, b, 4, stride=2, padding=1, bias=level == 0) for level, (a, b) in enumerate(zip(joined, inputs, strict=True))]
         )
         self.back = nn.Sequential(*(ResidualBlock(channels) for _ in range(back_blocks)))
-        self.expand = nn.ModuleList(
-            [nn.Conv2d(channels, 4 * channels, 3, padding=1), nn.Conv2d(channels, 4 * expand_channels, 3, padding=1)]
-        )
+        self.expand = nn.ModuleList([nn.Conv2d(channels, 4 * channels, 3, padding=1), nn.Conv2d(channels, 4 * expand_channels, 3, padding=1)])
         self.last = nn.ModuleList(
             [
                 nn.Conv2d(expand_channels, expand_channels, 3, padding=1),

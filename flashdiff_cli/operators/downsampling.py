@@ -39,9 +39,7 @@ class Downsampling(Operator):
     def __init__(self, factor: int | torch.Tensor, size: tuple[int, int], filter: str = "bicubic"):
         factors = torch.as_tensor(factor).reshape(-1)
         if bool((factors != factors[0]).any()):
-            raise UsageError(
-                "`factor` must be the same for all pictures of a batch: their measurements would differ in size"
-            )
+            raise UsageError("`factor` must be the same for all pictures of a batch: their measurements would differ in size")
         self.factor, self.size, self.filter = int(factors[0]), (int(size[0]), int(size[1])), filter
         n = self.factor
         middle = (n - 1) / 2
@@ -69,9 +67,7 @@ class Downsampling(Operator):
         padded = pad(x, self._margins())
         taps = self._taps.to(x)[None, None]
         rows = F.conv2d(padded.flatten(0, 1)[:, None], taps[..., None], stride=(self.factor, 1))
-        return F.conv2d(rows, taps[:, :, None], stride=(1, self.factor)).reshape(
-            *x.shape[:2], *self.measured_size(self.size)
-        )
+        return F.conv2d(rows, taps[:, :, None], stride=(1, self.factor)).reshape(*x.shape[:2], *self.measured_size(self.size))
 
     def adjoint(self, y: torch.Tensor) -> torch.Tensor:
         self._check(y, self.measured_size(self.size), "measurements")
@@ -93,9 +89,7 @@ class Downsampling(Operator):
 
     def extend(self, size: tuple[int, int]) -> Downsampling:
         if size[0] < self.size[0] or size[1] < self.size[1]:
-            raise UsageError(
-                f"downsampling of {self.size[1]} x {self.size[0]} pixels cannot be extended to {size[1]} x {size[0]}"
-            )
+            raise UsageError(f"downsampling of {self.size[1]} x {self.size[0]} pixels cannot be extended to {size[1]} x {size[0]}")
         return Downsampling(self.factor, size, self.filter)
 
     @property
@@ -108,10 +102,7 @@ class Downsampling(Operator):
     def _check(self, tensor: torch.Tensor, size: tuple[int, int], what: str) -> None:
         if tuple(tensor.shape[-2:]) != size:
             height, width = tensor.shape[-2:]
-            raise UsageError(
-                f"downsampling was built for {what} of {size[1]} x {size[0]} pixels, not {width} x {height}; "
-                "build it for that size"
-            )
+            raise UsageError(f"downsampling was built for {what} of {size[1]} x {size[0]} pixels, not {width} x {height}; build it for that size")
 
     def describe(self, index: int = 0) -> dict[str, Any]:
         return {"factor": self.factor, "filter": self.filter}

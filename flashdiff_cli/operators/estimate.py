@@ -149,10 +149,7 @@ def fit_blur(measurement: torch.Tensor, reconstruction: torch.Tensor) -> torch.T
     """
     batch = len(measurement)
     errors = torch.stack(
-        [
-            (measurement - GaussianBlur(width.expand(batch)).forward(reconstruction)).double().square().flatten(1).sum(1)
-            for width in WIDTHS
-        ]
+        [(measurement - GaussianBlur(width.expand(batch)).forward(reconstruction)).double().square().flatten(1).sum(1) for width in WIDTHS]
     )
     best = errors.argmin(0).clamp(1, len(WIDTHS) - 2)
     columns = torch.arange(batch)

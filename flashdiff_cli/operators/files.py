@@ -37,7 +37,8 @@ def read_mask(path: str | Path, flag: str = "`mask_file`") -> tuple[torch.Tensor
     """A mask picture: (H, W) float32, 1 where pixels are kept, 0 where they are missing; and notes for people on how it was taken.
 
     What is white is kept: all channels at least half. Where a mask is transparent, what is painted on it marks what is missing, whatever its
-    colour; unless it has both black and white, which mean what they always do, or most of it is painted, and white: then the transparent rest is missing.
+    colour; unless it has both black and white, which mean what they always do, or most of it is painted, and white:
+    then the transparent rest is missing.
 
     Raises:
         UsageError: as `read_grey`.
@@ -99,18 +100,10 @@ def read_kernel(path: str | Path, flag: str = "`kernel_file`") -> torch.Tensor:
         UsageError: as `read_grey`; or the array is not two-dimensional, is empty or all 0, or has values that are
             negative or not finite.
     """
-    if Path(path).suffix.lower() == ".npy":
-        kernel = torch.from_numpy(_read_array(path, flag).astype(np.float64))
-    else:
-        kernel = read_grey(path, flag).double()
+    kernel = torch.from_numpy(_read_array(path, flag).astype(np.float64)) if Path(path).suffix.lower() == ".npy" else read_grey(path, flag).double()
     if max(kernel.shape) > KERNEL_SIDE:
         raise UsageError(f"{flag} {path}: a kernel of {kernel.shape[1]} x {kernel.shape[0]}; at most {KERNEL_SIDE} along a side")
-    if (
-        kernel.numel() == 0
-        or not bool(torch.isfinite(kernel).all())
-        or bool((kernel < 0).any())
-        or float(kernel.sum()) == 0
-    ):
+    if kernel.numel() == 0 or not bool(torch.isfinite(kernel).all()) or bool((kernel < 0).any()) or float(kernel.sum()) == 0:
         raise UsageError(f"{flag} {path}: a kernel needs values of at least 0 that are not all 0; check the file")
     return square(kernel) / kernel.sum()
 

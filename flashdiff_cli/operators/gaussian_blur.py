@@ -77,9 +77,7 @@ class GaussianBlur(Operator):
         spread = spread.reshape(*y.shape[:2], *spread.shape[2:])
         return fold(spread, Margins.all(radius), repeat_edge=self.adjoint_rule == "reference")
 
-    def proximal(
-        self, x: torch.Tensor, y: torch.Tensor, noise_variance: torch.Tensor, error_variance: torch.Tensor
-    ) -> torch.Tensor:
+    def proximal(self, x: torch.Tensor, y: torch.Tensor, noise_variance: torch.Tensor, error_variance: torch.Tensor) -> torch.Tensor:
         """As `Operator.proximal`, in closed form: mirrored borders make the blur diagonal in cosines (DCT-I).
 
         The norms give border pixels half the weight of the others, in which the blur is its own adjoint.
@@ -95,9 +93,7 @@ class GaussianBlur(Operator):
         kernel = self._kernel(x)
         radius = kernel.shape[1] // 2
         offsets = torch.arange(-radius, radius + 1, device=x.device, dtype=torch.float64)
-        rows, columns = (
-            kernel @ torch.cos(math.pi * offsets[:, None] * torch.arange(n, device=x.device) / (n - 1)).to(x) for n in x.shape[-2:]
-        )
+        rows, columns = (kernel @ torch.cos(math.pi * offsets[:, None] * torch.arange(n, device=x.device) / (n - 1)).to(x) for n in x.shape[-2:])
         return (rows[:, :, None] * columns[:, None])[:, None]
 
     def describe(self, index: int = 0) -> dict[str, Any]:

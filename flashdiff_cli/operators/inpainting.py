@@ -20,7 +20,6 @@ from flashdiff_cli.operators.mirror import mirror_index
 from flashdiff_cli.operators.registry import OPERATORS
 from flashdiff_cli.parameters import OPERATOR_OPTIONS
 
-
 KNOWN = 0.5
 """Where a mask is at least this, a pixel counts as kept; a dimmed one is brightened before it is looked at."""
 
@@ -44,9 +43,7 @@ class Inpainting(Operator):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.shape[-2:] != self.mask.shape[-2:]:
             sizes = [f"{w} x {h}" for h, w in (self.mask.shape[-2:], x.shape[-2:])]
-            raise UsageError(
-                f"the mask of {self.name} is {sizes[0]} pixels and the image {sizes[1]}; build it for that size"
-            )
+            raise UsageError(f"the mask of {self.name} is {sizes[0]} pixels and the image {sizes[1]}; build it for that size")
         key = (x.device, x.dtype)
         if key not in self._moved:
             self._moved[key] = self.mask.to(x)
@@ -80,9 +77,7 @@ class Inpainting(Operator):
     def extend(self, size: tuple[int, int]) -> Inpainting:
         after = [new - old for new, old in zip(size, self.mask.shape[-2:], strict=True)]
         if min(after) < 0:
-            raise UsageError(
-                f"the mask of {self.name} is larger than {size[1]} x {size[0]} pixels; it can only be extended"
-            )
+            raise UsageError(f"the mask of {self.name} is larger than {size[1]} x {size[0]} pixels; it can only be extended")
         rows, columns = (mirror_index(old, 0, more) for old, more in zip(self.mask.shape[-2:], after, strict=True))
         mask = self.mask.index_select(-2, rows.to(self.mask.device)).index_select(-1, columns.to(self.mask.device))
         return self._with(mask, self.parameters)
@@ -236,8 +231,7 @@ class MaskInpainting(Inpainting):
         if tuple(mask.shape) != tuple(size):
             height, width = mask.shape
             raise UsageError(
-                f"`mask_file` {values['mask_file']} is {width} x {height} pixels and the image {size[1]} x {size[0]}; "
-                "give a mask of the image's size"
+                f"`mask_file` {values['mask_file']} is {width} x {height} pixels and the image {size[1]} x {size[0]}; give a mask of the image's size"
             )
         inverted = values.get("invert_mask", False)
         return cls(1 - mask if inverted else mask, values["mask_file"], inverted, notes)
@@ -252,9 +246,7 @@ class MaskInpainting(Inpainting):
         return super()._stack(operators)
 
 
-def _without_box(
-    size: tuple[int, int], top: torch.Tensor, left: torch.Tensor, height: torch.Tensor, width: torch.Tensor
-) -> torch.Tensor:
+def _without_box(size: tuple[int, int], top: torch.Tensor, left: torch.Tensor, height: torch.Tensor, width: torch.Tensor) -> torch.Tensor:
     """(B, H, W): 1 outside the box of `height` rows from `top` and `width` columns from `left`, (B,) each; 0 inside."""
     rows, columns = (torch.arange(extent) for extent in size)
     in_rows = (rows >= top[:, None]) & (rows < (top + height)[:, None])

@@ -103,9 +103,7 @@ class Jpeg(Operator):
         if self.chroma == "420":
             planes[1:] = [F.avg_pool2d(plane, 2) for plane in planes[1:]]
         c = cosine_rows(BLOCK).to(x)
-        return [
-            torch.einsum("ui,bhiwj,vj->bhwuv", c, plane.unflatten(2, (-1, BLOCK)).unflatten(1, (-1, BLOCK)), c) for plane in planes
-        ]
+        return [torch.einsum("ui,bhiwj,vj->bhwuv", c, plane.unflatten(2, (-1, BLOCK)).unflatten(1, (-1, BLOCK)), c) for plane in planes]
 
     @staticmethod
     def _plane(coefficients: torch.Tensor) -> torch.Tensor:

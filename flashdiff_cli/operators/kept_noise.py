@@ -21,7 +21,8 @@ SMOOTHEST = 0.1
 LEAST_DIFFERENCES, LEAST_BLOCKS = 24, 10
 """What a block, and a picture, must hold, so that it can be judged."""
 OF_MEDIAN, OF_SMALLEST, SPREAD = 0.6745, 0.1891, 1.166
-"""Quantiles of |N(0, 1)| at 0.5 and 0.15 (less of which is texture), and the relative standard deviation of the median of n such values times the root of n."""
+"""Quantiles of |N(0, 1)| at 0.5 and 0.15 (less of which is texture), and the relative standard deviation of the median of n such values
+times the root of n."""
 NORMAL_QUANTILE = -1.2816
 """Of SMOOTHEST."""
 

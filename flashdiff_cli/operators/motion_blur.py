@@ -62,9 +62,7 @@ class MotionBlur(Operator):
         padded = pad(x, Margins.all(radius))
         if radius <= DIRECT_RADIUS:
             weights = self._weights(x)
-            return F.conv2d(padded.reshape(1, len(weights), *padded.shape[2:]), weights, groups=len(weights)).reshape(
-                x.shape
-            )
+            return F.conv2d(padded.reshape(1, len(weights), *padded.shape[2:]), weights, groups=len(weights)).reshape(x.shape)
         extent, spectrum = self._spectrum(padded)
         full = torch.fft.irfft2(torch.fft.rfft2(padded.to(_real(x)), s=extent) * spectrum, s=extent)
         # The first 2 * radius rows and columns of the circular convolution hold what wrapped around.
@@ -83,9 +81,7 @@ class MotionBlur(Operator):
             spread = spread[..., : placed.shape[2], : placed.shape[3]].to(y)
         return fold(spread, Margins.all(radius))
 
-    def proximal(
-        self, x: torch.Tensor, y: torch.Tensor, noise_variance: torch.Tensor, error_variance: torch.Tensor
-    ) -> torch.Tensor:
+    def proximal(self, x: torch.Tensor, y: torch.Tensor, noise_variance: torch.Tensor, error_variance: torch.Tensor) -> torch.Tensor:
         """As `Operator.proximal`; the same blur with periodic borders, solved in the Fourier domain, is nearly the inverse sought."""
         exact = x if x.dtype == torch.float64 else x.float()
         t, s = shaped(error_variance, exact), shaped(noise_variance.clamp(min=1e-8), exact)

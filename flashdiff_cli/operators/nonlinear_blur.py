@@ -44,9 +44,7 @@ class NonlinearBlur(Operator):
     linear = False
     options = OPERATOR_OPTIONS["nonlinear-blur"]
 
-    def __init__(
-        self, network: BlurNetwork, code: torch.Tensor, kernel_scale: float | torch.Tensor = 1.2, weights: str = ""
-    ):
+    def __init__(self, network: BlurNetwork, code: torch.Tensor, kernel_scale: float | torch.Tensor = 1.2, weights: str = ""):
         self.network = network.eval().requires_grad_(False)
         self.code, self.kernel_scale, self.weights = code, per_sample(kernel_scale), str(weights)
 
@@ -98,9 +96,7 @@ def load_network(source: str) -> BlurNetwork:
     """
     folder = Path(source)
     if folder.is_file():
-        raise UsageError(
-            f"`weights` {source} is a file; convert it first with flashdiff convert nonlinear-blur, and give the folder"
-        )
+        raise UsageError(f"`weights` {source} is a file; convert it first with flashdiff convert nonlinear-blur, and give the folder")
     if not folder.is_dir():
         name, revision = hub_id(source, flag="`weights`")
         folder = fetch_network(name, revision, "weights")
@@ -124,20 +120,19 @@ def convert_state_dict(state: dict[str, torch.Tensor]) -> tuple[dict[str, Any], 
     Raises:
         FlashdiffError: a tensor is missing, left over or misshapen; the message names it.
     """
-    count = lambda pattern: sum(re.fullmatch(pattern, key) is not None for key in state)
+
+    def count(pattern: str) -> int:
+        return sum(re.fullmatch(pattern, key) is not None for key in state)
+
     front = count(r"feature_extractor\.\d+\.conv1\.weight")
     back = count(r"recon_trunk\.\d+\.conv1\.weight")
     levels = count(r"adapter\.model(\.submodule)*\.down\.\d\.weight")
     names = _original_names(front, back, max(levels, 1))
     if missing := [old for old in names.values() if old not in state]:
-        raise FlashdiffError(
-            f"tensor {missing[0]} is missing ({len(missing)} in all); is this a KernelWizard checkpoint?"
-        )
+        raise FlashdiffError(f"tensor {missing[0]} is missing ({len(missing)} in all); is this a KernelWizard checkpoint?")
     used = set(names.values())
     if extra := [key for key in state if key not in used and not key.startswith("kernel_extractor.")]:
-        raise FlashdiffError(
-            f"tensor {extra[0]} has no place in the network ({len(extra)} in all); is this a KernelWizard checkpoint?"
-        )
+        raise FlashdiffError(f"tensor {extra[0]} has no place in the network ({len(extra)} in all); is this a KernelWizard checkpoint?")
     converted = {new: state[old] for new, old in names.items()}
     if flat := [names[new] for new, value in converted.items() if value.ndim != (4 if new.endswith("weight") else 1)]:
         raise FlashdiffError(f"tensor {flat[0]} has the shape {tuple(state[flat[0]].shape)}, which no convolution has")
@@ -157,9 +152,7 @@ def convert_state_dict(state: dict[str, torch.Tensor]) -> tuple[dict[str, Any], 
         expected = BlurNetwork(**config).state_dict()
     for new, value in expected.items():
         if converted[new].shape != value.shape:
-            raise FlashdiffError(
-                f"tensor {names[new]} has the shape {tuple(converted[new].shape)}, not {tuple(value.shape)}"
-            )
+            raise FlashdiffError(f"tensor {names[new]} has the shape {tuple(converted[new].shape)}, not {tuple(value.shape)}")
     return config, converted
 
 

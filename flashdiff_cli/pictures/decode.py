@@ -60,9 +60,7 @@ def _decode(data: bytes) -> Picture:
         notes = frames_note(file)
         said = metadata.read_metadata(file, data, notes, orientation in (5, 6, 7, 8)).turned(orientation)
         tags = dict(getattr(file, "tag_v2", {}))
-        return replace(
-            from_samples(deep.upright(values, orientation), file.info.get("transparency"), notes, tags), metadata=said
-        )
+        return replace(from_samples(deep.upright(values, orientation), file.info.get("transparency"), notes, tags), metadata=said)
 
 
 def _decode_tiff(data: bytes) -> Picture:

@@ -42,10 +42,7 @@ def _raw_mode(tile: Any) -> str:
 def _decoded(data: bytes, raw_mode: str) -> np.ndarray:
     """(H, W, bands) uint8: the first frame of a file, decoded as if its pixels were laid out as `raw_mode` says."""
     with limits.open_image(data) as file:
-        file.tile = [
-            tile._replace(args=raw_mode if isinstance(tile.args, str) else (raw_mode, *tile.args[1:]))
-            for tile in file.tile
-        ]
+        file.tile = [tile._replace(args=raw_mode if isinstance(tile.args, str) else (raw_mode, *tile.args[1:])) for tile in file.tile]
         return np.asarray(file)
 
 
@@ -117,9 +114,7 @@ def read_tiff(data: bytes, limit: int) -> tuple[np.ndarray, dict[int, Any], list
             pages = len(file.pages)
             grey, channels = page.photometric in GREY, page.samplesperpixel
             if not (grey and channels in (1, 2)) and not (page.photometric in COLOUR and channels in (3, 4)):
-                raise UnknownKind(
-                    f"TIFF colours of this kind ({channels} channels) are not read; save it as RGB or grey"
-                )
+                raise UnknownKind(f"TIFF colours of this kind ({channels} channels) are not read; save it as RGB or grey")
             if not page.imagewidth * page.imagelength:
                 raise ValueError("it has no pixels")
             if page.imagewidth * page.imagelength > limit:
@@ -147,11 +142,7 @@ def _tags(page: Any) -> dict[int, Any]:
 def _pixels(data: bytes, page: Any) -> np.ndarray:
     """(H, W, C): a page's samples."""
     channels, bits = page.samplesperpixel, page.bitspersample
-    if (
-        bits in (8, 16, 32, 64)
-        and page.compression in PLAIN + DEFLATE + PACKBITS
-        and page.predictor in (1, tiff.DIFFERENCES)
-    ):
+    if bits in (8, 16, 32, 64) and page.compression in PLAIN + DEFLATE + PACKBITS and page.predictor in (1, tiff.DIFFERENCES):
         if page.compression in DEFLATE:
             _check_deflated(data, page)
         values = page.asarray(maxworkers=1)
@@ -159,17 +150,11 @@ def _pixels(data: bytes, page: Any) -> np.ndarray:
         return values.reshape(page.imagelength, page.imagewidth, channels)
     if page.planarconfig != 1 or not tiff.is_unpacked(page.compression):
         raise UnknownKind("TIFF compression of this kind is not read for such colours; save it without compression")
-    rows, width = (
-        (page.tilelength, page.tilewidth)
-        if page.is_tiled
-        else (min(page.rowsperstrip, page.imagelength), page.imagewidth)
-    )
+    rows, width = (page.tilelength, page.tilewidth) if page.is_tiled else (min(page.rowsperstrip, page.imagelength), page.imagewidth)
     down, across = -(-page.imagelength // rows), -(-page.imagewidth // width)
     if len(page.dataoffsets) != down * across or rows * width > 4 * page.imagewidth * page.imagelength + 65536:
         raise ValueError("its parts do not make up its size")
-    dtype = np.dtype(page.dtype if bits in (8, 16, 32, 64) else np.uint16 if bits < 16 else np.uint32).newbyteorder(
-        page.parent.byteorder
-    )
+    dtype = np.dtype(page.dtype if bits in (8, 16, 32, 64) else np.uint16 if bits < 16 else np.uint32).newbyteorder(page.parent.byteorder)
     whole = np.zeros((down * rows, across * width, channels), dtype.newbyteorder("="))
     for i, (begin, length) in enumerate(zip(page.dataoffsets, page.databytecounts, strict=True)):
         top, left = i // across * rows, i % across * width

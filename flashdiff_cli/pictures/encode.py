@@ -107,7 +107,4 @@ def _finer(picture: Picture, pil: Image.Image) -> bool:
     Image.new(pil.mode, (8, 8)).save(buffer, "JPEG", quality=QUALITY)
     with Image.open(buffer, formats=["JPEG"]) as usual:
         known = [list(usual.quantization[i]) for i in range(len(tables))]
-    return (
-        all(own <= other for a, b in zip(tables, known, strict=True) for own, other in zip(a, b, strict=True))
-        and tables != known
-    )
+    return all(own <= other for a, b in zip(tables, known, strict=True) for own, other in zip(a, b, strict=True)) and tables != known

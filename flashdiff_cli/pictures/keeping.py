@@ -53,11 +53,7 @@ def _unusual(colour: list[tuple[bytes, bytes]]) -> bool:
     gamma = known.get(b"gAMA", b"")
     places = known.get(b"cHRM", b"")
     off = len(gamma) == 4 and abs(struct.unpack(">I", gamma)[0] - metadata.SRGB_GAMMA) > 500
-    return (
-        off
-        or (len(places) == 32
-        and any(abs(a - b) > 500 for a, b in zip(struct.unpack(">8I", places), metadata.SRGB_PLACES, strict=True)))
-    )
+    return off or (len(places) == 32 and any(abs(a - b) > 500 for a, b in zip(struct.unpack(">8I", places), metadata.SRGB_PLACES, strict=True)))
 
 
 def with_resolution(exif: bytes | None, dpi: tuple[float, float] | None) -> bytes | None:

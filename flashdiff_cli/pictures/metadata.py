@@ -111,9 +111,7 @@ class Metadata:
 
     def layout(self) -> Metadata:
         """Only how the file was compressed."""
-        return Metadata(
-            progressive=self.progressive, lossless=self.lossless, compression=self.compression, predictor=self.predictor
-        )
+        return Metadata(progressive=self.progressive, lossless=self.lossless, compression=self.compression, predictor=self.predictor)
 
 
 def _tried(what: str, notes: list[str], read: Callable[[], Any], otherwise: Any = None) -> Any:
@@ -314,9 +312,7 @@ def _of_heif(file: Image.Image, data: bytes, found: Metadata, notes: list[str], 
     if place >= 0 and found.profile is None:
         primaries, transfer = struct.unpack_from(">HH", data, place + 8)
         if primaries not in (1, 2) or transfer in (16, 18):
-            notes.append(
-                f"its colours (primaries {primaries}, transfer {transfer} of H.273) were read as those of sRGB"
-            )
+            notes.append(f"its colours (primaries {primaries}, transfer {transfer} of H.273) were read as those of sRGB")
 
 
 def _of_tiff(file: Image.Image, data: bytes, found: Metadata, notes: list[str]) -> None:

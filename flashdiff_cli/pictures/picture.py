@@ -61,9 +61,7 @@ class Picture:
         for name, values in scaled.items():
             if values is not None:
                 planes = torch.from_numpy(values.astype(np.float32).reshape(*self.size, -1)).permute(2, 0, 1)[None]
-                larger = (
-                    F.interpolate(planes, image.shape[-2:], mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
-                )
+                larger = F.interpolate(planes, image.shape[-2:], mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
                 scaled[name] = larger.round().astype(values.dtype)[..., 0] if values.ndim == 2 else larger
         return replace(self, image=image, hidden=None, **scaled)
 
@@ -90,9 +88,7 @@ class Picture:
         if self.alpha is None:
             return values
         alpha = self.alpha / np.float32(np.iinfo(self.alpha.dtype).max)
-        return np.concatenate(
-            [values, replace(scale, black=0.0, white=scale.opaque or scale.white).stored(alpha[..., None])], -1
-        )
+        return np.concatenate([values, replace(scale, black=0.0, white=scale.opaque or scale.white).stored(alpha[..., None])], -1)
 
     def to_pil(self) -> Image.Image:
         """A Pillow picture of mode L, LA, RGB, RGBA or, of 16 bits, I;16; Pillow has no other mode of 16 bits."""
@@ -143,9 +139,7 @@ def from_pil(picture: Image.Image, data: bytes | None = None) -> Picture:
         tags = dict(getattr(picture, "tag_v2", {}))
         values = deep.upright(_wide(picture, tags)[..., None], orientation)
         bits = tags.get(258, (None,))
-        made = from_samples(
-            values, picture.info.get("transparency"), notes, tags, bits[0] if isinstance(bits, tuple) else bits
-        )
+        made = from_samples(values, picture.info.get("transparency"), notes, tags, bits[0] if isinstance(bits, tuple) else bits)
         return replace(made, **kept)
     return replace(_of_bytes(picture, orientation, notes), **kept).without_hidden()
 
@@ -238,9 +232,7 @@ def from_samples(
         image = torch.where(torch.from_numpy(odd).permute(2, 0, 1)[None], fill(image, torch.from_numpy(missing)), image)
     image = image.expand(1, 3, *image.shape[-2:]).contiguous()
     kept = None if scale.plain else scale
-    return Picture(
-        image, grey=channels < 3, deep=True, scale=kept, excess=excess, alpha=opacity, notes=notes
-    ).without_hidden()
+    return Picture(image, grey=channels < 3, deep=True, scale=kept, excess=excess, alpha=opacity, notes=notes).without_hidden()
 
 
 def _opacity(values: np.ndarray, scale: Scale) -> tuple[np.ndarray, Scale]:
@@ -249,8 +241,6 @@ def _opacity(values: np.ndarray, scale: Scale) -> tuple[np.ndarray, Scale]:
     known = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=top, neginf=0.0)
     # Colours from 0 to 255, or of 12 bits, have an opacity like them.
     largest = float(known.max(initial=0.0))
-    opaque = (
-        scale.white if scale.white != top and (largest > top * 1.05 if top == 1 else largest <= scale.white) else top
-    )
+    opaque = scale.white if scale.white != top and (largest > top * 1.05 if top == 1 else largest <= scale.white) else top
     shares = (known / np.float32(opaque)).clip(0, 1)
     return (shares * 65535).round().astype(np.uint16), replace(scale, opaque=opaque)

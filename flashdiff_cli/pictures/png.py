@@ -39,9 +39,7 @@ def chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
 
 def chunk(kind: bytes, contents: bytes) -> bytes:
     """A chunk, ready to be written."""
-    return (
-        struct.pack(">I", len(contents)) + kind + contents + struct.pack(">I", zlib.crc32(contents, zlib.crc32(kind)))
-    )
+    return struct.pack(">I", len(contents)) + kind + contents + struct.pack(">I", zlib.crc32(contents, zlib.crc32(kind)))
 
 
 def _inflated(parts: Sequence[bytes], most: int) -> bytes | None:

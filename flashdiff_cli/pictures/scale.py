@@ -81,9 +81,7 @@ def _number(value: object) -> float | None:
     return largest if largest is not None and np.isfinite(largest) else None
 
 
-def find_scale(
-    values: np.ndarray, tags: Mapping[int, object] | None = None, bits: int | None = None
-) -> tuple[Scale, str | None]:
+def find_scale(values: np.ndarray, tags: Mapping[int, object] | None = None, bits: int | None = None) -> tuple[Scale, str | None]:
     """Find black and white.
 
     Args:
@@ -159,9 +157,7 @@ def _evident(seen: np.ndarray, dark: np.ndarray, dtype: str, full: float, larges
         # So little of 255 would be black: what is white here has no usual name.
         if full == 1 and not whole and upper < 255 / 16:
             white = upper
-    if (dark < -0.02 * white).mean() > BELOW and np.partition(dark, len(dark) // 100)[
-        len(dark) // 100
-    ] >= -white * MARGIN:
+    if (dark < -0.02 * white).mean() > BELOW and np.partition(dark, len(dark) // 100)[len(dark) // 100] >= -white * MARGIN:
         black = -white
     scale = Scale(dtype, white, black)
     if (white, black) == (full, 0.0):

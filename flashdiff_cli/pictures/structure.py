@@ -193,7 +193,7 @@ class _Directory:
 
     def __init__(self, data: bytes, place: int, order: str, big: bool):
         self.data, self.order, self.entries, self.bytes, self.next = data, order, {}, 0, 0
-        head, entry, inline = (("Q", "HHQ8s", 8) if big else ("H", "HHI4s", 4))
+        head, entry, inline = ("Q", "HHQ8s", 8) if big else ("H", "HHI4s", 4)
         size, wide = struct.calcsize(order + head), struct.calcsize(order + entry)
         if place + size > len(data):
             return

@@ -10,9 +10,7 @@ from safetensors.torch import save
 from flashdiff_cli.pictures.whole import Opener, whole
 
 
-def write_tensors(
-    tensors: dict[str, torch.Tensor], path: str | Path, facts: dict[str, str] | None = None, into: Opener = whole
-) -> None:
+def write_tensors(tensors: dict[str, torch.Tensor], path: str | Path, facts: dict[str, str] | None = None, into: Opener = whole) -> None:
     """Write tensors and text metadata, first under a temporary name; `into` opens the file, see `pictures.whole`.
 
     Raises:

@@ -84,12 +84,8 @@ def _strips(rows: np.ndarray, compression: int) -> tuple[list[bytes], int]:
         data = buffer.getvalue()
         with Image.open(io.BytesIO(data), formats=["TIFF"]) as file:
             tags = file.tag_v2
-            places = zip(
-                _many(tags[TiffImagePlugin.STRIPOFFSETS]), _many(tags[TiffImagePlugin.STRIPBYTECOUNTS]), strict=True
-            )
-            return [data[begin : begin + length] for begin, length in places], int(
-                tags.get(TiffImagePlugin.ROWSPERSTRIP, height)
-            )
+            places = zip(_many(tags[TiffImagePlugin.STRIPOFFSETS]), _many(tags[TiffImagePlugin.STRIPBYTECOUNTS]), strict=True)
+            return [data[begin : begin + length] for begin, length in places], int(tags.get(TiffImagePlugin.ROWSPERSTRIP, height))
     if compression == PLAIN:
         return [rows.tobytes()], height
     count = max(1, min(height, STRIP // max(width, 1)))
@@ -118,11 +114,7 @@ def write_tiff(
     """
     height, width, channels = values.shape
     little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
-    predictor = (
-        DIFFERENCES
-        if predictor == DIFFERENCES and values.dtype.kind in "ui" and compression not in (PLAIN, PACKBITS)
-        else 1
-    )
+    predictor = DIFFERENCES if predictor == DIFFERENCES and values.dtype.kind in "ui" and compression not in (PLAIN, PACKBITS) else 1
     if predictor == DIFFERENCES:
         little = np.concatenate([little[:, :1], little[:, 1:] - little[:, :-1]], 1)
     strips, rows = _strips(little.view(np.uint8).reshape(height, -1), compression)
@@ -212,21 +204,11 @@ def samples(rows: np.ndarray, dtype: np.dtype, channels: int, bits: int, predict
         each = np.unpackbits(rows, axis=1)
         count = each.shape[1] // bits // channels * channels
         weights = (1 << np.arange(bits)[::-1]).astype(np.uint32)
-        return (
-            (each[:, : count * bits].reshape(height, count, bits) @ weights)
-            .astype(dtype.newbyteorder("="))
-            .reshape(height, -1, channels)
-        )
+        return (each[:, : count * bits].reshape(height, count, bits) @ weights).astype(dtype.newbyteorder("=")).reshape(height, -1, channels)
     if predictor == FLOATS:
         # The bytes of a row lie in planes, the highest first, each byte as what it differs from the one a pixel before.
         apart = np.cumsum(rows.reshape(height, -1, channels), 1, dtype=np.uint8).reshape(height, dtype.itemsize, -1)
-        return (
-            apart.transpose(0, 2, 1)
-            .copy()
-            .view(dtype.newbyteorder(">"))
-            .astype(dtype.newbyteorder("="))
-            .reshape(height, -1, channels)
-        )
+        return apart.transpose(0, 2, 1).copy().view(dtype.newbyteorder(">")).astype(dtype.newbyteorder("=")).reshape(height, -1, channels)
     values = np.ascontiguousarray(rows).view(dtype).astype(dtype.newbyteorder("=")).reshape(height, -1, channels)
     if predictor != DIFFERENCES:
         return values
@@ -276,13 +258,7 @@ def lacking(data: bytes) -> tuple[bytes, np.ndarray, int] | None:
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = file.pages.first
         height, begins, lengths = page.imagelength, page.dataoffsets, page.databytecounts
-        if (
-            page.compression != PLAIN
-            or page.planarconfig != 1
-            or page.is_tiled
-            or not begins
-            or len(begins) != len(lengths)
-        ):
+        if page.compression != PLAIN or page.planarconfig != 1 or page.is_tiled or not begins or len(begins) != len(lengths):
             return None
         rows = max(1, min(int(page.rowsperstrip or height), height))
         lost, orientation = np.zeros((height, page.imagewidth), bool), page.tags.valueof(274, 1)

@@ -89,7 +89,7 @@ CACHES = frozenset({"@eadir", "__macosx", "#recycle", "$recycle.bin", "lost+foun
 
 def is_cache(name: str) -> bool:
     """Whether a folder of this name holds thumbnails or deleted files, and is not meant by who names the folder above it."""
-    return name.startswith(".") and name not in (".", "..") or name.casefold() in CACHES
+    return (name.startswith(".") and name not in (".", "..")) or name.casefold() in CACHES
 
 
 def _no_picture(path: Path) -> str | None:
@@ -214,7 +214,7 @@ def with_targets(
         raise UsageError(f"--output {output}: one file for {len(jobs)} pictures; give a folder")
     if output is not None and output.suffix and not single and len(jobs) == 1 and not output.is_dir() and not str(output).endswith("/"):
         check_output(output)
-    if not 1 <= len(suffix) and output is None:
+    if not len(suffix) >= 1 and output is None:
         raise UsageError("--suffix must not be empty without --output: it would overwrite the input")
     sources = {place(job.source) for job in jobs}
     taken: set[Path] = set()

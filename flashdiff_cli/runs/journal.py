@@ -192,9 +192,7 @@ class Journal:
         return [f"{entries.path}: lines that are not flashdiff's were passed over ({entries.passed})" for entries in found]
 
     @contextmanager
-    def result(
-        self, job: Job, settings: str, digest: str, record: Record, overwrite: bool = False
-    ) -> Iterator[BinaryIO]:
+    def result(self, job: Job, settings: str, digest: str, record: Record, overwrite: bool = False) -> Iterator[BinaryIO]:
         """Open a job's target for writing, see `file`; in place, it is replaced only if it is what was read.
 
         Args:
@@ -292,4 +290,3 @@ class Journal:
             seen = stat_of(place, follow=False)
             with suppress(FlashdiffError):  # it saves reading the file next time, no more
                 append(opened[0], path, json.dumps({"output": place.name, "seen": seen}), sync=False)
-

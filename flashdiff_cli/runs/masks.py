@@ -122,7 +122,8 @@ def look_at_mask(image: torch.Tensor, operator: Operator | None, options: dict[s
     hidden, shown = _even(image, missing), _even(image, ~missing)
     if part > NEARLY_ALL and not sure and not hidden:
         raise FlashdiffError(
-            f"{name}: {share(part)} of the picture is missing, and white is kept: is it inverted? Pass --invert-mask, or --no-invert-mask if it is right"
+            f"{name}: {share(part)} of the picture is missing, and white is kept: is it inverted? "
+            "Pass --invert-mask, or --no-invert-mask if it is right"
         )
     if part > NEARLY_ALL:
         notes.append(f"{name}: {share(part)} of the picture was missing")

@@ -78,7 +78,10 @@ def diagnose(pipeline: FlashDiffusionPipeline, measured: torch.Tensor, tiles: Se
 
 
 def heeded_noise(told: float, measured: torch.Tensor, operator: Operator, record: Record) -> float:
-    """Return what noise a whole picture is restored with (`at_least_shown`), so that all its tiles agree; a note in the record if it was not told so."""
+    """Return what noise a whole picture is restored with (`at_least_shown`), so that all its tiles agree.
+
+    The record gets a note if it was not told so.
+    """
     heeded = at_least_shown(told, measured, operator)
     if not bool(heeded > per_sample(told)):
         return told
@@ -110,8 +113,7 @@ def combine(record: Record, tiles: Sequence[Tile], results: Sequence[dict[str, A
     if len(tiles) > 1:
         kept = ("start_step", "steps", "network_evaluations")
         record.tiles = [
-            describe_tile(tile, result["variance"], **{name: result[name] for name in kept})
-            for tile, result in zip(tiles, results, strict=True)
+            describe_tile(tile, result["variance"], **{name: result[name] for name in kept}) for tile, result in zip(tiles, results, strict=True)
         ]
 
 

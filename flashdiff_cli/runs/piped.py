@@ -44,12 +44,7 @@ def read_standard_input(stream: IO) -> bytes | list[bytes]:
     if is_picture(data):
         return data
     names = [name for name in data.split(b"\0" if b"\0" in data else b"\n") if name.strip()]
-    if (
-        not names
-        or (b"\0" in data
-        and not all(os.path.lexists(name) for name in names[:3]))
-        or max(map(len, names), default=0) > LONGEST
-    ):
+    if not names or (b"\0" in data and not all(os.path.lexists(name) for name in names[:3])) or max(map(len, names), default=0) > LONGEST:
         raise FlashdiffError("-: standard input is neither a picture that can be read nor a list of names, one a line")
     return names
 

@@ -298,9 +298,7 @@ class Restorer:
         record.variance, record.severity = variance[0].item(), variance[0].sqrt().item()
         record.start_step, record.schedule_steps, record.encoder = max(levels), len(plan.schedule), plan.encoder
         if len(tiles) > 1:
-            record.tiles = [
-                describe_tile(tile, v, start_step=level) for tile, v, level in zip(tiles, variances, levels, strict=True)
-            ]
+            record.tiles = [describe_tile(tile, v, start_step=level) for tile, v, level in zip(tiles, variances, levels, strict=True)]
         record.seconds = {"total": time.perf_counter() - look.begin}
         image = decoded.image()[None, :, : look.size[0], : look.size[1]]
         check_numbers(latent.image(), variance, image)

@@ -31,9 +31,7 @@ class Tables:
         FlashdiffError: a file is in the way that flashdiff did not make of these inputs, or that was changed since.
     """
 
-    def __init__(
-        self, journal: Journal, inputs: Sequence[Path], jobs: Sequence[Job], csv: Path | None, page: Path | None, overwrite: bool = False
-    ):
+    def __init__(self, journal: Journal, inputs: Sequence[Path], jobs: Sequence[Job], csv: Path | None, page: Path | None, overwrite: bool = False):
         self.journal, self.inputs, self.csv, self.page, self.overwrite = journal, inputs, csv, page, overwrite
         self.origin = Origin.of_run(inputs, [job.source for job in jobs])
         if csv is not None and page is not None and (place(csv) == place(page) or same_file(csv, page)):

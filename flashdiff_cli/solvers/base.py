@@ -118,10 +118,7 @@ class Solver(ABC):
     def check(self, problem: Problem) -> None:
         """Raise a FlashdiffError if this solver cannot work on this problem."""
         if self.needs_adjoint and not problem.operator.linear:
-            raise FlashdiffError(
-                f"solver {self.name} needs a linear operator and {problem.operator.name} is not; "
-                "use ldps, gml-dps or resample"
-            )
+            raise FlashdiffError(f"solver {self.name} needs a linear operator and {problem.operator.name} is not; use ldps, gml-dps or resample")
 
     @abstractmethod
     def step(self, z: torch.Tensor, level: torch.Tensor, problem: Problem, noise: torch.Tensor) -> torch.Tensor:

@@ -26,9 +26,7 @@ class GuidedSolver(Solver):
     options = SOLVER_OPTIONS["ldps"]
 
     @abstractmethod
-    def penalty(
-        self, z0: torch.Tensor, image: torch.Tensor, difference: torch.Tensor, problem: Problem
-    ) -> torch.Tensor | float:
+    def penalty(self, z0: torch.Tensor, image: torch.Tensor, difference: torch.Tensor, problem: Problem) -> torch.Tensor | float:
         """Return what besides the measurement error is held small; differentiable.
 
         Args:

@@ -142,7 +142,7 @@ def compress(x: torch.Tensor, quality: float, chroma: str, grey: bool) -> torch.
     """Store (3, H, W) as a JPEG and read it again."""
     pixels = ((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
     picture, file = Image.fromarray(pixels[..., 0] if grey else np.ascontiguousarray(pixels)), io.BytesIO()
-    picture.save(file, "JPEG", quality=int(round(quality)), subsampling=2 if chroma == "420" else 0)
+    picture.save(file, "JPEG", quality=round(quality), subsampling=2 if chroma == "420" else 0)
     found = np.asarray(Image.open(file, formats=("JPEG",)).convert("RGB"), dtype=np.float32)
     return torch.from_numpy(found / 127.5 - 1).permute(2, 0, 1)
 

@@ -50,8 +50,6 @@ class Task(Protocol):
         """Write the finished component in the diffusers layout."""
 
 
-
-
 def fastest_precision(device: torch.device) -> str:
     """`bf16` where this device multiplies bfloat16 matrices faster than float32 ones, else `no`."""
     if device.type == "cuda":

@@ -216,7 +216,7 @@ def ordering(sweep: Mapping[str, Sequence[Record]]) -> list[float]:
 
 
 def sizes(records: Iterable[Record]) -> str:
-    """"128 x 128", or "different sizes"."""
+    """ "128 x 128", or "different sizes"."""
     found = {(r["width"], r["height"]) for r in records if r.get("width")}
     return "" if not found else f"of {min(found)[0]} x {min(found)[1]} pixels" if len(found) == 1 else "of different sizes"
 

@@ -43,7 +43,5 @@ def error_variance(view: View) -> Drawing | None:
         rank, straight = spearman(true, guess), pearson(np.log(true), np.log(guess))
         numbers = f"Spearman {rank:.3f}\nPearson {straight:.3f} (logarithms)".replace("-", "\N{MINUS SIGN}")
         note(axes, numbers)
-    caption = (
-        f"Estimated against true error variance of the latent estimate, {pictures(len(seen))} {sizes(seen)}, condition {view.condition}."
-    )
+    caption = f"Estimated against true error variance of the latent estimate, {pictures(len(seen))} {sizes(seen)}, condition {view.condition}."
     return Drawing(f"error-variance.{slug(view.condition)}", "Estimated against true error", caption, figure)
