@@ -89,7 +89,7 @@ def test_the_same_plan_comes_out_of_the_request_that_a_plan_makes():
         ({"steps": True}, "steps is True"),
         ({"eta": 2}, "eta is 2; give a number from 0 to 1"),
         ({"noise_correction": None}, "noise_correction is None"),
-        ({"variance_multiplier": float("nan")}, "variance_multiplier is nan"),
+        ({"variance_multiplier": float("nan")}, "NaN is no JSON number"),
         ({"solver": 3}, "solver is 3"),
         ({"noise_rule": "much"}, "variance or level"),
         ({"fidelity": 1}, "fidelity is 1; give true or false"),
