@@ -23,7 +23,7 @@ from flashdiff_cli.hub.resolve import resolve_model
 from flashdiff_cli.loading import component_folder, load_component, read_index
 from flashdiff_cli.operators import OPERATORS, GaussianBlur, Operator
 from flashdiff_cli.operators.base import per_sample
-from flashdiff_cli.operators.estimate import fit_blur, noise_level
+from flashdiff_cli.operators.estimate import fit_blur, noise_level, rounding_noise
 from flashdiff_cli.operators.inpainting import missing
 from flashdiff_cli.operators.kept_noise import measured_noise
 from flashdiff_cli.plan import NO_ENCODER, ModelDefaults, SamplingPlan, SamplingRequest, choose_encoder, make_plan
@@ -233,13 +233,15 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         """
         seen = self.classify(measurement) if seen is None else seen
         kind, probabilities = ("gaussian-blur", None) if seen is None else verdict(seen)
+        rounding = rounding_noise(measurement)[0].item()
         if seen is not None and kind != "gaussian-blur":
-            return Diagnosis(kind, operator_of(kind, seen), noise_of(kind, seen, measurement), probabilities)
+            noise = noise_of(kind, seen, measurement)
+            return Diagnosis(kind, operator_of(kind, seen), noise if kind in ("none", "jpeg") else max(noise, rounding), probabilities)
         if not self.encoders:
             raise FlashdiffError("this model has no severity encoder, which an unknown degradation is estimated with; give `operator`")
         analysis = self.analyse(measurement, kind)
         operator, noise_std = self.estimate_operator(measurement, analysis)
-        return Diagnosis(kind, operator, noise_std[0].item(), probabilities, analysis)
+        return Diagnosis(kind, operator, max(noise_std[0].item(), rounding), probabilities, analysis)
 
     @torch.no_grad()
     def __call__(

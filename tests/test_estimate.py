@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from flashdiff_cli.operators import GaussianBlur, Identity, MotionBlur
+from flashdiff_cli.operators import GaussianBlur, Identity, Jpeg, MotionBlur
 from flashdiff_cli.operators.composition import Composition
-from flashdiff_cli.operators.estimate import at_least_shown, fit_blur, noise_level
+from flashdiff_cli.operators.estimate import at_least_shown, fit_blur, noise_level, rounding_noise
 
 
 def scene(batch: int = 2, size: int = 64) -> torch.Tensor:
@@ -54,3 +54,46 @@ def test_more_noise_than_was_told_is_heeded_after_a_blur_only():
     for operator in (Identity(), GaussianBlur(0.1), still, Composition(blur, Identity())):
         assert at_least_shown(0.01, texture, operator).item() == pytest.approx(0.01), "that may be detail"
     assert at_least_shown(0.01, texture, Composition(Identity(), GaussianBlur(2.0))).item() > 0.1
+
+
+def detailed(size: int = 96) -> torch.Tensor:
+    """An image with detail of all sizes, (1, 3, size, size) in [-1, 1]."""
+    parts = []
+    for side in (6, 12, 24, 48, size):
+        x = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(side)) - 0.5
+        parts.append(torch.nn.functional.interpolate(x, size=(size, size), mode="bicubic") * (6 / side) ** 0.7)
+    return sum(parts).clamp(-1, 1)
+
+
+def stored(x: torch.Tensor) -> torch.Tensor:
+    return ((x.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+
+
+@pytest.mark.parametrize("quality", [90, 75, 50])
+@pytest.mark.parametrize("offset", [0, 3])
+def test_rounding_in_a_jpeg_is_found_in_any_file_and_on_any_grid(quality, offset):
+    file = stored(Jpeg(quality).on_signed(detailed()))[..., offset:, offset:]
+    found, true = rounding_noise(file).item(), Jpeg(quality).noise_std().item()
+    assert 0.4 * true < found < 2 * true
+
+
+@pytest.mark.parametrize("blur", [0.05, 1.0, 2.5])
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+def test_pictures_that_were_not_compressed_have_no_rounding(blur, noise):
+    y = GaussianBlur(blur).measure(detailed(), noise, [torch.Generator().manual_seed(0)])
+    assert rounding_noise(stored(y)).item() == 0
+
+
+def test_rounding_is_read_picture_by_picture():
+    both = torch.cat([detailed(), stored(Jpeg(60).on_signed(detailed()))])
+    assert torch.equal(rounding_noise(both)[1:], rounding_noise(both[1:])) and rounding_noise(both)[0] == 0
+    assert rounding_noise(torch.zeros(2, 3, 16, 64)).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("quality", [90, 75])
+def test_noise_is_found_behind_compression(quality):
+    """A second difference reads a tenth of it: the finest cosines are gone."""
+    smooth = torch.nn.functional.avg_pool2d(detailed(128), 9, 1, 4)
+    noisy = smooth + 2 * 0.03 * torch.randn(smooth.shape, generator=torch.Generator().manual_seed(1))
+    found = noise_level(stored(Jpeg(quality, "444").on_signed(noisy))).item()
+    assert found == pytest.approx(0.03, rel=0.35)

@@ -30,6 +30,10 @@ COARSE, SMOOTH_SHARE, BANDS = 3, 0.15, ((4, 6), (7, 9), (10, 14))
 EMPTIED = 0.65
 """A band with less than this share of the noise that a coarser one has was emptied by what a file went through."""
 
+LOOKED_AT, STEPS, GRID_SHOWS, STEP_OF_LEAST = 256, (2, 6), 0.08, 1.5
+"""Of `rounding_noise`: pixels along a side, lowest and highest u + v, how many more of the cosines are near 0 on a JPEG's own grid, and a step as a
+multiple of the least cosines that are not."""
+
 COMMON_FROM, COMMON_TO = 0.7, 0.95
 """Of `common_noise`: shares that count as none and as all."""
 
@@ -76,6 +80,40 @@ def noise_bands(measurement: torch.Tensor) -> torch.Tensor:
     chosen = energy.gather(2, smoothest[:, None].expand(-1, energy.shape[1], -1)).mean(2)
     bands = torch.stack([chosen[:, (order >= low) & (order <= high)].median(1).values for low, high in BANDS], 1)
     return bands.unflatten(0, measurement.shape[:2]).sqrt() / 2
+
+
+def rounding_noise(measurement: torch.Tensor) -> torch.Tensor:
+    """Estimate what rounding in a JPEG has left in pictures, whatever file they are in now, from the grid on which cosines are nearly 0.
+
+    On its own grid of 8 x 8 pixels a picture that was compressed has many cosines near 0, and none of the others is below a step of its
+    table; on any other grid it has neither (Fan and de Queiroz 2003).
+
+    Args:
+        measurement: (B, 3, H, W) in [-1, 1] units; the middle of a large one is looked at.
+
+    Returns:
+        (B,) on intensities in [0, 1]; 0 where no grid shows, or a side is below 32.
+    """
+    found = measurement.new_zeros(len(measurement), dtype=torch.float32)
+    if min(measurement.shape[-2:]) < 4 * BLOCK:
+        return found
+    top, left = (max(0, (side - LOOKED_AT) // 2) for side in measurement.shape[-2:])
+    middle = measurement[..., top : top + LOOKED_AT, left : left + LOOKED_AT].float()
+    luma = torch.einsum("c,bchw->bhw", middle.new_tensor([0.299, 0.587, 0.114]), middle) * 127.5
+    order = cosine_order(BLOCK)
+    basis = cosine_basis(BLOCK)[(order >= STEPS[0]) & (order <= STEPS[1])].to(luma)
+    cosines = F.conv2d(luma[:, None], basis).abs()
+    rows, columns = (side // BLOCK * BLOCK for side in cosines.shape[2:])
+    grids = cosines[..., :rows, :columns].unflatten(3, (-1, BLOCK)).unflatten(2, (-1, BLOCK)).permute(0, 3, 5, 1, 2, 4).flatten(4)
+    empty = (grids < 1).float().mean((3, 4)).flatten(1)
+    most, where = empty.max(1)
+    shown = most - empty.median(1).values > GRID_SHOWS
+    for sample in shown.nonzero()[:, 0].tolist():
+        values = grids.flatten(1, 2)[sample, where[sample]]
+        steps = [one[one > 2].quantile(0.1) for one in values if (one > 2).sum() > BLOCK]
+        if steps:
+            found[sample] = STEP_OF_LEAST * torch.stack(steps).mean() / 255 / 12**0.5
+    return found
 
 
 def common_noise(measurement: torch.Tensor) -> torch.Tensor:

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from flashdiff_cli.cosines import cosine_rows
+from flashdiff_cli.cosines import cosine_order, cosine_rows
 from flashdiff_cli.operators.base import Operator, choose, per_sample
 from flashdiff_cli.operators.registry import OPERATORS
 from flashdiff_cli.parameters import OPERATOR_OPTIONS
 
 BLOCK = 8
+MIDDLE = (2, 6)
+"""Of `Jpeg.noise_std`: lowest and highest u + v."""
 
 LUMA_TABLE = (
     (16, 11, 10, 16, 24, 40, 51, 61),
@@ -132,11 +134,13 @@ class Jpeg(Operator):
         return _straight(decoded, decoded.clamp(0, 1)).to(x)
 
     def noise_std(self) -> torch.Tensor:
-        """Return the standard deviation of what rounding adds, (B,) or (1,) on intensities in [0, 1], from the lowest steps of the luma table.
+        """Return the standard deviation of what rounding adds, (B,) or (1,) on intensities in [0, 1], from the middle steps of the luma table.
 
-        The cosines are orthonormal, so an even error of a step's width in all coefficients is as large in every pixel.
+        The cosines are orthonormal, so an even error of a step's width in all coefficients is as large in every pixel. Finer coefficients
+        are mostly 0 before and after; of those between, a blur leaves as much as a step can hide.
         """
-        return (self._tables[0][:, :3, :3].flatten(1).mean(1) / 255 / 12**0.5).float()
+        middle = (cosine_order(BLOCK) >= MIDDLE[0]) & (cosine_order(BLOCK) <= MIDDLE[1])
+        return (self._tables[0].flatten(1)[:, middle].mean(1) / 255 / 12**0.5).float()
 
     def agree(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """x with its luma brought to the nearest that compresses to y's: every coefficient is held within its rounding.
