@@ -20,6 +20,9 @@ or toned, above the second as coloured."""
 TEXTURE, WHITE = 0.5, 0.75
 """Noise of the finest band as a share of a coarser one: below the first it is texture, above the second noise."""
 
+FLAT = (0.95, 0.8)
+"""Of `may_be_noise`: the middle and the finest band at the least, as shares of the coarse one."""
+
 LEAST = 0.004
 """Of the noise, on the scale of [-1, 1]: half a level of 8 bits."""
 
@@ -61,6 +64,18 @@ def with_colour_noise(image: torch.Tensor, strength: float = 1.0) -> torch.Tenso
     # Channels keep the luma's noise in their mean, as in a colour picture.
     noise = noise - torch.einsum("c,chw->hw", noise.new_tensor(LUMA), noise)
     return image + (share * level).to(image).view(-1, 1, 1, 1) * noise
+
+
+def may_be_noise(image: torch.Tensor) -> torch.Tensor:
+    """Tell of pictures (B, 3, H, W) in [-1, 1] whether what looks like noise can be noise: (B,), bool; True in colour.
+
+    Grass, sand and fur in a grey picture have no colours to be known by, but their power falls from coarse to fine, and that of noise does
+    not, before a JPEG has emptied the finest band.
+    """
+    luma = torch.einsum("c,bchw->bhw", image.new_tensor(LUMA).float(), image.float())[:, None]
+    coarse, middle, fine = noise_bands(luma)[:, 0].unbind(1)
+    flat = (middle >= FLAT[0] * coarse) | (fine >= FLAT[1] * coarse)
+    return flat | (colour_share(image) > 0)
 
 
 def grey_as(images: torch.Tensor, measurement: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ from flashdiff_cli.denoiser import Denoiser
 from flashdiff_cli.diagnosis import Analysis, Diagnosis, noise_of, operator_of, verdict
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.first_stage import FirstStage
-from flashdiff_cli.grey import grey_as
+from flashdiff_cli.grey import grey_as, may_be_noise
 from flashdiff_cli.hub.resolve import resolve_model
 from flashdiff_cli.loading import component_folder, load_component, read_index
 from flashdiff_cli.operators import OPERATORS, GaussianBlur, Operator
@@ -233,6 +233,8 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         """
         seen = self.classify(measurement) if seen is None else seen
         kind, probabilities = ("gaussian-blur", None) if seen is None else verdict(seen)
+        if kind == "noise" and not bool(may_be_noise(measurement)[0]):
+            kind = "none"
         rounding = rounding_noise(measurement)[0].item()
         if seen is not None and kind != "gaussian-blur":
             noise = noise_of(kind, seen, measurement)

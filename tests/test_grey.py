@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flashdiff_cli.grey import colour_share, grey_as, with_colour_noise
+from flashdiff_cli.grey import colour_share, grey_as, may_be_noise, with_colour_noise
 from flashdiff_cli.operators.estimate import common_noise, noise_bands, noise_level
 
 
@@ -63,3 +63,11 @@ def test_noise_that_all_channels_share_is_told_from_their_own():
     one = noise[:, :1].expand(1, 3, -1, -1)
     found = common_noise(torch.cat([photo(96) + noise, photo(96) + one, grey(photo(96)) + one]))
     assert found.tolist() == [0, 1, 1]
+
+
+def test_texture_of_a_grey_picture_is_no_noise():
+    fine = 0.4 * torch.randn(1, 1, 128, 128, generator=torch.Generator().manual_seed(0))
+    kernel = torch.tensor([[1.0, 2.0, 1.0], [2.0, 8.0, 2.0], [1.0, 2.0, 1.0]])[None, None] / 20
+    texture = torch.nn.functional.conv2d(fine, kernel, padding=1).expand(1, 3, -1, -1)
+    noise = 0.2 * torch.randn(1, 1, 128, 128, generator=torch.Generator().manual_seed(1)).expand(1, 3, -1, -1)
+    assert may_be_noise(torch.cat([texture, grey(photo()) + noise, photo()])).tolist() == [False, True, True]
