@@ -10,7 +10,7 @@ import torch
 from flashdiff_cli.calibration import Evidence
 from flashdiff_cli.classifier import KINDS, Degradation
 from flashdiff_cli.operators import Enlargement, Identity, Jpeg, MotionBlur, Operator
-from flashdiff_cli.operators.estimate import enlarged_noise
+from flashdiff_cli.operators.estimate import enlarged_noise, noise_level
 from flashdiff_cli.operators.motion_blur import straight_kernel
 from flashdiff_cli.severity import SeverityEstimate
 
@@ -133,4 +133,9 @@ def noise_of(kind: str, seen: Degradation, picture: torch.Tensor) -> float:
     if kind == "jpeg":
         return 0.0
     found = min(seen.value("noise_std")[0].item(), 0.5)
-    return max(found, enlarged_noise(picture, seen.value("enlarged")[0].clamp(1, 16).item())) if kind == "downsampling" else found
+    if kind == "noise":
+        # What smooth places show may be texture in part, so there is hardly more noise than that.
+        return min(found, 1.1 * noise_level(picture.float())[0].item())
+    if kind == "downsampling":
+        return max(found, enlarged_noise(picture, seen.value("enlarged")[0].clamp(1, 16).item()))
+    return found

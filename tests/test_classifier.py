@@ -108,8 +108,9 @@ def test_operators_get_the_parameters_that_were_seen():
     assert shake.describe() == {"blur_length": round(SHORTER * 9, 4), "blur_angle": 30.0}
     assert operator_of("jpeg", seen(jpeg_quality=0.37)).describe()["jpeg_quality"] == 37
     assert operator_of("downsampling", seen(enlarged=math.log(2.5))).describe() == {"enlarged": 2.5}
-    grey = torch.zeros(1, 3, 64, 64)
-    assert abs(noise_of("noise", seen(noise_std=math.log(0.05)), grey) - 0.05) < 1e-6 and noise_of("jpeg", seen(), grey) == 0
+    noisy = 0.2 * torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert abs(noise_of("noise", seen(noise_std=math.log(0.05)), noisy) - 0.05) < 1e-6 and noise_of("jpeg", seen(), noisy) == 0
+    assert noise_of("noise", seen(noise_std=math.log(0.3)), noisy) == pytest.approx(0.1, rel=0.2), "no more than smooth places show"
 
 
 def test_noise_that_was_enlarged_with_a_picture_is_reckoned_with():
