@@ -40,6 +40,9 @@ STANDS_OUT, WEIGHED = 2.7, 0.7
 GROUND = 17
 """Pixels along a side over which a noisy picture is averaged before its own detail is looked for."""
 
+SHARPENED = (3.3, 1.0)
+"""The same two where the solution sharpens: noise that is read too low is amplified there, and shows as lumps."""
+
 COMPRESSED = 3.0
 """As STANDS_OUT, for what rounding in a JPEG adds."""
 
@@ -110,16 +113,18 @@ def _with_detail(image: torch.Tensor, y: torch.Tensor, operator: Operator, noise
     black = torch.zeros_like(image)
     seen = operator.on_signed(black)
     passed = operator.proximal(black, seen + shaped(noise.sqrt(), seen) * _white(seen, common_noise(y)), noise, error)
-    return image + shrink(difference, passed, STANDS_OUT, WEIGHED)
+    sharpened = operator.hides_detail().expand(len(image))
+    limits = (shaped(torch.where(sharpened, high, low), image) for high, low in zip(SHARPENED, (STANDS_OUT, WEIGHED), strict=True))
+    return image + shrink(difference, passed, *limits)
 
 
-def shrink(difference: torch.Tensor, noise: torch.Tensor, stands_out: float, weighed: float) -> torch.Tensor:
+def shrink(difference: torch.Tensor, noise: torch.Tensor, stands_out: float | torch.Tensor, weighed: float | torch.Tensor) -> torch.Tensor:
     """Keep of a difference what stands out of the noise in its cosines.
 
     Args:
         difference: d, (B, 3, H, W).
         noise: a sample of what d would be without detail, of the same shape.
-        stands_out: standard deviations of the noise of its frequency that a cosine must have.
+        stands_out: standard deviations of the noise of its frequency that a cosine must have; a number or (B, 1, 1, 1), as `weighed`.
         weighed: share of the noise variance that the second stage weighs a cosine against, by the power that the first has left; 0: none.
 
     Returns:
@@ -132,13 +137,13 @@ def shrink(difference: torch.Tensor, noise: torch.Tensor, stands_out: float, wei
     return torch.einsum("ij,bihw->bjhw", rotation, torch.cat(kept, 1))
 
 
-def _shrink_plane(plane: torch.Tensor, noise: torch.Tensor, stands_out: float, weighed: float) -> torch.Tensor:
+def _shrink_plane(plane: torch.Tensor, noise: torch.Tensor, stands_out: float | torch.Tensor, weighed: float | torch.Tensor) -> torch.Tensor:
     """`shrink` of one plane (B, 1, H, W)."""
     basis = cosine_basis(BLOCK).to(plane)
     cosines = _cosines(plane, basis)
     power = _cosines(noise, basis).square().mean((2, 3), keepdim=True)
     found = _image(torch.where(cosines.square() > stands_out**2 * power, cosines, 0.0), basis, plane.shape)
-    if not weighed:
+    if isinstance(weighed, float) and not weighed:
         return found
     left = _cosines(found, basis).square()
     return _image(cosines * left / (left + weighed * power).clamp(min=1e-20), basis, plane.shape)
