@@ -63,6 +63,8 @@ class Diagnosis:
     """On intensities in [0, 1]: what a solver is to reckon with (`estimate.enlarged_noise`)."""
     probabilities: dict[str, float] | None = None
     """Of all kinds; None where the model has no classifier and a Gaussian blur is taken for granted."""
+    rounding_std: float = 0.0
+    """On intensities in [0, 1]: what a JPEG's rounding has left in a picture of another kind; `noise_std` is no less."""
     analysis: Analysis | None = field(default=None, repr=False)
     """Of the very measurement that is restored, where the diagnosis needed one, so that it is not made twice."""
 
@@ -79,18 +81,18 @@ class Diagnosis:
         """
         return self.kind != "motion-blur"
 
-    @property
-    def explains(self) -> Operator | None:
-        """The operator, where a last step may go by it."""
-        return self.operator if self.trusted else None
-
     def stored_as(self, compression: Jpeg | None) -> Diagnosis:
         """Return the diagnosis with what the file says of its own compression: its quality, and noise that rounding left at the least."""
         if compression is None or self.kind == "none":
             return self
         if self.kind == "jpeg":
             return replace(self, operator=compression)
-        return replace(self, noise_std=max(self.noise_std, compression.noise_std().item()))
+        return self.with_rounding(compression.noise_std().item())
+
+    def with_rounding(self, rounding_std: float) -> Diagnosis:
+        """Return the diagnosis of a picture in which rounding has left an error of at least this standard deviation."""
+        rounding_std = max(rounding_std, self.rounding_std)
+        return replace(self, noise_std=max(self.noise_std, rounding_std), rounding_std=rounding_std)
 
     def describe(self) -> dict:
         """Return what records say."""

@@ -45,7 +45,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         severity: the default severity encoder; None: only start steps that are given can be used.
         severity_inpainting, severity_nonlinear_blur, severity_mixed: severity encoders for missing pixels, for nonlinear blur, and
             for camera shake, compression, enlargement and noise.
-        last_step: `LastStep`, which makes the picture of decoded result and measurement; None: `data_consistency` and `limit_deviation` do.
+        last_step: `LastStep`, which makes the picture of decoded result and measurement; None: `data_consistency` does.
         classifier: tells these kinds apart; None: a picture of which nothing is said is taken for blurred.
         defaults: what the model says of its own settings; see `plan.ModelDefaults`.
     """
@@ -238,12 +238,13 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         rounding = rounding_noise(measurement)[0].item()
         if seen is not None and kind != "gaussian-blur":
             noise = noise_of(kind, seen, measurement)
-            return Diagnosis(kind, operator_of(kind, seen), noise if kind in ("none", "jpeg") else max(noise, rounding), probabilities)
+            found = Diagnosis(kind, operator_of(kind, seen), noise, probabilities)
+            return found if kind in ("none", "jpeg") else found.with_rounding(rounding)
         if not self.encoders:
             raise FlashdiffError("this model has no severity encoder, which an unknown degradation is estimated with; give `operator`")
         analysis = self.analyse(measurement, kind)
         operator, noise_std = self.estimate_operator(measurement, analysis)
-        return Diagnosis(kind, operator, max(noise_std[0].item(), rounding), probabilities, analysis)
+        return Diagnosis(kind, operator, noise_std[0].item(), probabilities, analysis=analysis).with_rounding(rounding)
 
     @torch.no_grad()
     def __call__(
@@ -376,16 +377,21 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         if diagnosis is not None and diagnosis.kind == "none":
             # Nothing was found, so nothing is changed: not even what a first stage loses.
             return operator.lift(measurement).clamp(-1, 1), torch.ones(len(images))
-        if self.last_step is not None:
-            explains = operator if diagnosis is None else diagnosis.explains
-            shown = measurement if explains is not None else operator.lift(measurement)
-            return self.last_step.restore(images, shown, explains, noise_std), torch.ones(len(images))
-        corrected = data_consistency(images, measurement, operator, noise_std)
+        rounding_std = torch.tensor([0.0 if diagnosis is None else diagnosis.rounding_std])
+        corrected = self._consistent(images, measurement, operator, noise_std, rounding_std)
         if decoded is None:
             return corrected, torch.ones(len(images))
         trusted = diagnosis is None or diagnosis.trusted
-        mean = data_consistency(decoded, measurement, operator, noise_std) if trusted else decoded
+        mean = self._consistent(decoded, measurement, operator, noise_std, rounding_std) if trusted else decoded
         return limit_deviation(corrected, mean, operator.seen(measurement))
+
+    def _consistent(
+        self, images: torch.Tensor, measurement: torch.Tensor, operator: Operator, noise_std: torch.Tensor, rounding_std: torch.Tensor
+    ) -> torch.Tensor:
+        """Return images with what their measurements say besides: by the last step's network where the model has one."""
+        if self.last_step is None:
+            return data_consistency(images, measurement, operator, noise_std)
+        return self.last_step.restore(images, measurement, operator, noise_std, rounding_std)
 
 
 def _one_each(generators: Sequence[torch.Generator] | torch.Generator | None, batch: int) -> Sequence[torch.Generator]:

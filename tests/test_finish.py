@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from tiny import tiny_pipeline
 
+from flashdiff_cli.data_consistency import limit_deviation
 from flashdiff_cli.diagnosis import Diagnosis
 from flashdiff_cli.last_step import LastStep
 from flashdiff_cli.operators import GaussianBlur, Identity, Jpeg, MotionBlur
@@ -23,7 +24,7 @@ def image(side=32, seed=0):
 def with_last_step():
     pipeline = tiny_pipeline(defaults={"fidelity": True, "steps": 20})
     torch.manual_seed(1)
-    last = LastStep(channels=(8, 12), blocks=(1, 1), rounds=1).eval()
+    last = LastStep(channels=(8, 12), blocks=(1, 1)).eval()
     torch.nn.init.normal_(last.leave.weight, std=0.02)
     pipeline.register_modules(last_step=last)
     return pipeline
@@ -35,7 +36,7 @@ def test_the_last_step_makes_the_picture():
     found = pipeline(y, blur, 0.02, start_step=0)
     plain = pipeline(y, blur, 0.02, start_step=0, fidelity=False)
     assert torch.allclose(found.images, pipeline.last_step.restore(plain.images, y, blur, noise), atol=1e-5)
-    assert found.kept_detail.tolist() == [1]
+    assert found.kept_detail.tolist() == [1], "started and ended at the estimate: nothing that a sampler made up"
 
 
 def test_a_model_with_a_last_step_is_saved_and_loaded(tmp_path):
@@ -52,13 +53,24 @@ def test_where_nothing_was_found_nothing_changes():
     assert torch.equal(images, y) and kept.tolist() == [1]
 
 
-def test_an_operator_that_is_not_trusted_is_not_gone_by():
+def test_an_operator_that_is_not_trusted_does_not_correct_the_estimate():
     pipeline, y, decoded = with_last_step(), image(), image(seed=3)
     shake, noise = MotionBlur(straight_kernel(7.0, 0.3)[None]), torch.tensor([0.02])
-    images, _ = pipeline.finish(decoded, decoded, y, shake, noise, Diagnosis("motion-blur", shake, 0.02))
-    assert torch.equal(images, pipeline.last_step.restore(decoded, y, None, noise))
+    corrected = pipeline.last_step.restore(decoded, y, shake, noise)
     told, _ = pipeline.finish(decoded, decoded, y, shake, noise)
-    assert torch.equal(told, pipeline.last_step.restore(decoded, y, shake, noise))
+    assert torch.equal(told, corrected)
+    images, kept = pipeline.finish(decoded, decoded, y, shake, noise, Diagnosis("motion-blur", shake, 0.02))
+    expected, share = limit_deviation(corrected, decoded, y)
+    assert torch.equal(images, expected) and torch.equal(kept, share)
+
+
+def test_what_rounding_left_is_told_to_the_last_step():
+    pipeline, y, decoded = with_last_step(), image(), image(seed=3)
+    noise = torch.tensor([0.02])
+    found = Diagnosis("noise", Identity(), 0.01).with_rounding(0.02)
+    assert (found.noise_std, found.rounding_std) == (0.02, 0.02)
+    images, _ = pipeline.finish(decoded, decoded, y, Identity(), noise, found)
+    assert torch.equal(images, pipeline.last_step.restore(decoded, y, Identity(), noise, torch.tensor([0.02])))
 
 
 def jpeg_of(quality, subsampling=2, mode="RGB"):

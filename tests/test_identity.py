@@ -138,7 +138,7 @@ def exact_pipeline() -> FlashDiffusionPipeline:
 
 def test_a_learned_last_step_makes_other_records_where_it_is_used(monkeypatch):
     monkeypatch.setattr(Identities, "weights", lambda self, role: f"weights of {role}")
-    with_step = FlashDiffusionPipeline(**(exact_pipeline().components | {"last_step": LastStep((4, 4), (1, 1), 1)}), defaults=DEFAULTS)
+    with_step = FlashDiffusionPipeline(**(exact_pipeline().components | {"last_step": LastStep((4, 4), (1, 1))}), defaults=DEFAULTS)
     protocol = from_dict({"name": "p", "condition": CONDITIONS, "arm": ARMS, "seed": 3})
     condition = protocol.condition[0]
     names = []

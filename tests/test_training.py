@@ -227,7 +227,7 @@ WHOLE = {
     "autoencoder.toml": {"stage": "autoencoder", "model": AUTOENCODER},
     "severity.toml": {"stage": "severity", "degradation": [BLUR]},
     "diffusion.toml": {"stage": "diffusion", "model": UNET},
-    "last-step.toml": {"stage": "last-step", "model": {"channels": [8, 12], "blocks": [1, 1], "rounds": 1}},
+    "last-step.toml": {"stage": "last-step", "model": {"channels": [8, 12], "blocks": [1, 1]}},
 }
 
 

@@ -74,7 +74,8 @@ def diagnose(pipeline: FlashDiffusionPipeline, measured: torch.Tensor, tiles: Se
     weight = torch.tensor([pipeline.evidence(parts[i], analyses[i]).gradient[0].item() + 1e-6 for i in analyses])
     blur = weighted_median(torch.tensor([one.operator.describe()["blur_std"] for one in found.values()]), weight)
     noise_std = weighted_median(torch.tensor([one.noise_std for one in found.values()]), weight)
-    return Diagnosis(kind, GaussianBlur(blur), noise_std, probabilities), analyses
+    rounding_std = weighted_median(torch.tensor([one.rounding_std for one in found.values()]), weight)
+    return Diagnosis(kind, GaussianBlur(blur), noise_std, probabilities, rounding_std), analyses
 
 
 def heeded_noise(told: float, measured: torch.Tensor, operator: Operator, record: Record) -> float:

@@ -83,12 +83,14 @@ def _make_task(recipe: Recipe, sources: list, held_out: dict, model: str | Path 
         from flashdiff_cli.training.classifier import ClassifierTask
 
         return ClassifierTask(recipe, held_out)
+    if recipe.stage == "last-step":
+        from flashdiff_cli.training.last_step import LastStepTask
+
+        return LastStepTask(recipe, held_out)
     if model is None:
         raise UsageError(f"train {recipe.stage} needs `model`: the folder whose first stage it works with")
     if recipe.stage == "diffusion":
         from flashdiff_cli.training.diffusion import DiffusionTask as Stage
-    elif recipe.stage == "last-step":
-        from flashdiff_cli.training.last_step import LastStepTask as Stage
     else:
         from flashdiff_cli.training.severity import SeverityTask as Stage
     return Stage(recipe, held_out, Path(model))

@@ -1,182 +1,130 @@
-"""Training of the last step: decoded estimates of a model, and draws near them, with their measurements in; clean pictures out."""
+"""Training of the last step's network: noise and compression of every strength in, clean pictures out."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 
-from flashdiff_cli.first_stage import FirstStage
-from flashdiff_cli.last_step import LastStep, planes
-from flashdiff_cli.loading import load_component
-from flashdiff_cli.operators import GaussianBlur, Operator
-from flashdiff_cli.operators.inpainting import Inpainting
-from flashdiff_cli.schedule import Schedule
-from flashdiff_cli.training.mixtures import WEIGHTS, Degraded, degrade
-from flashdiff_cli.training.recipe import Recipe
+from flashdiff_cli.last_step import LastStep
+from flashdiff_cli.operators import GaussianBlur, Jpeg
+from flashdiff_cli.training.mixtures import Draws, add_noise, apply, compress, drawing, is_grey, recolour, stored
+from flashdiff_cli.training.recipe import Recipe, new_network
 from flashdiff_cli.training.sheet import grid, to_picture
 
-SCALE = 0.04
-"""Added to the error of a measurement, on the scale of [-1, 1], by which that of the result is divided."""
+SCALE = 0.02
+"""Added to what a picture is off, on the scale of [-1, 1], by which the error of the result is divided."""
 
-FLOOR = 1e-5
-"""Mean squared error on the scale of [-1, 1] (56 dB) below which nothing is to be gained."""
+STRONGEST = 0.2
+"""Standard deviation of the strongest noise, on intensities in [0, 1]."""
 
-DRAWN = 0.35
-"""Share of the samples whose image is a one-step draw of the diffusion model from its matched start, or between that and the estimate."""
+DRAWINGS, JPEG, BOTH = 0.05, 0.27, 0.15
+"""Shares of drawings in place of photographs, of pictures that are only compressed, and of those with noise before it."""
+
+SOFT = 0.5
+"""Share of the compressed pictures that are soft already, and are to stay so: what cameras store."""
+
+TOLD = 0.08
+"""Spread of the noise that is told, as a share of the true one, in half of the samples: what is read off pictures is not exact."""
 
 
-def filled(measured: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Fill the holes of (B, 3, H, W), mask (B, 1, H, W) 1 where kept, from coarser and coarser averages of what is kept."""
-    total, weight, levels = measured * mask, mask, []
-    while min(total.shape[-2:]) > 1:
-        levels.append((total, weight))
-        total, weight = (F.avg_pool2d(part, 2, ceil_mode=True) for part in (total, weight))
-    below = total / weight.clamp(min=1e-6)
-    for total, weight in reversed(levels):
-        below = F.interpolate(below, size=total.shape[-2:], mode="bilinear", align_corners=False)
-        below = torch.where(weight > 0.05, total / weight.clamp(min=0.05), below)
-    return below
+@dataclass
+class Noisy:
+    """One picture (3, H, W) in [-1, 1] units, what it should be, and the standard deviations that are told, in the same units."""
+
+    clean: torch.Tensor
+    seen: torch.Tensor
+    noise_std: float
+    rounding_std: float
+
+
+def spoil(x: torch.Tensor, generator: torch.Generator) -> Noisy:
+    """Add noise, compression, both or nothing to a clean picture (3, H, W) in [-1, 1]."""
+    draws = Draws(generator)
+    x = drawing(tuple(x.shape[1:]), draws) if draws.chance(DRAWINGS) else x
+    x = stored(recolour(x, draws))
+    grey, what = is_grey(x), draws.uniform()
+    noise, rounding = 0.0, 0.0
+    seen = x
+    if what < JPEG + BOTH and draws.chance(SOFT):
+        x = seen = apply(GaussianBlur(draws.log_uniform(0.4, 2.5)), x)
+    if what >= JPEG:
+        strongest = 0.06 if what < JPEG + BOTH else STRONGEST
+        noise = strongest * draws.uniform() ** 1.5
+        bench = draws.chance(0.5)
+        seen = add_noise(seen, noise, draws, grey and not bench, simple=bench or draws.chance(0.4))
+        seen = seen if bench else stored(seen)
+    if what < JPEG + BOTH:
+        quality, chroma = round(draws.uniform(5 if what < JPEG else 50, 96)), "420" if draws.chance(0.65) else "444"
+        seen = compress(seen, quality, chroma, grey)
+        rounding = 2 * Jpeg(quality).noise_std().item()
+    told = 2 * noise * (1 + TOLD * draws.normal(1).item() if draws.chance(0.5) else 1)
+    return Noisy(x, seen, max(told, 0.0), rounding)
 
 
 class LastStepTask:
-    """Mean absolute error after every round, as a share of what the measurement is off: faint degradations count as strong ones do.
+    """Mean absolute error as a share of what a picture is off: faint noise counts as strong noise does.
 
-    `recipe.model`: `channels`, `blocks`, `rounds` of `LastStep`, or `begin`, a component to go on from. The model folder supplies the
-    first stage, the diffusion model and the severity encoders whose estimates are restored.
+    `recipe.model`: `channels` and `blocks` of `LastStep`.
     """
 
     component = "last_step"
+    VALIDATED = ("noise_0.02", "noise_0.05", "noise_0.1", "jpeg_10", "jpeg_30", "jpeg_80")
 
-    def __init__(self, recipe: Recipe, validation: dict[str, list[torch.Tensor]], model: Path):
-        self.stage = FirstStage(load_component(model, "first_stage").requires_grad_(False).eval())
-        roles = ("severity", "severity_mixed")
-        self.encoders = {role: load_component(model, role).requires_grad_(False).eval() for role in roles if (model / role).is_dir()}
-        self.unet = load_component(model, "unet").requires_grad_(False).eval()
-        self.schedule = Schedule.from_table(load_component(model, "scheduler").alphas_cumprod)
+    def __init__(self, recipe: Recipe, validation: dict[str, list[torch.Tensor]]):
         torch.manual_seed(recipe.seed)
-        settings = dict(recipe.model)
-        begin = settings.pop("begin", None)
-        self.module = load_component(model, begin) if begin else LastStep(**settings, degradations="mixtures")
-        self.rounds = self.module.config.rounds
+        self.module = new_network(LastStep, **recipe.model, degradations="noise, JPEG")
         self.validation = validation
 
     def prepare(self, device: torch.device) -> None:
-        for part in (self.stage.model, self.unet, *self.encoders.values()):
-            part.to(device)
-
-    def _encoder(self, sample: Degraded) -> str:
-        blurred = isinstance(sample.operator, GaussianBlur) and sample.noise_std <= 0.09
-        return "severity" if blurred or len(self.encoders) == 1 else "severity_mixed"
-
-    @staticmethod
-    def kept(samples: list[Degraded]) -> torch.Tensor:
-        """Return the masks (B, 1, H, W), 1 where a pixel is kept."""
-        return torch.stack([s.operator.mask[0] if isinstance(s.operator, Inpainting) else torch.ones_like(s.measured[:1]) for s in samples])
-
-    @torch.no_grad()
-    def estimates(self, samples: list[Degraded], generator: torch.Generator, device: torch.device) -> torch.Tensor:
-        """Return what a decoder hands to the last step: (B, 3, H, W)."""
-        seen = torch.stack([s.measured for s in samples])
-        masks = self.kept(samples)
-        seen = filled(seen, masks).to(device)
-        latent = variance = None
-        for role, encoder in self.encoders.items():
-            chosen = [i for i, sample in enumerate(samples) if self._encoder(sample) == role]
-            if not chosen:
-                continue
-            found = encoder(seen[chosen])
-            latent = seen.new_zeros(len(samples), *found.latent.shape[1:]) if latent is None else latent
-            variance = seen.new_zeros(len(samples)) if variance is None else variance
-            latent[chosen], variance[chosen] = found.latent, found.variance
-        drawn = torch.rand(len(samples), generator=generator) < DRAWN
-        share = torch.rand(len(samples), generator=generator)
-        if bool(drawn.any()):
-            z, level = latent[drawn.to(device)], self.schedule.start_level(2.2 * variance[drawn.to(device)]).clamp(min=1)
-            noise = torch.randn(z.shape, generator=generator).to(z)
-            start = self.schedule.add_noise(z, 0.77 * noise, level)
-            clean = self.schedule.estimate_clean(start, self.unet(start, self.schedule.timestep(level).to(device)).sample, level)
-            latent[drawn.to(device)] = z + share[drawn].to(z).view(-1, 1, 1, 1) * (clean - z)
-        images = self.stage.decode(latent).float().clamp(-1, 1)
-        holes = masks.amin((1, 2, 3)) < 1
-        # A filled picture goes in as it is half of the time: what a mask keeps needs no first stage.
-        raw = (holes & (share < 0.5)).to(device).view(-1, 1, 1, 1)
-        return torch.where(raw, seen, images)
-
-    @staticmethod
-    def groups(samples: list[Degraded]) -> list[list[int]]:
-        """Return the samples whose operators can share a batch."""
-        found: dict[tuple, list[int]] = defaultdict(list)
-        for i, sample in enumerate(samples):
-            operator = sample.operator
-            found[(type(operator), getattr(operator, "chroma", ""), type(operator) is Inpainting and i)].append(i)
-        return list(found.values())
-
-    def seen(self, samples: list[Degraded], images: torch.Tensor, number: int) -> torch.Tensor:
-        """Return the planes (B, 16, H, W) of a round."""
-        order, parts = [], []
-        for chosen in self.groups(samples):
-            operators = [samples[i].operator for i in chosen]
-            operator = None if operators[0] is None else Operator.stack(operators)
-            measured = torch.stack([samples[i].measured for i in chosen]).to(images)
-            noise = torch.tensor([samples[i].noise_std for i in chosen])
-            parts.append(planes(images[chosen], measured, operator, noise, number))
-            order += chosen
-        back = torch.tensor(order).argsort()
-        return torch.cat(parts)[back]
+        """Nothing is frozen."""
 
     def loss(self, module, images, generator):
-        samples = [degrade(image.cpu().float(), generator) for image in images]
-        device = images.device
-        target = torch.stack([sample.clean for sample in samples]).to(device)
-        x = self.estimates(samples, generator, device)
-        measured = torch.stack([sample.measured for sample in samples]).to(device)
-        before = (self.kept(samples).to(device) * (measured - target)).square().mean((1, 2, 3))
-        scale = (SCALE + before.sqrt()).view(-1, 1, 1, 1)
-        losses = []
-        for number in range(self.rounds):
-            with torch.no_grad():
-                seen = self.seen(samples, x, number)
-            result = module(seen)
-            losses.append(((result - target).abs() / scale).mean())
-            # A round learns from what the one before really left, without a gradient through the data term.
-            x = result.detach().clamp(-1, 1)
-        error = (result.detach() - target).square().mean((1, 2, 3))
-        gain = 10 * torch.log10((before + FLOOR) / (error + FLOOR)).mean()
-        return {"loss": sum(losses) / len(losses), "first": losses[0], "last": losses[-1], "gain": gain}
+        samples = [spoil(image.cpu().float(), generator) for image in images]
+        clean, seen = (torch.stack(part).to(images.device) for part in zip(*((s.clean, s.seen) for s in samples), strict=True))
+        told = (torch.tensor(part, device=images.device) for part in zip(*((s.noise_std, s.rounding_std) for s in samples), strict=True))
+        result = module(seen, *told)
+        before = (seen - clean).square().mean((1, 2, 3))
+        loss = ((result - clean).abs() / (SCALE + before.sqrt()).view(-1, 1, 1, 1)).mean()
+        error = (result.detach() - clean).square().mean((1, 2, 3))
+        return {"loss": loss, "gain": 10 * torch.log10((before + 1e-5) / (error + 1e-5)).mean()}
+
+    @staticmethod
+    def sample(image: torch.Tensor, name: str, seed: int) -> Noisy:
+        """Return a validation picture (1, 3, H, W) with the noise or the compression that `name` says."""
+        kind, value = name.split("_")
+        if kind == "noise":
+            noise = torch.randn(image.shape[1:], generator=torch.Generator().manual_seed(seed))
+            return Noisy(image[0], image[0] + 2 * float(value) * noise, 2 * float(value), 0.0)
+        seen = compress(image[0], float(value), "420", False)
+        return Noisy(image[0], seen, 0.0, 2 * Jpeg(float(value)).noise_std().item())
 
     @torch.no_grad()
-    def restored(self, module, image: torch.Tensor, kind: str, seed: int) -> tuple[Degraded, torch.Tensor]:
-        """Return one degraded picture of a kind, and what the last step makes of it (1, 3, H, W)."""
-        generator = torch.Generator().manual_seed(seed)
-        sample = degrade(image[0], generator, kind)
-        x = self.estimates([sample], generator, module.device)
-        return sample, module.restore(x, sample.measured[None].to(module.device), sample.operator, torch.tensor([sample.noise_std]))
+    def restored(self, module, sample: Noisy) -> torch.Tensor:
+        """Return what the network makes of a sample, (1, 3, H, W)."""
+        told = (torch.tensor([value], device=module.device) for value in (sample.noise_std, sample.rounding_std))
+        return module(sample.seen[None].to(module.device), *told).clamp(-1, 1).cpu()
 
     def validate(self, module):
         figures = {}
-        for name, images in self.validation.items():
-            for kind in WEIGHTS:
-                gains, after = [], []
-                for i, image in enumerate(images):
-                    sample, result = self.restored(module, image, kind, i)
-                    errors = [F.mse_loss(x, sample.clean).item() for x in (sample.measured, result[0].cpu())]
-                    gains.append(10 * torch.log10(torch.tensor((errors[0] + FLOOR) / (errors[1] + FLOOR))).item())
-                    after.append(-10 * torch.log10(torch.tensor(errors[1] / 4 + 1e-10)).item())
-                figures[f"psnr_{kind}_{name}"] = round(sum(after) / len(after), 2)
-                figures[f"gain_{kind}_{name}"] = round(sum(gains) / len(gains), 2)
+        for group, images in self.validation.items():
+            for name in self.VALIDATED:
+                errors = [
+                    (self.restored(module, s)[0] - s.clean).square().mean() / 4
+                    for s in (self.sample(image, name, i) for i, image in enumerate(images))
+                ]
+                figures[f"psnr_{name}_{group}"] = round(-10 * torch.stack(errors).log10().mean().item(), 2)
         return figures
 
     def sheet(self, module) -> Image.Image:
-        """Rows of clean picture, measurement and result."""
+        """Rows of clean picture, what it became, and result."""
         rows = []
         for images in self.validation.values():
-            for i, kind in enumerate(list(WEIGHTS)[1:]):
-                sample, result = self.restored(module, images[i % len(images)], kind, 100 + i)
-                rows.append([to_picture(sample.clean[None]), to_picture(sample.measured[None]), to_picture(result.cpu())])
+            for i, name in enumerate(("noise_0.1", "jpeg_10")):
+                sample = self.sample(images[i % len(images)], name, i)
+                rows.append([to_picture(x[None] if x.ndim == 3 else x) for x in (sample.clean, sample.seen, self.restored(module, sample))])
         return grid(rows)
 
     def export(self, module, folder: Path) -> None:
