@@ -332,7 +332,7 @@ def test_killed_at_each_point_of_writing(here, point, in_place):
         pictures(folder / "in", 4)
         pictures(folder / "keep", 4)
         arguments = ("in", "--in-place") if in_place else ("in", "-o", "out")
-        code, _, _ = run(folder, *arguments, FAKE_KILL=f"{point}:{1 + turn % 4}")
+        code, _, _ = run(folder, *arguments, FAKE_KILL=f"{point}:{4 - turn % 4}")  # the last one first: nothing is written after it
         assert code == -signal.SIGKILL
         output = "in" if in_place else "out"
         for name, data in files(folder / output).items():

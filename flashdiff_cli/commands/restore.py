@@ -97,7 +97,7 @@ def restore(
     from flashdiff_cli.errors import UsageError
     from flashdiff_cli.pictures.files import write_picture
     from flashdiff_cli.pictures.formats import FORMATS
-    from flashdiff_cli.runs.decide import DO, REFUSE, SKIP, Claims, decide, refusal, without_outputs
+    from flashdiff_cli.runs.decide import DO, REFUSE, SKIP, Claims, decide, refusal, sweep_outputs, without_outputs
     from flashdiff_cli.runs.inputs import Job, with_targets
     from flashdiff_cli.runs.journal import Journal, Origin, fingerprint
     from flashdiff_cli.runs.piped import read_standard_input
@@ -172,6 +172,7 @@ def restore(
     if dry_run:
         say_plan(decisions, json)
         raise typer.Exit(int(any(d.action == REFUSE for d in decisions)))
+    sweep_outputs(decisions)
     todo = [d.job for d in decisions if d.action == DO]
     early = [journal.record(d.job) for d in decisions if d.action == SKIP]
     early += [refusal(d) for d in decisions if d.action == REFUSE]

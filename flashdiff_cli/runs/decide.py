@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.hub.checksums import SUMS
-from flashdiff_cli.pictures.whole import make_folder
+from flashdiff_cli.pictures.whole import make_folder, sweep
 from flashdiff_cli.runs.content import other_names
 from flashdiff_cli.runs.entries import NAME
 from flashdiff_cli.runs.inputs import Job, place
@@ -123,6 +123,12 @@ def refusal(decision: Decision) -> Record:
     """The failed record of a job that is refused."""
     target, reason = str(decision.job.target), decision.reason
     return Record(str(decision.job.source), status="failed", error=reason if target in reason else f"{target}: {reason}")
+
+
+def sweep_outputs(decisions: Sequence[Decision]) -> None:
+    """Remove what killed runs have left in the folders of a run's outputs, also where nothing is left to be written."""
+    for folder in {place_of(decision.job).parent for decision in decisions if decision.action != REFUSE}:
+        sweep(folder)
 
 
 class Claims:
