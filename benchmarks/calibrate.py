@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from sklearn.linear_model import QuantileRegressor
 
-from flashdiff_cli.calibration import Evidence, calibrated_variance, calibrated_width, logarithms, mean_gradient, terms
+from flashdiff_cli.calibration import BlurFeatures, calibrated_variance, calibrated_width, logarithms, mean_gradient, terms
 from flashdiff_cli.operators import GaussianBlur
 from flashdiff_cli.operators.estimate import fit_blur, noise_level
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
@@ -87,7 +87,7 @@ def main() -> None:
     *shown, std, true, noise = (torch.cat(column) for column in zip(*columns, strict=True))
     if options.keep:
         np.savez(options.keep, names=names, **{f"column{i}": c.numpy() for i, c in enumerate((*shown, std, true, noise))})
-    evidence, names = Evidence(*shown), np.array(names)
+    evidence, names = BlurFeatures(*shown), np.array(names)
     calibration = fit(evidence, std, true, np.array([len(names) / np.sum(names == name) for name in names]))
     found, blur = calibrated_variance(evidence, calibration), calibrated_width(evidence, calibration)
     usual = (noise > NOISE_STD / 2).numpy()

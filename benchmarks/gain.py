@@ -47,7 +47,7 @@ def main():
     files = [f for folder in arguments.folders for f in sorted(folder.iterdir())[: arguments.limit]]
     images = []
     for file in files:
-        images.append(centre(read_picture(file).image, arguments.size, pipe.grain))
+        images.append(centre(read_picture(file).image, arguments.size, pipe.size_multiple))
     with torch.no_grad():
         latents = pipe.stage.encode(torch.cat(images)).float()
     total = len(pipe.scheduler.alphas_cumprod)

@@ -137,7 +137,7 @@ def main() -> None:
     for group in options.groups:
         name, folder = group.split("=", 1)
         records = []
-        for index, truth in enumerate(validation_images(folder, options.limit, pipe.grain)):
+        for index, truth in enumerate(validation_images(folder, options.limit, pipe.size_multiple)):
             record, images = measure_picture(pipe, index, truth, settings, arms)
             records.append(record)
             if options.sheet and index < 6:
@@ -151,7 +151,7 @@ def main() -> None:
     if options.json:
         options.json.write_text(json.dumps(everything, indent=1))
     if options.sheet:
-        from flashdiff_cli.training.sheet import grid, to_picture
+        from flashdiff_cli.training.sample_grid import grid, to_picture
 
         grid([[to_picture(image) for image in row.values()] for row in rows]).save(options.sheet)
 

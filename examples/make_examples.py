@@ -12,7 +12,7 @@ from skimage import data
 
 from flashdiff_cli.operators import GaussianBlur
 from flashdiff_cli.training.data import to_tensor
-from flashdiff_cli.training.sheet import to_picture
+from flashdiff_cli.training.sample_grid import to_picture
 
 HERE = Path(__file__).parent
 SIZE = 256

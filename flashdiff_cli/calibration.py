@@ -22,7 +22,7 @@ VARIANCE_LIMITS, WIDTH_LIMITS = (1e-4, 1e2), (0.2, 6.0)
 TERMS = 15
 
 
-class Evidence(NamedTuple):
+class BlurFeatures(NamedTuple):
     """What a reconstruction shows of B measurements, (B,) each."""
 
     width: torch.Tensor
@@ -40,47 +40,47 @@ def mean_gradient(image: torch.Tensor) -> torch.Tensor:
     return (image[..., 1:] - image[..., :-1]).abs().mean((1, 2, 3))
 
 
-def logarithms(evidence: Evidence) -> torch.Tensor:
+def logarithms(blur_features: BlurFeatures) -> torch.Tensor:
     """(B, 4) in float64: width, noise, gradient and variance, the last three with a floor under them."""
-    width, noise_std, gradient, variance = (part.double() for part in evidence)
+    width, noise_std, gradient, variance = (part.double() for part in blur_features)
     floored = [width, noise_std + NOISE_FLOOR, gradient + GRADIENT_FLOOR, variance + VARIANCE_FLOOR]
     return torch.stack(floored, 1).log()
 
 
-def terms(evidence: Evidence, bounds: list[list[float]]) -> torch.Tensor:
+def terms(blur_features: BlurFeatures, bounds: list[list[float]]) -> torch.Tensor:
     """All monomials up to degree two of the four logarithms: (B, 15).
 
     Args:
-        evidence: of B measurements.
+        blur_features: of B measurements.
         bounds: lowest and highest of each logarithm that was fitted; what lies outside is taken at the border.
     """
-    x = logarithms(evidence)
+    x = logarithms(blur_features)
     low, high = torch.tensor(bounds, dtype=x.dtype, device=x.device).T
     x = x.clamp(low, high)
     pairs = [x[:, i] * x[:, j] for i in range(x.shape[1]) for j in range(i, x.shape[1])]
     return torch.stack([torch.ones_like(x[:, 0]), *x.T, *pairs], 1)
 
 
-def _read(evidence: Evidence, calibration: Mapping[str, Any], of: str, limits: tuple[float, float]) -> torch.Tensor:
-    found = terms(evidence, calibration["bounds"])
+def _read(blur_features: BlurFeatures, calibration: Mapping[str, Any], of: str, limits: tuple[float, float]) -> torch.Tensor:
+    found = terms(blur_features, calibration["bounds"])
     return (found @ torch.tensor(calibration[of], dtype=found.dtype, device=found.device)).exp().clamp(*limits).float()
 
 
-def calibrated_variance(evidence: Evidence, calibration: Mapping[str, Any]) -> torch.Tensor:
+def calibrated_variance(blur_features: BlurFeatures, calibration: Mapping[str, Any]) -> torch.Tensor:
     """(B,): variance of the latent estimate's error.
 
     Args:
-        evidence: of B measurements.
+        blur_features: of B measurements.
         calibration: `variance` (15 coefficients) and `bounds` (4 pairs), as a model folder keeps them.
     """
-    return _read(evidence, calibration, "variance", VARIANCE_LIMITS)
+    return _read(blur_features, calibration, "variance", VARIANCE_LIMITS)
 
 
-def calibrated_width(evidence: Evidence, calibration: Mapping[str, Any]) -> torch.Tensor:
+def calibrated_width(blur_features: BlurFeatures, calibration: Mapping[str, Any]) -> torch.Tensor:
     """(B,): standard deviation of the blur in pixels, rather too small than too large.
 
     Args:
-        evidence: of B measurements.
+        blur_features: of B measurements.
         calibration: `width` (15 coefficients) and `bounds` (4 pairs).
     """
-    return _read(evidence, calibration, "width", WIDTH_LIMITS)
+    return _read(blur_features, calibration, "width", WIDTH_LIMITS)

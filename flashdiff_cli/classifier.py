@@ -17,7 +17,7 @@ from torch import nn
 
 from flashdiff_cli.cosines import cosine_basis
 from flashdiff_cli.grey import with_colour_noise
-from flashdiff_cli.operators.mirror import Margins, pad
+from flashdiff_cli.operators.padding import Margins, pad
 
 KINDS = ("none", "gaussian-blur", "motion-blur", "noise", "jpeg", "downsampling")
 PARAMETERS = ("noise_std", "blur_std", "blur_length", "cosine", "sine", "jpeg_quality", "enlarged")

@@ -25,7 +25,7 @@ from flashdiff_cli.broadcast import select, shaped
 from flashdiff_cli.cosines import cosine_basis
 from flashdiff_cli.operators import Identity, Jpeg, Operator
 from flashdiff_cli.operators.estimate import common_noise
-from flashdiff_cli.operators.mirror import Margins, pad
+from flashdiff_cli.operators.padding import Margins, pad
 
 BLOCK, STRIDE = 8, 2
 """Side of the blocks that are looked at, and their distance, in pixels."""
@@ -88,7 +88,7 @@ def data_consistency(image: torch.Tensor, measurement: torch.Tensor, operator: O
         # What compression does to this very image is a sample of what it did to the picture.
         rounding = operator.on_signed(image) - image
         found = image + shrink(y - image, rounding, COMPRESSED, 0.0)
-        return 2 * operator.agree((found.clamp(-1, 1) + 1) / 2, (y + 1) / 2).clamp(0, 1) - 1
+        return 2 * operator.project((found.clamp(-1, 1) + 1) / 2, (y + 1) / 2).clamp(0, 1) - 1
     if not operator.linear:
         return image
     noise = (2 * noise_std).square().to(image).expand(len(image))

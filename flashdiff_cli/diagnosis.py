@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from flashdiff_cli.calibration import Evidence
+from flashdiff_cli.calibration import BlurFeatures
 from flashdiff_cli.classifier import KINDS, Degradation
 from flashdiff_cli.operators import Enlargement, Identity, Jpeg, MotionBlur, Operator
 from flashdiff_cli.operators.estimate import enlarged_noise, noise_level
@@ -38,8 +38,8 @@ class Analysis:
     """(B, 3, H, W) in [-1, 1]: the decoded latent estimate, before any diffusion step."""
     encoder: str
     """Name of the severity encoder that was used."""
-    evidence: Evidence | None = None
-    """What blur, noise and detail the measurements show; None before it was asked for (`FlashDiffusionPipeline.evidence`)."""
+    blur_features: BlurFeatures | None = None
+    """What blur, noise and detail the measurements show; None before it was asked for (`FlashDiffusionPipeline.blur_features`)."""
 
     @property
     def latent(self) -> torch.Tensor:
@@ -124,7 +124,7 @@ def operator_of(kind: str, seen: Degradation) -> Operator:
     return Identity()
 
 
-def verdict(seen: Degradation) -> tuple[str, dict[str, float]]:
+def predict_kind(seen: Degradation) -> tuple[str, dict[str, float]]:
     """Return the likeliest kind of one picture, and the probabilities of all."""
     probabilities = dict(zip(KINDS, seen.probabilities[0].tolist(), strict=True))
     return max(probabilities, key=probabilities.get), probabilities

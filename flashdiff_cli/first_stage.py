@@ -19,7 +19,7 @@ class FirstStage:
 
     Attributes:
         kind: "kl", "vq" or "dc".
-        grain: the sides of an image must be multiples of this.
+        size_multiple: the sides of an image must be multiples of this.
         channels: of the latent.
         scale: latent = code * scale; the latent is what the diffusion model was trained on.
 
@@ -35,12 +35,12 @@ class FirstStage:
         self.model, self.kind = model, kind
         config = model.config
         widths = config.encoder_block_out_channels if kind == "dc" else config.block_out_channels
-        self.grain: int = 2 ** (len(widths) - 1)
+        self.size_multiple: int = 2 ** (len(widths) - 1)
         self.channels: int = (config.vq_embed_dim if kind == "vq" else None) or config.latent_channels
         self.scale = float(config.scaling_factor)
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) in [-1, 1] -> latent (B, C, H / grain, W / grain); differentiable.
+        """(B, 3, H, W) in [-1, 1] -> latent (B, C, H / size_multiple, W / size_multiple); differentiable.
 
         The posterior's mode for `kl`, the code before quantisation for `vq` (paper section 3.1).
         """

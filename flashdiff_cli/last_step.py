@@ -115,7 +115,7 @@ class LastStep(ModelMixin, ConfigMixin):
         noise, rounding = (self._told(value, len(image)) for value in (noise_std, rounding_std))
         if isinstance(operator, Jpeg):
             found = self(y, noise, self._told(operator.noise_std(), len(image)))
-            return 2 * operator.agree((found.clamp(-1, 1) + 1) / 2, (y + 1) / 2).clamp(0, 1) - 1
+            return 2 * operator.project((found.clamp(-1, 1) + 1) / 2, (y + 1) / 2).clamp(0, 1) - 1
         if operator is None or isinstance(operator, Identity):
             return self(y, noise, rounding).clamp(-1, 1)
         if not operator.linear:

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from flashdiff_cli.errors import one_line
-from flashdiff_cli.pictures.whole import Opener, whole
+from flashdiff_cli.pictures.atomic import Opener, whole
 
 
 class Shown(NamedTuple):
@@ -77,7 +77,7 @@ def write_text(text: str, path: str | Path, into: Opener = whole) -> None:
     Args:
         text: what to write.
         path: of the file.
-        into: opens it; see `pictures.whole`.
+        into: opens it; see `pictures.atomic`.
 
     Raises:
         FlashdiffError: the disk or the folder refuses.

@@ -11,11 +11,11 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from flashdiff_cli import flash
 from flashdiff_cli.bounded import in_one_line
-from flashdiff_cli.calibration import Evidence, calibrated_variance, calibrated_width, mean_gradient
+from flashdiff_cli.calibration import BlurFeatures, calibrated_variance, calibrated_width, mean_gradient
 from flashdiff_cli.classifier import Degradation
 from flashdiff_cli.data_consistency import data_consistency, limit_deviation
 from flashdiff_cli.denoiser import Denoiser
-from flashdiff_cli.diagnosis import Analysis, Diagnosis, noise_of, operator_of, verdict
+from flashdiff_cli.diagnosis import Analysis, Diagnosis, noise_of, operator_of, predict_kind
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.first_stage import FirstStage
 from flashdiff_cli.grey import grey_as, may_be_noise
@@ -123,10 +123,10 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         return pipeline
 
     @property
-    def grain(self) -> int:
+    def size_multiple(self) -> int:
         """Sides of a measurement must be multiples of this: the first stage's factor times the UNet's."""
         levels = len(self.unet.config.block_out_channels) - 1
-        return self.stage.grain * 2**levels
+        return self.stage.size_multiple * 2**levels
 
     @property
     def encoders(self) -> dict[str, SeverityEncoder]:
@@ -165,8 +165,8 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         """Return an image-sized measurement on the model's device, in its type."""
         if measurement.ndim != 4 or measurement.shape[1] != 3:
             raise UsageError(f"a measurement must be (B, 3, H, W), not {tuple(measurement.shape)}")
-        if measurement.shape[2] % self.grain or measurement.shape[3] % self.grain:
-            raise UsageError(f"sides of a measurement must be multiples of {self.grain}, not {tuple(measurement.shape[2:])}; pad it")
+        if measurement.shape[2] % self.size_multiple or measurement.shape[3] % self.size_multiple:
+            raise UsageError(f"sides of a measurement must be multiples of {self.size_multiple}, not {tuple(measurement.shape[2:])}; pad it")
         return measurement.to(device=self.unet.device, dtype=self.unet.dtype)
 
     @torch.no_grad()
@@ -181,7 +181,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         """Estimate latent and severity without restoring.
 
         Args:
-            measurement: (B, 3, H, W) in [-1, 1] units, sides multiples of `grain`.
+            measurement: (B, 3, H, W) in [-1, 1] units, sides multiples of `size_multiple`.
             operator: name of the degradation, if known, to choose the encoder.
             encoder: component name, to override the choice.
             noise_std: of the measurements on intensities in [0, 1], if known, to choose the encoder.
@@ -193,17 +193,17 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         found = Analysis(estimate, self.stage.decode(estimate.latent).float().clamp(-1, 1), name)
         calibration = self.defaults.calibration.get(name)
         if calibration is not None:
-            variance = calibrated_variance(self.evidence(measurement, found), calibration)
+            variance = calibrated_variance(self.blur_features(measurement, found), calibration)
             found.estimate = SeverityEstimate(estimate.latent, variance)
         return found
 
     @staticmethod
-    def evidence(measurement: torch.Tensor, analysis: Analysis) -> Evidence:
+    def blur_features(measurement: torch.Tensor, analysis: Analysis) -> BlurFeatures:
         """Return what a measurement (B, 3, H, W) and its analysis say of blur, noise and detail; found once, and kept in the analysis."""
-        if analysis.evidence is None:
+        if analysis.blur_features is None:
             seen, decoded = measurement.to(analysis.decoded), analysis.decoded
-            analysis.evidence = Evidence(fit_blur(seen, decoded), noise_level(seen), mean_gradient(decoded), analysis.variance.float())
-        return analysis.evidence
+            analysis.blur_features = BlurFeatures(fit_blur(seen, decoded), noise_level(seen), mean_gradient(decoded), analysis.variance.float())
+        return analysis.blur_features
 
     def estimate_operator(self, measurement: torch.Tensor, analysis: Analysis) -> tuple[Operator, torch.Tensor]:
         """Estimate the Gaussian blur and the noise that explain the measurement best.
@@ -211,10 +211,10 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         Returns:
             the operator with per-sample widths, and noise_std (B,) on intensities in [0, 1].
         """
-        evidence = self.evidence(measurement, analysis)
+        blur_features = self.blur_features(measurement, analysis)
         calibration = self.defaults.calibration.get(analysis.encoder)
-        width = evidence.width if calibration is None else calibrated_width(evidence, calibration)
-        return GaussianBlur(width.cpu()), evidence.noise_std.cpu()
+        width = blur_features.width if calibration is None else calibrated_width(blur_features, calibration)
+        return GaussianBlur(width.cpu()), blur_features.noise_std.cpu()
 
     @torch.no_grad()
     def classify(self, measurement: torch.Tensor) -> Degradation | None:
@@ -225,14 +225,14 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         """Find out what degraded one picture.
 
         Args:
-            measurement: (1, 3, H, W) in [-1, 1] units, sides multiples of `grain`.
+            measurement: (1, 3, H, W) in [-1, 1] units, sides multiples of `size_multiple`.
             seen: what the classifier said of it, if it was asked already.
 
         Raises:
             FlashdiffError: it takes a severity encoder to tell, and the model has none.
         """
         seen = self.classify(measurement) if seen is None else seen
-        kind, probabilities = ("gaussian-blur", None) if seen is None else verdict(seen)
+        kind, probabilities = ("gaussian-blur", None) if seen is None else predict_kind(seen)
         if kind == "noise" and not bool(may_be_noise(measurement)[0]):
             kind = "none"
         rounding = rounding_noise(measurement)[0].item()
@@ -262,7 +262,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         """Restore measurements, each from the start step that its severity matches (paper algorithm 1).
 
         Args:
-            measurement: (B, 3, H, W) in [-1, 1] units, sides multiples of `grain`.
+            measurement: (B, 3, H, W) in [-1, 1] units, sides multiples of `size_multiple`.
             operator: what degraded them; None: `diagnose` says, for each picture by itself.
             noise_std: of the measurement noise on intensities in [0, 1], taken as it is; None estimates it.
             request: what is to be done; `choices`, its fields by name, go over it (and diffusers' `num_inference_steps`).
@@ -334,7 +334,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         """Return where the reverse process starts; without an analysis, from noise or from the encoded measurement."""
         schedule, stage = plan.schedule, self.stage
         if plan.start == "noise":
-            shape = torch.Size([len(image), stage.channels, image.shape[2] // stage.grain, image.shape[3] // stage.grain])
+            shape = torch.Size([len(image), stage.channels, image.shape[2] // stage.size_multiple, image.shape[3] // stage.size_multiple])
             return flash.from_noise(shape, schedule, generators, image, noise)
         if analysis is not None and plan.start == "stochastic" and plan.start_step is None:
             correction, multiplier = plan.noise_correction, plan.variance_multiplier
@@ -376,7 +376,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         """
         if diagnosis is not None and diagnosis.kind == "none":
             # Nothing was found, so nothing is changed: not even what a first stage loses.
-            return operator.lift(measurement).clamp(-1, 1), torch.ones(len(images))
+            return operator.resize_to_image(measurement).clamp(-1, 1), torch.ones(len(images))
         rounding_std = torch.tensor([0.0 if diagnosis is None else diagnosis.rounding_std])
         corrected = self._consistent(images, measurement, operator, noise_std, rounding_std)
         if decoded is None:

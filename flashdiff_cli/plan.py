@@ -263,7 +263,7 @@ class SamplingPlan:
 def choose_encoder(
     encoders: Mapping[str, SeverityEncoder], operator: str | None, name: str | None = None, noise_std: float | None = None
 ) -> str | None:
-    """Choose the severity encoder that was trained on an operator, or on its kin, or the default one.
+    """Choose the severity encoder that was trained on an operator, or on its fallback, or the default one.
 
     Args:
         encoders: the model's, by component name.
@@ -291,9 +291,9 @@ def _seen(operator: str | None) -> list[str]:
 
 
 def _kinds(operator: str | None) -> list[str]:
-    """Return an operator and its kin."""
-    kin = OPERATORS[operator].kin if operator is not None and operator in OPERATORS else None
-    return [name for name in (operator, kin) if name is not None]
+    """Return an operator and its fallback."""
+    fallback = OPERATORS[operator].encoder_fallback if operator is not None and operator in OPERATORS else None
+    return [name for name in (operator, fallback) if name is not None]
 
 
 def make_plan(

@@ -107,7 +107,7 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
         """Estimate the clean latent of each measurement and the variance of that estimate's error.
 
         Args:
-            measurement: (B, 3, H, W), nominally in [-1, 1] (noise may leave it); sides multiples of the grain.
+            measurement: (B, 3, H, W), nominally in [-1, 1] (noise may leave it); sides multiples of the size_multiple.
             where: (B, H, W) or (1, H, W), bool: the pixels that the variance is to be of, e.g. the missing ones; None, or nowhere: all.
 
         Returns:

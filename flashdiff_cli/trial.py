@@ -11,7 +11,7 @@ from flashdiff_cli.bounded import in_one_line
 from flashdiff_cli.errors import FlashdiffError
 
 REMEDY = "these parts are damaged or do not belong together; download or convert the model again"
-MOST_GRAIN = 512
+MOST_SIZE_MULTIPLE = 512
 """Pixels in whose multiples a model may work."""
 MOST_LEVELS = 6
 """Of the last step."""
@@ -43,15 +43,15 @@ def try_model(pipeline: Any, folder: Path) -> None:
     stage, dtype = pipeline.stage, pipeline.unet.dtype
     if not 1e-6 <= abs(stage.scale) <= 1e6:
         raise FlashdiffError(f"{folder}/first_stage: a scaling factor of {stage.scale:g}; {REMEDY}")
-    grain = pipeline.grain
-    if grain > MOST_GRAIN:
-        raise FlashdiffError(f"{folder}: it works on pictures in steps of {grain:,} pixels, more than {MOST_GRAIN:,}; {REMEDY}")
+    size_multiple = pipeline.size_multiple
+    if size_multiple > MOST_SIZE_MULTIPLE:
+        raise FlashdiffError(f"{folder}: it works on pictures in steps of {size_multiple:,} pixels, more than {MOST_SIZE_MULTIPLE:,}; {REMEDY}")
     if dtype == torch.float16:
         return
     # Twice the smallest size: where nothing but one number is left of a picture, some normalisations refuse.
-    side = 2 * grain
+    side = 2 * size_multiple
     ramp = torch.linspace(-0.5, 0.5, side * side, device=pipeline.unet.device).reshape(1, 1, side, side).expand(1, 3, -1, -1).to(dtype)
-    small = (1, stage.channels, side // stage.grain, side // stage.grain)
+    small = (1, stage.channels, side // stage.size_multiple, side // stage.size_multiple)
     with in_one_line(f"{folder}/first_stage", REMEDY):
         latent = _check(stage.encode(ramp), small, f"{folder}/first_stage: its encoder")
         _check(stage.decode(latent), tuple(ramp.shape), f"{folder}/first_stage: its decoder")

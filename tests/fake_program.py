@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 
 from flashdiff_cli.commands.program import app
 from flashdiff_cli.errors import FlashdiffError
-from flashdiff_cli.pictures import whole as whole_files
+from flashdiff_cli.pictures import atomic as whole_files
 from flashdiff_cli.runs import journal
 from flashdiff_cli.runs.record import Record
 
@@ -205,7 +205,7 @@ class Running:
 
 COUNTER = itertools.count()
 # What is imported late is there for all forks.
-for name in ("jinja2", "flashdiff_cli.pictures.formats", "flashdiff_cli.runs.decide", "flashdiff_cli.runs.many", "flashdiff_cli.runs.tabulate"):
+for name in ("jinja2", "flashdiff_cli.pictures.formats", "flashdiff_cli.runs.resume", "flashdiff_cli.runs.executor", "flashdiff_cli.runs.tabulate"):
     importlib.import_module(name)
 CliRunner().invoke(app, ["restore", "--help"])
 

@@ -66,7 +66,7 @@ def half_mask(n: int = SIZE) -> Mask:
 class RotatedStage:
     """A first stage that mixes the three channels orthogonally: latent = R image."""
 
-    kind, grain, channels, scale = "toy", 1, 3, 1.0
+    kind, size_multiple, channels, scale = "toy", 1, 3, 1.0
 
     def __init__(self):
         generator = torch.Generator().manual_seed(3)

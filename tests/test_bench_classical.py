@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flashdiff_cli.bench.classical import Unfit, restore
+from flashdiff_cli.bench.classical import NotApplicable, restore
 from flashdiff_cli.bench.metrics import psnr
 from flashdiff_cli.errors import UsageError
 from flashdiff_cli.operators import (
@@ -32,7 +32,7 @@ def scene():
 def gain(name, operator, noise=NOISE, **settings):
     clean = scene()
     y = operator.measure(clean, noise, [torch.Generator().manual_seed(1)])
-    before, after = operator.lift(y).clamp(-1, 1), restore(name, y, operator, noise, settings)
+    before, after = operator.resize_to_image(y).clamp(-1, 1), restore(name, y, operator, noise, settings)
     assert after.shape == clean.shape and after.abs().max() <= 1 and after.dtype == torch.float32
     return (psnr(after / 2, clean / 2) - psnr(before / 2, clean / 2)).item()
 
@@ -80,7 +80,7 @@ def test_biharmonic_continues_a_plane_exactly():
     ],
 )
 def test_what_does_not_fit_is_said(name, operator):
-    with pytest.raises(Unfit, match=name):
+    with pytest.raises(NotApplicable, match=name):
         restore(name, torch.zeros(1, 3, *operator.measured_size((64, 64))), operator, NOISE, {})
 
 

@@ -56,7 +56,7 @@ def protocol(conditions=(BLUR,), arms=ARMS, **changes):
 
 def bench(pipeline, pictures, folder, plan=None, arms=None, limit=None, **options):
     plan = plan or protocol()
-    items, errors = scan(find([pictures])[:limit], plan.size, pipeline.grain)
+    items, errors = scan(find([pictures])[:limit], plan.size, pipeline.size_multiple)
     assert not errors
     return Bench(plan, plan.select(arms, None), pipeline, "tiny", items, folder, **options)
 
@@ -245,7 +245,7 @@ def test_saved_images_are_what_was_measured(pipeline, pictures, tmp_path):
     names = sorted(p.relative_to(folder / "images").as_posix() for p in (folder / "images").rglob("*.png"))
     assert names == [f"blur/{i}/{name}.png" for i in (0, 1) for name in ("clean", "decoded", "input")]
     restored, clean = (read_picture(image_path(folder, "blur", "0.png", n)).image for n in ("decoded", "clean"))
-    assert torch.equal(clean, centre(read_picture(pictures / "0.png").image, 24, pipeline.grain))
+    assert torch.equal(clean, centre(read_picture(pictures / "0.png").image, 24, pipeline.size_multiple))
     assert psnr(restored / 2, clean / 2).item() == pytest.approx(records[0].psnr, abs=0.1)
 
 
@@ -282,7 +282,7 @@ def test_a_sweep_measures_severity_at_every_level(pipeline, pictures, tmp_path):
 
 def test_masks_of_a_sweep_are_nested_and_its_noise_is_fresh(pipeline, pictures):
     plan = protocol((HOLES,))
-    item = scan(find([pictures])[:1], 24, pipeline.grain)[0][0]
+    item = scan(find([pictures])[:1], 24, pipeline.size_multiple)[0][0]
     first, last = (degrade(item, item.image(), plan.condition[0], 0, (j, 4)) for j in (0, 3))
     kept = [case.operator.mask[0, 0].bool() for case in (first, last)]
     assert bool((kept[0] | ~kept[1]).all()) and kept[1].sum() < kept[0].sum()
@@ -291,7 +291,7 @@ def test_masks_of_a_sweep_are_nested_and_its_noise_is_fresh(pipeline, pictures):
 
 
 def test_measurements_depend_on_content_seed_and_condition_only(pipeline, pictures):
-    item = scan(find([pictures])[:1], 24, pipeline.grain)[0][0]
+    item = scan(find([pictures])[:1], 24, pipeline.size_multiple)[0][0]
     condition = protocol().condition[0]
     case = degrade(item, item.image(), condition, 0)
     moved = degrade(replace(item, path=pictures / "elsewhere.png", below="b/c.png"), item.image(), condition, 0)
@@ -315,7 +315,7 @@ def test_pictures_are_cut_in_the_middle():
     image = torch.arange(9.0 * 14).view(1, 1, 9, 14)
     assert centre(image, 4, 2)[0, 0, 0, 0] == image[0, 0, 2, 5] and centre(image, 4, 2).shape == (1, 1, 4, 4)
     assert centre(image, None, 8).shape == (1, 1, 8, 8) and centre(image, 100, 2).shape == (1, 1, 8, 8)
-    with pytest.raises(FlashdiffError, match="grain"):
+    with pytest.raises(FlashdiffError, match="size_multiple"):
         centre(image, None, 16)
 
 
@@ -379,7 +379,7 @@ def test_lines_that_are_no_records_are_passed_over(tmp_path):
 
 
 def test_a_stored_measurement_is_what_a_file_holds(pipeline, pictures):
-    items = scan(find([pictures]), None, pipeline.grain)[0]
+    items = scan(find([pictures]), None, pipeline.size_multiple)[0]
     condition = protocol(conditions=({**BLUR, "noise_std": [0.3, 0.5], "stored": True},)).condition[0]
     case = degrade(items[0], items[0].image(), condition, 0)
     levels = (case.measurement + 1) * 127.5

@@ -212,7 +212,7 @@ def search(tmp_path, pictures):
     pipeline = tiny_pipeline(defaults=DEFAULTS)
 
     def make(axes, objective="psnr", budget=None):
-        items, _ = scan(calibrate.take_turns(find([pictures], recursive=True)), None, pipeline.grain)
+        items, _ = scan(calibrate.take_turns(find([pictures], recursive=True)), None, pipeline.size_multiple)
         base = calibrate.present(pipeline, "ldps", "gaussian-blur")
         condition = Condition("gaussian-blur", "gaussian-blur", {"blur_std": [0.3, 2.0]})
         tried = calibrate.candidates("ldps", base, axes, 100, 0)

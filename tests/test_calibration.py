@@ -10,7 +10,7 @@ from flashdiff_cli.calibration import (
     TERMS,
     VARIANCE_LIMITS,
     WIDTH_LIMITS,
-    Evidence,
+    BlurFeatures,
     calibrated_variance,
     calibrated_width,
     mean_gradient,
@@ -26,8 +26,8 @@ CALIBRATION = {
 }
 
 
-def evidence(*rows):
-    return Evidence(*(torch.tensor(column) for column in zip(*rows, strict=True)))
+def blur_features(*rows):
+    return BlurFeatures(*(torch.tensor(column) for column in zip(*rows, strict=True)))
 
 
 def test_the_mean_gradient_of_a_ramp():
@@ -36,7 +36,7 @@ def test_the_mean_gradient_of_a_ramp():
 
 
 def test_terms_by_hand_and_clamped_outside_the_fit():
-    found = terms(evidence((2.0, 0.045, 0.1, 0.5), (100.0, 0.0, 1e3, 0.0)), BOUNDS)
+    found = terms(blur_features((2.0, 0.045, 0.1, 0.5), (100.0, 0.0, 1e3, 0.0)), BOUNDS)
     x, n, g, v = math.log(2), math.log(0.05), math.log(0.102), math.log(0.500001)
     assert found.shape == (2, TERMS)
     pairs = [x * x, x * n, x * g, x * v, n * n, n * g, n * v, g * g, g * v, v * v]
@@ -45,7 +45,7 @@ def test_terms_by_hand_and_clamped_outside_the_fit():
 
 
 def test_variance_and_width_by_hand_and_within_limits():
-    one = evidence((2.0, 0.045, 0.1, 0.5))
+    one = blur_features((2.0, 0.045, 0.1, 0.5))
     x, n, g, v = math.log(2), math.log(0.05), math.log(0.102), math.log(0.500001)
     expected = math.exp(0.5 + x + 0.1 * n + 0.7 * g + 0.3 * v + 0.25 * x * x + 0.2 * x * g + 0.05 * g * g + 0.04 * v * v)
     assert calibrated_variance(one, CALIBRATION).item() == pytest.approx(expected, rel=1e-5)
@@ -54,7 +54,7 @@ def test_variance_and_width_by_hand_and_within_limits():
         extreme = {"variance": [constant] + [0.0] * 14, "width": [constant] + [0.0] * 14, "bounds": BOUNDS}
         assert calibrated_variance(one, extreme).item() == pytest.approx(VARIANCE_LIMITS[end])
         assert calibrated_width(one, extreme).item() == pytest.approx(WIDTH_LIMITS[end])
-    flat = evidence((0.2, 0.0, 0.0, 0.0))
+    flat = blur_features((0.2, 0.0, 0.0, 0.0))
     assert calibrated_variance(flat, CALIBRATION).isfinite().all()
 
 
@@ -63,8 +63,8 @@ def test_the_pipeline_uses_it_for_the_encoder_that_has_one():
     pipe = tiny_pipeline(defaults={"calibration": {"severity": CALIBRATION}})
     y = torch.randn(2, 3, 16, 24, generator=torch.Generator().manual_seed(0)) / 2
     found, own = pipe.analyse(y), plain.analyse(y)
-    shown = Evidence(fit_blur(y, found.decoded), noise_level(y), mean_gradient(found.decoded), own.variance)
-    assert torch.equal(found.latent, own.latent) and own.evidence is None
+    shown = BlurFeatures(fit_blur(y, found.decoded), noise_level(y), mean_gradient(found.decoded), own.variance)
+    assert torch.equal(found.latent, own.latent) and own.blur_features is None
     assert torch.equal(found.variance, calibrated_variance(shown, CALIBRATION))
     assert not torch.equal(found.variance, own.variance)
     alone = torch.cat([pipe.analyse(y[i : i + 1]).variance for i in range(2)])

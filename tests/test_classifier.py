@@ -16,7 +16,7 @@ from flashdiff_cli.classifier import (
     spectrum,
     statistics,
 )
-from flashdiff_cli.diagnosis import OPERATOR_OF, SHORTER, noise_of, operator_of, pool, verdict
+from flashdiff_cli.diagnosis import OPERATOR_OF, SHORTER, noise_of, operator_of, pool, predict_kind
 from flashdiff_cli.operators import OPERATORS, GaussianBlur, Jpeg
 from flashdiff_cli.operators.motion_blur import kernel_axis, straight_kernel
 
@@ -127,8 +127,8 @@ def test_noise_that_was_enlarged_with_a_picture_is_reckoned_with():
 
 def test_pieces_are_heard_by_their_weight():
     sky, wall = seen("none", noise_std=-6.0), seen("motion-blur", noise_std=-4.0)
-    assert verdict(pool([sky, wall], [0.01, 1.0]))[0] == "motion-blur"
-    assert verdict(pool([sky, wall], [1.0, 0.01]))[0] == "none"
+    assert predict_kind(pool([sky, wall], [0.01, 1.0]))[0] == "motion-blur"
+    assert predict_kind(pool([sky, wall], [1.0, 0.01]))[0] == "none"
     middle = pool([sky, wall], [1.0, 1.0])
     assert abs(middle.parameters[0, 0].item() + 5) < 1e-6
-    assert abs(sum(verdict(middle)[1].values()) - 1) < 1e-6
+    assert abs(sum(predict_kind(middle)[1].values()) - 1) < 1e-6

@@ -12,8 +12,8 @@ from PIL import Image
 from tiny import save_tiny_model
 
 from flashdiff_cli.errors import FlashdiffError
-from flashdiff_cli.pictures.deep import read_tiff, upright
 from flashdiff_cli.pictures.files import read_picture, write_picture
+from flashdiff_cli.pictures.high_bit_depth import read_tiff, upright
 from flashdiff_cli.pictures.picture import Picture
 from flashdiff_cli.pictures.png import write_png
 

@@ -5,7 +5,7 @@ import torch
 
 from flashdiff_cli.operators import GaussianBlur, Identity, Jpeg, MotionBlur
 from flashdiff_cli.operators.composition import Composition
-from flashdiff_cli.operators.estimate import at_least_shown, fit_blur, noise_level, rounding_noise
+from flashdiff_cli.operators.estimate import effective_noise_std, fit_blur, noise_level, rounding_noise
 
 
 def scene(batch: int = 2, size: int = 64) -> torch.Tensor:
@@ -45,15 +45,15 @@ def test_more_noise_than_was_told_is_heeded_after_a_blur_only():
     ramp = torch.linspace(-0.8, 0.8, 64).expand(2, 3, 64, 64)
     blur = GaussianBlur(torch.tensor([1.0, 2.0]))
     y = blur.measure(ramp, torch.tensor([0.05, 0.02]), [torch.Generator().manual_seed(i) for i in range(2)])
-    assert at_least_shown(torch.tensor([0.02, 0.02]), y, blur).tolist() == pytest.approx([0.05, 0.02], rel=0.1)
+    assert effective_noise_std(torch.tensor([0.02, 0.02]), y, blur).tolist() == pytest.approx([0.05, 0.02], rel=0.1)
     # What is not far off is taken as it was told, and so is more than there is.
     for told in (0.04, 0.2):
-        assert at_least_shown(told, y[:1], blur.subset(torch.tensor([True, False]))).item() == pytest.approx(told)
+        assert effective_noise_std(told, y[:1], blur.subset(torch.tensor([True, False]))).item() == pytest.approx(told)
     texture = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     still = MotionBlur.make((64, 64), torch.Generator().manual_seed(0), kernel_file="", blur_length=0.0, blur_shake=0.0)
     for operator in (Identity(), GaussianBlur(0.1), still, Composition(blur, Identity())):
-        assert at_least_shown(0.01, texture, operator).item() == pytest.approx(0.01), "that may be detail"
-    assert at_least_shown(0.01, texture, Composition(Identity(), GaussianBlur(2.0))).item() > 0.1
+        assert effective_noise_std(0.01, texture, operator).item() == pytest.approx(0.01), "that may be detail"
+    assert effective_noise_std(0.01, texture, Composition(Identity(), GaussianBlur(2.0))).item() > 0.1
 
 
 def detailed(size: int = 96) -> torch.Tensor:

@@ -108,7 +108,7 @@ def test_an_encoder_sees_no_hole():
     keep = scratches(48, 48)
     operator = MaskInpainting(keep.float())
     y = operator.on_signed(image)
-    assert torch.equal(operator.seen(y), fill(image, keep[None])) and torch.equal(operator.lift(y), y)
+    assert torch.equal(operator.seen(y), fill(image, keep[None])) and torch.equal(operator.resize_to_image(y), y)
     chain = Composition(GaussianBlur(1.0), operator)
     assert torch.equal(chain.seen(y), operator.seen(y)) and torch.equal(chain.kept(), operator.kept())
     assert GaussianBlur(1.0).kept() is None and torch.equal(GaussianBlur(1.0).seen(y), y)

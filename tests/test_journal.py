@@ -10,11 +10,11 @@ import pytest
 
 from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.runs import entries as module
-from flashdiff_cli.runs.decide import DO, REFUSE, SKIP, decide
 from flashdiff_cli.runs.entries import NAME, Entries
 from flashdiff_cli.runs.inputs import Job
 from flashdiff_cli.runs.journal import DONE, FOREIGN, NEW, OTHER, STALE, Journal, Origin, fingerprint
 from flashdiff_cli.runs.record import Record
+from flashdiff_cli.runs.resume import DO, REFUSE, SKIP, decide
 
 LINES = 100_000 if os.environ.get("FLASHDIFF_LONG") == "1" else 20_000
 

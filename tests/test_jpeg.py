@@ -73,7 +73,7 @@ def test_an_image_that_agrees_has_the_luma_coefficients_of_the_compressed_one(ch
     operator = Jpeg(30.0, chroma)
     y = operator.forward(truth)
     off = (truth + 0.03 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)).clamp(0, 1)
-    found = operator.agree(off, y)
+    found = operator.project(off, y)
     table = operator._table(0, y)
     held, seen = (operator.coefficients(part)[0] / table for part in (found, y))
     assert ((held - seen.round()).abs() <= 0.5 + 1e-6).all()
@@ -85,7 +85,7 @@ def test_an_image_that_agrees_has_the_luma_coefficients_of_the_compressed_one(ch
 def test_the_truth_agrees_already():
     truth = 0.25 + 0.5 * photograph(seed=2).double()
     operator = Jpeg(30.0)
-    torch.testing.assert_close(operator.agree(truth, operator.forward(truth)), truth, atol=1e-9, rtol=0)
+    torch.testing.assert_close(operator.project(truth, operator.forward(truth)), truth, atol=1e-9, rtol=0)
 
 
 def test_enlargement_is_what_a_picture_program_does():

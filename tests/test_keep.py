@@ -20,7 +20,7 @@ if os.name == "nt":
 
 from fake_program import Running
 
-from flashdiff_cli.pictures.whole import TEMPORARY
+from flashdiff_cli.pictures.atomic import TEMPORARY
 from flashdiff_cli.runs.entries import NAME
 
 LONG = os.environ.get("FLASHDIFF_LONG") == "1"
@@ -241,7 +241,7 @@ def test_results_are_no_more_readable_than_their_sources(here, given, mask, expe
     (here / "in" / "0.png").chmod(given)
     old = os.umask(mask)
     try:
-        from flashdiff_cli.pictures.whole import _umask
+        from flashdiff_cli.pictures.atomic import _umask
 
         _umask.cache_clear()
         assert run(here, "in", "-o", "out", "--csv", "t.csv", "--report", "t.html")[0] == 0

@@ -17,7 +17,7 @@ from PIL import Image
 from flashdiff_cli.bounded import parse_json, read_bounded, read_text, short
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.operators.files import read_grey, read_kernel
-from flashdiff_cli.pictures import deep, limits, structure
+from flashdiff_cli.pictures import high_bit_depth, limits, structure
 from flashdiff_cli.pictures.files import read_picture
 from flashdiff_cli.runs.inputs import find
 from flashdiff_cli.training.data import Entry, entries
@@ -243,14 +243,14 @@ def test_a_tiff_that_claims_more_than_it_holds_allocates_nothing(compression, mo
         pytest.importorskip("imagecodecs")
     tifffile.imwrite(buffer, values, photometric="rgb", metadata=None, compression=compression)
     data = bytearray(buffer.getvalue())
-    assert deep.read_tiff(bytes(data), 10**9)[0].shape == (16, 16, 3)
+    assert high_bit_depth.read_tiff(bytes(data), 10**9)[0].shape == (16, 16, 3)
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         for name in ("ImageWidth", "ImageLength", "RowsPerStrip"):
             tag = file.pages.first.tags[name]
             struct.pack_into("<H" if tag.dtype == 3 else "<I", data, tag.valueoffset, 30_000)
     monkeypatch.setattr(tifffile.TiffPage, "asarray", lambda *a, **k: pytest.fail("it was decoded"))
     with pytest.raises(ValueError, match="claims .* bytes of pixels"):
-        deep.read_tiff(bytes(data), 10**9)
+        high_bit_depth.read_tiff(bytes(data), 10**9)
 
 
 def test_directories_that_run_in_a_circle_end(tmp_path):

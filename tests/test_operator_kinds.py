@@ -23,7 +23,7 @@ from flashdiff_cli.operators import (
     RandomInpainting,
 )
 from flashdiff_cli.operators import motion_blur as motion
-from flashdiff_cli.operators.mirror import Margins, pad
+from flashdiff_cli.operators.padding import Margins, pad
 
 
 def image(size, count=3, seed=5):
@@ -241,11 +241,11 @@ def test_downsampling_does_not_alias_and_lifts_back():
     assert (Downsampling(4, (32, 32)).forward(stripes) - 0.5).abs().max() < 0.02
     ramp = torch.linspace(0, 1, 40, dtype=torch.float64).expand(1, 3, 21, 40)
     operator = Downsampling(2, (21, 40))
-    lifted = operator.lift(operator.forward(ramp))
+    lifted = operator.resize_to_image(operator.forward(ramp))
     assert lifted.shape == ramp.shape and (lifted - ramp)[..., 10:-10].abs().max() < 1e-6
     chained = Composition(operator, BoxInpainting(0.0, (11, 20)))
-    assert torch.equal(chained.lift(chained.forward(ramp)), lifted)
-    assert torch.equal(Identity().lift(ramp), ramp)
+    assert torch.equal(chained.resize_to_image(chained.forward(ramp)), lifted)
+    assert torch.equal(Identity().resize_to_image(ramp), ramp)
 
 
 def test_downsampling_belongs_to_one_size_and_one_factor():

@@ -14,7 +14,7 @@ from flashdiff_cli.operators import (
     Identity,
 )
 from flashdiff_cli.operators.blur_network import BlurNetwork
-from flashdiff_cli.operators.mirror import Margins, fold, pad
+from flashdiff_cli.operators.padding import Margins, fold, pad
 from flashdiff_cli.registry import Option, Registry
 
 TINY_NETWORK = {"channels": 4, "front_blocks": 1, "back_blocks": 1, "code_channels": 3, "adapter_channels": [4, 5]}

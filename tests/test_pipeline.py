@@ -32,7 +32,7 @@ def test_first_stages_share_one_face(kind):
     stage = FirstStage(tiny_first_stage(kind))
     x = images(2).requires_grad_()
     z = stage.encode(x)
-    assert (stage.kind, stage.grain, stage.channels) == (kind, 4, 4)
+    assert (stage.kind, stage.size_multiple, stage.channels) == (kind, 4, 4)
     assert z.shape == (2, 4, 8, 8)
     decoded = stage.decode(z)
     assert decoded.shape == x.shape

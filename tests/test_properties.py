@@ -75,15 +75,15 @@ def test_the_adjoint_is_exact_at_any_size(name, data):
 
 
 @few
-@given(rows=st.integers(1, 40), columns=st.integers(1, 40), tile=st.integers(1, 300), grain=st.sampled_from([1, 4, 16]))
-def test_tiles_cover_any_picture_and_blend_back_to_it(rows, columns, tile, grain):
-    size = (rows * grain, columns * grain)
-    overlap = -(-OVERLAP // grain) * grain
-    tiles = cut(size, tile, grain)
+@given(rows=st.integers(1, 40), columns=st.integers(1, 40), tile=st.integers(1, 300), size_multiple=st.sampled_from([1, 4, 16]))
+def test_tiles_cover_any_picture_and_blend_back_to_it(rows, columns, tile, size_multiple):
+    size = (rows * size_multiple, columns * size_multiple)
+    overlap = -(-OVERLAP // size_multiple) * size_multiple
+    tiles = cut(size, tile, size_multiple)
     image = torch.rand(1, *size, generator=torch.Generator().manual_seed(rows))
     canvas = Canvas(1, size, overlap)
     for found in tiles:
-        assert found.top % grain == found.left % grain == 0 and found.of(image).shape[1:] == (found.height, found.width)
+        assert found.top % size_multiple == found.left % size_multiple == 0 and found.of(image).shape[1:] == (found.height, found.width)
         canvas.add(found, found.of(image))
     torch.testing.assert_close(canvas.image(), image, rtol=1e-4, atol=1e-5)
 

@@ -19,9 +19,9 @@ from tiny import save_tiny_model
 from flashdiff_cli.commands.app import main
 from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.runs.entries import NAME
+from flashdiff_cli.runs.executor import each
 from flashdiff_cli.runs.inputs import Job, find
 from flashdiff_cli.runs.journal import fingerprint
-from flashdiff_cli.runs.many import each
 from flashdiff_cli.runs.record import Record
 
 DEFAULTS = {"solver": "ldps", "steps": 20, "eta": 0.0}

@@ -11,19 +11,19 @@ from flashdiff_cli.operators import OPERATORS, BoxInpainting, Downsampling, Gaus
 from flashdiff_cli.operators.composition import Composition
 from flashdiff_cli.pictures.files import Picture
 from flashdiff_cli.pictures.tiles import OVERLAP, Canvas, Tile, cut
-from flashdiff_cli.runs.pieces import weighted_median
 from flashdiff_cli.runs.restorer import Restorer, Settings
+from flashdiff_cli.runs.tiled import weighted_median
 
 
 @pytest.mark.parametrize("size", [(64, 64), (64, 400), (272, 1008), (1600, 96), (512, 528)])
 @pytest.mark.parametrize("tile", [64, 128, 200])
 def test_tiles_cover_the_picture_and_overlap(size, tile):
-    grain = 16
-    tiles = cut(size, tile, grain)
+    size_multiple = 16
+    tiles = cut(size, tile, size_multiple)
     seen = torch.zeros(size)
     for t in tiles:
-        assert t.top % grain == t.left % grain == 0
-        assert (t.height, t.width) == (tiles[0].height, tiles[0].width) and max(t.height, t.width) <= max(tile, OVERLAP + grain)
+        assert t.top % size_multiple == t.left % size_multiple == 0
+        assert (t.height, t.width) == (tiles[0].height, tiles[0].width) and max(t.height, t.width) <= max(tile, OVERLAP + size_multiple)
         t.of(seen).add_(1)
     assert seen.min() >= 1
     rows, columns = sorted({t.top for t in tiles}), sorted({t.left for t in tiles})

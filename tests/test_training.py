@@ -121,6 +121,12 @@ def test_places_without_images_are_named(tmp_path):
         entries(tmp_path / "broken.tar")
 
 
+def test_recipes_of_older_versions_are_read(tmp_path):
+    path = tmp_path / "old.toml"
+    path.write_text('stage = "autoencoder"\nsteps = 1\ngrain = 8\n')
+    assert Recipe.load(path).size_multiple == 8
+
+
 def test_recipes_are_checked(tmp_path):
     path = tmp_path / "recipe.toml"
     path.write_text('stage = "autoencoder"\nsteps = 5\nlearning_rat = 1.0\n')
@@ -244,7 +250,16 @@ def toml(value) -> str:
 def recipes(tmp_path):
     folder = tmp_path / "recipes"
     folder.mkdir()
-    common = {"crop": 32, "batch": 2, "warmup": 2, "validate_every": 1000, "workers": 0, "precision": "no", "validation_limit": 1, "grain": 32}
+    common = {
+        "crop": 32,
+        "batch": 2,
+        "warmup": 2,
+        "validate_every": 1000,
+        "workers": 0,
+        "precision": "no",
+        "validation_limit": 1,
+        "size_multiple": 32,
+    }
     for name, values in WHOLE.items():
         (folder / name).write_text("".join(f"{k} = {toml(v)}\n" for k, v in (common | values).items()))
     stages = "".join(f'[[stage]]\nrecipe = "{name}"\nshare = 1\n' for name in WHOLE)

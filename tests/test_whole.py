@@ -7,8 +7,8 @@ import stat
 import pytest
 
 from flashdiff_cli.errors import FlashdiffError
-from flashdiff_cli.pictures import whole as module
-from flashdiff_cli.pictures.whole import TEMPORARY, whole
+from flashdiff_cli.pictures import atomic as module
+from flashdiff_cli.pictures.atomic import TEMPORARY, whole
 
 if os.name == "nt":
     pytest.skip("POSIX links and permissions", allow_module_level=True)

@@ -32,7 +32,7 @@ def tiny_first_stage(kind: str = "dc") -> torch.nn.Module:
 
 
 def tiny_pipeline(kind: str = "dc", seed: int = 0, defaults: dict | None = None) -> FlashDiffusionPipeline:
-    """All components, random weights fixed by `seed`; its grain is 8."""
+    """All components, random weights fixed by `seed`; its size_multiple is 8."""
     torch.manual_seed(seed)
     first_stage = tiny_first_stage(kind)
     unet = UNet2DModel(

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from flashdiff_cli.bench import classical
-from flashdiff_cli.bench.classical import Unfit
+from flashdiff_cli.bench.classical import NotApplicable
 from flashdiff_cli.bench.dataset import Case
 from flashdiff_cli.bench.protocol import Arm, Condition, Protocol
 from flashdiff_cli.diagnosis import OPERATOR_OF, Analysis
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.operators import Operator
-from flashdiff_cli.operators.estimate import at_least_shown
+from flashdiff_cli.operators.estimate import effective_noise_std
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
 from flashdiff_cli.plan import SamplingPlan, SamplingRequest
 from flashdiff_cli.runs.journal import fingerprint
@@ -54,10 +54,10 @@ class Batch:
         """
         operator = Operator.stack([case.told for case in cases])
         measurement = torch.cat([case.measurement for case in cases])
-        noise_std = at_least_shown(torch.tensor([case.told_noise for case in cases]), measurement, operator)
+        noise_std = effective_noise_std(torch.tensor([case.told_noise for case in cases]), measurement, operator)
         clean = torch.cat([case.clean for case in cases])
         # What a condition's measurement looks like is the truth's matter, whatever the solver is told.
-        lifted = torch.cat([case.operator.lift(case.measurement) for case in cases])
+        lifted = torch.cat([case.operator.resize_to_image(case.measurement) for case in cases])
         return cls(cases, operator, noise_std, measurement, clean, lifted, most_noise)
 
     def generators(self) -> list[torch.Generator]:
@@ -145,13 +145,13 @@ class Plan:
 
 
 def encoder_of(pipeline: FlashDiffusionPipeline, operator: str | None, name: str | None, noise_std: float | None = None):
-    """(name, network) of the severity encoder for an operator and a noise; Unfit where the model has none at all."""
+    """(name, network) of the severity encoder for an operator and a noise; NotApplicable where the model has none at all."""
     try:
         return pipeline.encoder_for(operator, name, noise_std)
     except UsageError:
         raise
     except FlashdiffError as error:
-        raise Unfit(str(error)) from error
+        raise NotApplicable(str(error)) from error
 
 
 def plan(
@@ -285,14 +285,14 @@ def run(plan: Plan, batch: Batch, pipeline: FlashDiffusionPipeline, callback: Ca
         callback: called with (steps done, steps in all).
 
     Raises:
-        Unfit: the arm does not go with this condition or model.
+        NotApplicable: the arm does not go with this condition or model.
         FlashdiffError: it failed.
     """
     if plan.sampling is None:
         return _baseline(plan, batch, pipeline)
     solver = plan.sampling.solver
     if solver.needs_adjoint and not batch.operator.linear:
-        raise Unfit(f"{solver.name} needs a linear operator, and {batch.operator.name} is not")
+        raise NotApplicable(f"{solver.name} needs a linear operator, and {batch.operator.name} is not")
     arm, encoder, error = plan.arm, plan.arm.encoder, None
     if arm.blind:
         encoder_of(pipeline, None, arm.encoder)

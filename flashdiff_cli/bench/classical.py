@@ -23,14 +23,14 @@ MIN_WEIGHT = 1e-4
 """The denoiser divides by its weight."""
 
 
-class Unfit(FlashdiffError):
+class NotApplicable(FlashdiffError):
     """An arm that does not go with a condition or a model: recorded as skipped."""
 
 
 def _psf(operator: Operator, name: str) -> np.ndarray:
     """The kernel (k, k) of a blur, k odd, without its empty borders."""
     if not isinstance(operator, (GaussianBlur, MotionBlur)):
-        raise Unfit(f"{name} needs a blur, and the operator is {operator.name}")
+        raise NotApplicable(f"{name} needs a blur, and the operator is {operator.name}")
     point = torch.zeros(1, 3, PSF_SIDE, PSF_SIDE)
     middle = PSF_SIDE // 2
     point[..., middle, middle] = 1
@@ -73,9 +73,9 @@ def tv(y: torch.Tensor, operator: Operator, noise_std: float, strength: float = 
     from skimage.restoration import denoise_tv_chambolle
 
     if not operator.linear:
-        raise Unfit(f"tv needs a linear operator, and {operator.name} is not")
+        raise NotApplicable(f"tv needs a linear operator, and {operator.name} is not")
     measured = y[None]
-    x = operator.lift(measured)
+    x = operator.resize_to_image(measured)
     bound = _gain_bound(operator, x)
     weight = max(strength * noise_std / bound, MIN_WEIGHT)
     ahead, pace = x, 1.0
@@ -104,7 +104,7 @@ def biharmonic(y: torch.Tensor, operator: Operator, noise_std: float) -> torch.T
 
     mask = operator.mask[0, 0] if isinstance(operator, Inpainting) else None
     if mask is None or not bool(((mask == 0) | (mask == 1)).all()):
-        raise Unfit(f"biharmonic needs missing pixels, and the operator is {operator.name}")
+        raise NotApplicable(f"biharmonic needs missing pixels, and the operator is {operator.name}")
     missing = (mask == 0).numpy()
     if not missing.any():
         return y
@@ -146,7 +146,7 @@ def restore(name: str, measurement: torch.Tensor, operator: Operator, noise_std:
         (1, 3, H, W) in [-1, 1], clipped.
 
     Raises:
-        Unfit: the method does not go with this operator.
+        NotApplicable: the method does not go with this operator.
         UsageError: scikit-image is not installed, or it has no such setting.
     """
     try:

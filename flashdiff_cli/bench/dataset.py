@@ -32,11 +32,11 @@ class Item:
     size: tuple[int, int]
     """(H, W) after cutting."""
     cut: int | None
-    grain: int
+    size_multiple: int
 
     def image(self) -> torch.Tensor:
         """(1, 3, H, W) float32 in [-1, 1]."""
-        return centre(read_picture(self.path).image, self.cut, self.grain)
+        return centre(read_picture(self.path).image, self.cut, self.size_multiple)
 
 
 @dataclass(frozen=True)
@@ -59,18 +59,18 @@ class Case:
     told_noise: float
 
 
-def centre(image: torch.Tensor, side: int | None, grain: int) -> torch.Tensor:
-    """The middle of an image (1, 3, H, W): a square of at most `side` (None: all of it), cut to multiples of `grain`.
+def centre(image: torch.Tensor, side: int | None, size_multiple: int) -> torch.Tensor:
+    """The middle of an image (1, 3, H, W): a square of at most `side` (None: all of it), cut to multiples of `size_multiple`.
 
     Raises:
-        FlashdiffError: less than one grain is left.
+        FlashdiffError: less than one size_multiple is left.
     """
     height, width = image.shape[-2:]
     if side is not None:
         height = width = min(side, height, width)
-    height, width = (n // grain * grain for n in (height, width))
+    height, width = (n // size_multiple * size_multiple for n in (height, width))
     if not height or not width:
-        raise FlashdiffError(f"a picture of {image.shape[-1]} x {image.shape[-2]} pixels is below the model's grain of {grain}")
+        raise FlashdiffError(f"a picture of {image.shape[-1]} x {image.shape[-2]} pixels is below the model's size_multiple of {size_multiple}")
     top, left = ((n - m) // 2 for n, m in zip(image.shape[-2:], (height, width), strict=True))
     return image[..., top : top + height, left : left + width].contiguous()
 
@@ -101,18 +101,18 @@ def choose_ids(jobs: Sequence[Job], ids: str | Path) -> list[Job]:
     return [known[name] for name in names]
 
 
-def scan(jobs: Sequence[Job], size: int | None, grain: int) -> tuple[list[Item], list[str]]:
+def scan(jobs: Sequence[Job], size: int | None, size_multiple: int) -> tuple[list[Item], list[str]]:
     """Read every picture once: (those that can be used, an error for each of the others)."""
     items, errors = [], []
     for job in jobs:
         try:
             picture = read_picture(job.source)
-            cut = centre(picture.image, size, grain)
+            cut = centre(picture.image, size, size_multiple)
         except FlashdiffError as error:
             errors.append(str(error) if str(job.source) in str(error) else f"{job.source}: {error}")
             continue
         below = job.below.as_posix()
-        items.append(Item(job.source, below, picture.digest.hex(), tuple(cut.shape[-2:]), size, grain))
+        items.append(Item(job.source, below, picture.digest.hex(), tuple(cut.shape[-2:]), size, size_multiple))
     return items, errors
 
 

@@ -170,7 +170,7 @@ class Protocol:
         condition, arm: see there.
         title: one line for people.
         size: pictures are cut to a centred square of at most this side; None: the whole picture. Either is then cut to
-            multiples of the model's grain.
+            multiples of the model's size_multiple.
         seed: of all draws, together with each picture's content.
         noise_std: of conditions that give none.
         levels: N > 0 adds a severity sweep: each picture and condition at N levels from 0 to 1.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from flashdiff_cli.bench.facts import describe
+from flashdiff_cli.bench.provenance import describe
 from flashdiff_cli.bench.runner import Bench
 from flashdiff_cli.bench.tables import blocks, scores_of_folders, summarise, to_html, to_markdown
 from flashdiff_cli.pages import write_text

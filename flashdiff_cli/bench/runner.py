@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from flashdiff_cli import __version__
-from flashdiff_cli.bench.arms import Batch, Identities, Outcome, Plan, Unfit, encoder_of, plan, run, told
+from flashdiff_cli.bench.arms import Batch, Identities, NotApplicable, Outcome, Plan, encoder_of, plan, run, told
 from flashdiff_cli.bench.dataset import Case, Item, batches, degrade
 from flashdiff_cli.bench.metrics import FOLDER, Measures
 from flashdiff_cli.bench.protocol import SEVERITY, Condition, Protocol
@@ -227,7 +227,7 @@ class Bench:
         except (FlashdiffError, RuntimeError, MemoryError) as error:
             if not isinstance(error, (FlashdiffError, MemoryError)) and "memory" not in str(error).lower():
                 raise
-            status = "skipped" if isinstance(error, Unfit) else "failed"
+            status = "skipped" if isinstance(error, NotApplicable) else "failed"
             why = str(error) if isinstance(error, FlashdiffError) else "not enough memory; use a smaller `batch` or `size`"
             return [
                 self._record(condition, name, item, status=status, error=why, assumed=assumed, **fact)
@@ -259,7 +259,7 @@ class Bench:
 
     def _save(self, condition: str, case: Case, arm: str, image: torch.Tensor) -> None:
         # The first two again each time: those in the folder may be of another seed.
-        for name, content in (("clean", case.clean), ("input", case.operator.lift(case.measurement)), (arm, image)):
+        for name, content in (("clean", case.clean), ("input", case.operator.resize_to_image(case.measurement)), (arm, image)):
             write_picture(Picture(content.float().cpu().clamp(-1, 1)), image_path(self.folder, condition, case.item.below, name))
 
     def _sweep(self, condition: Condition, item: Item, clean: torch.Tensor) -> list[BenchRecord]:
@@ -275,7 +275,7 @@ class Bench:
             with torch.no_grad():
                 target = self.pipeline.stage.encode(clean.to(analysis.latent))
         except FlashdiffError as error:
-            status = "skipped" if isinstance(error, Unfit) else "failed"
+            status = "skipped" if isinstance(error, NotApplicable) else "failed"
             levels = [round(j / (n - 1), 6) for j in range(n)]
             return [self._record(condition, SEVERITY, item, level=t, status=status, error=str(error)) for t in levels]
         error = (analysis.latent - target).float().square().mean((1, 2, 3)).tolist()

@@ -161,7 +161,7 @@ def bench(
     from flashdiff_cli.runs.restorer import Restorer
 
     restorer = Restorer(model or plan.model, device, dtype, offline=offline)
-    items, errors = scan(jobs, plan.size, restorer.pipeline.grain)
+    items, errors = scan(jobs, plan.size, restorer.pipeline.size_multiple)
     if not items:
         raise FlashdiffError(f"no picture can be used: {errors[0]}")
     runner = Bench(plan, selected, restorer.pipeline, restorer.model, items, output, batch, save_images, restorer.dtype)

@@ -95,7 +95,7 @@ def calibrate(
     if dry_run:
         show.say_plan(tried, engine.round_sizes(len(jobs), len(tried)))
         return
-    items, errors = scan(jobs, size, pipeline.grain)
+    items, errors = scan(jobs, size, pipeline.size_multiple)
     if not items:
         raise FlashdiffError(f"no picture can be used: {errors[0]}")
     for line in errors:

@@ -78,9 +78,9 @@ def write_piped(
     Raises:
         FlashdiffError: it cannot be written.
     """
+    from flashdiff_cli.pictures.atomic import whole
     from flashdiff_cli.pictures.files import encoded, write_picture
     from flashdiff_cli.pictures.formats import FORMATS
-    from flashdiff_cli.pictures.whole import whole
     from flashdiff_cli.runs.piped import ending_of
 
     if output not in (None, STANDARD):

@@ -97,10 +97,10 @@ def restore(
     from flashdiff_cli.errors import UsageError
     from flashdiff_cli.pictures.files import write_picture
     from flashdiff_cli.pictures.formats import FORMATS
-    from flashdiff_cli.runs.decide import DO, REFUSE, SKIP, Claims, decide, refusal, sweep_outputs, without_outputs
     from flashdiff_cli.runs.inputs import Job, with_targets
     from flashdiff_cli.runs.journal import Journal, Origin, fingerprint
     from flashdiff_cli.runs.piped import read_standard_input
+    from flashdiff_cli.runs.resume import DO, REFUSE, SKIP, Claims, decide, refusal, sweep_outputs, without_outputs
     from flashdiff_cli.runs.tables import Tables
 
     ending = None

@@ -12,15 +12,15 @@ from flashdiff_cli.commands.show import interruptible, meter, report, say_error,
 
 if TYPE_CHECKING:
     from flashdiff_cli.pictures.files import Picture
+    from flashdiff_cli.runs.executor import Claims, Finish
     from flashdiff_cli.runs.inputs import Job
-    from flashdiff_cli.runs.many import Claims, Finish
     from flashdiff_cli.runs.record import Record
     from flashdiff_cli.runs.restorer import Restorer, Settings
 
 Step = Callable[[int, int], None]
 """Called with (steps done, steps in all) of the present picture."""
 Work = Callable[["Restorer", "Job", "Picture", Step], "tuple[Record, Finish | None]"]
-"""What is done with each picture; see `runs.many.Work`."""
+"""What is done with each picture; see `runs.executor.Work`."""
 
 
 def find_pictures(
@@ -69,13 +69,13 @@ def run_pictures(
         quiet: show no progress.
         early: records of what is known without work.
         restored: whether the table tells of steps that were run.
-        claims: see `runs.many.each`.
+        claims: see `runs.executor.each`.
         together: writes files about all records, before the table is shown; returns what went wrong.
 
     Returns:
         (all records, exit code): 0 all done, 1 some failed, 128 and its number after a signal.
     """
-    from flashdiff_cli.runs.many import each
+    from flashdiff_cli.runs.executor import each
 
     with meter(len(jobs), quiet) as shown, interruptible(shown) as stopped:
         done: Iterable[Record] = ()

@@ -27,9 +27,9 @@ from flashdiff_cli.commands.signals import Interrupted, Stop, handled
 from flashdiff_cli.errors import one_line
 
 if TYPE_CHECKING:
-    from flashdiff_cli.runs.decide import Decision
     from flashdiff_cli.runs.inputs import Job
     from flashdiff_cli.runs.record import Record
+    from flashdiff_cli.runs.resume import Decision
 
 WIDTH = 80
 

@@ -18,7 +18,7 @@ LONG = {"trained_betas": 100_000, "degradations": 200, "denoiser_gain": 10_000, 
 """Lists that may be longer, by name."""
 CAPS = (
     (re.compile(r"layers|depth|rounds|blocks$"), LAYERS),
-    (re.compile(r"channels|groups|heads?(_|$)|_dim$|width|grain|multiscales|model_channels"), WIDTH),
+    (re.compile(r"channels|groups|heads?(_|$)|_dim$|width|multiscales|model_channels"), WIDTH),
     (re.compile(r"num_train_timesteps|^timesteps$"), 100_000),
 )
 """What a number may be at most, by a part of its name."""

@@ -40,7 +40,7 @@ class Operator(ABC):
     """Pixels of the image, along each side, for one pixel of the measurement."""
     looks_like: ClassVar[str | None] = None
     """The degradation that a severity encoder is to look for in what it sees (`seen`), if that is another; one that knows it comes first."""
-    kin: ClassVar[str | None] = None
+    encoder_fallback: ClassVar[str | None] = None
     """The degradation whose severity encoder serves where a model has none that was trained on this one."""
 
     @abstractmethod
@@ -110,13 +110,13 @@ class Operator(ABC):
         """(H, W) of the image that a measurement of (H', W') is of, for the given option values."""
         return measured
 
-    def lift(self, y: torch.Tensor) -> torch.Tensor:
+    def resize_to_image(self, y: torch.Tensor) -> torch.Tensor:
         """Return a measurement at the size of the image that it measures: what a severity encoder can look at."""
         return y
 
     def seen(self, y: torch.Tensor) -> torch.Tensor:
         """What a severity encoder looks at: a measurement (B, 3, H', W') at the size of its image, without holes."""
-        return self.lift(y)
+        return self.resize_to_image(y)
 
     def kept(self) -> torch.Tensor | None:
         """Where the pixels of a measurement are known: (B, H, W) or (1, H, W), bool; None: everywhere."""

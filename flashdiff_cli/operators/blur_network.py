@@ -78,7 +78,7 @@ class BlurNetwork(ModelMixin, ConfigMixin):
         )
 
     @property
-    def grain(self) -> int:
+    def size_multiple(self) -> int:
         """Sides of an image must be multiples of this; the code's are those of the image divided by it."""
         return 4 * 2 ** len(self.down)
 
@@ -86,8 +86,8 @@ class BlurNetwork(ModelMixin, ConfigMixin):
         """Blur.
 
         Args:
-            image: (B, C, H, W), intensities in [0, 1], sides multiples of `grain`.
-            code: (B, code_channels, H / grain, W / grain).
+            image: (B, C, H, W), intensities in [0, 1], sides multiples of `size_multiple`.
+            code: (B, code_channels, H / size_multiple, W / size_multiple).
 
         Returns:
             (B, C, H, W), nominally in [0, 1], not clipped.

@@ -70,15 +70,15 @@ class Composition(Operator):
             size = operator.measured_size(size)
         return size
 
-    def lift(self, y: torch.Tensor) -> torch.Tensor:
+    def resize_to_image(self, y: torch.Tensor) -> torch.Tensor:
         for operator in reversed(self.operators):
-            y = operator.lift(y)
+            y = operator.resize_to_image(y)
         return y
 
     def seen(self, y: torch.Tensor) -> torch.Tensor:
         y = self.operators[-1].seen(y)
         for operator in reversed(self.operators[:-1]):
-            y = operator.lift(y)
+            y = operator.resize_to_image(y)
         return y
 
     def kept(self) -> torch.Tensor | None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from flashdiff_cli.errors import UsageError
 from flashdiff_cli.operators.base import Operator
-from flashdiff_cli.operators.mirror import Margins, fold, pad
+from flashdiff_cli.operators.padding import Margins, fold, pad
 from flashdiff_cli.operators.registry import OPERATORS
 from flashdiff_cli.parameters import OPERATOR_OPTIONS
 
@@ -81,7 +81,7 @@ class Downsampling(Operator):
         ends = [(m - 1) * self.factor + self._length - self._before for m in self.measured_size(self.size)]
         return Margins(self._before, ends[0] - self.size[0], self._before, ends[1] - self.size[1])
 
-    def lift(self, y: torch.Tensor) -> torch.Tensor:
+    def resize_to_image(self, y: torch.Tensor) -> torch.Tensor:
         """Bicubic enlargement (B, 3, H', W') -> (B, 3, H, W)."""
         self._check(y, self.measured_size(self.size), "measurements")
         large = F.interpolate(y, scale_factor=float(self.factor), mode="bicubic", antialias=True)

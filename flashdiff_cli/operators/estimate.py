@@ -131,25 +131,25 @@ def common_noise(measurement: torch.Tensor) -> torch.Tensor:
     return ((share - COMMON_FROM) / (COMMON_TO - COMMON_FROM)).clamp(0, 1)
 
 
-def at_least_shown(noise_std: float | torch.Tensor, measurement: torch.Tensor, operator: Operator) -> torch.Tensor:
-    """The noise that was told, or what a measurement plainly shows where that is much more.
+def effective_noise_std(noise_std: float | torch.Tensor, measurement: torch.Tensor, operator: Operator) -> torch.Tensor:
+    """The noise that was assumed, or what a measurement plainly shows where that is much more.
 
     After a blur, what is fine in a measurement is noise; a solver that is told of less would sharpen it. Behind other operators it may be
-    detail, and what was told is kept.
+    detail, and what was assumed is kept.
 
     Args:
-        noise_std: told, on intensities in [0, 1]; a number or (B,).
+        noise_std: assumed, on intensities in [0, 1]; a number or (B,).
         measurement: (B, 3, H, W) in [-1, 1] units.
         operator: that degraded it.
 
     Returns:
         (1,) or (B,) on the CPU.
     """
-    told, hidden = per_sample(noise_std).cpu(), operator.hides_detail()
+    assumed, hidden = per_sample(noise_std).cpu(), operator.hides_detail()
     if not bool(hidden.any()):
-        return told
-    shown = noise_level(measurement.float()).cpu().to(told.dtype)
-    return torch.where(hidden & (shown > SHOWN_TIMES * told + SHOWN_ABOVE), shown, told)
+        return assumed
+    shown = noise_level(measurement.float()).cpu().to(assumed.dtype)
+    return torch.where(hidden & (shown > SHOWN_TIMES * assumed + SHOWN_ABOVE), shown, assumed)
 
 
 def enlarged_noise(measurement: torch.Tensor, factor: float) -> float:

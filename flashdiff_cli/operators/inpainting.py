@@ -16,7 +16,7 @@ from flashdiff_cli.errors import UsageError
 from flashdiff_cli.operators.base import Operator, choose, per_sample
 from flashdiff_cli.operators.files import read_mask
 from flashdiff_cli.operators.fill import fill
-from flashdiff_cli.operators.mirror import mirror_index
+from flashdiff_cli.operators.padding import mirror_index
 from flashdiff_cli.operators.registry import OPERATORS
 from flashdiff_cli.parameters import OPERATOR_OPTIONS
 
@@ -32,7 +32,7 @@ class Inpainting(Operator):
         parameters: what the mask came from, (B,) or (1,) by option name, for records.
     """
 
-    kin = "random-inpainting"
+    encoder_fallback = "random-inpainting"
     looks_like = "identity"
 
     def __init__(self, mask: torch.Tensor, **parameters: torch.Tensor):

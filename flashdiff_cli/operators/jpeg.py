@@ -142,7 +142,7 @@ class Jpeg(Operator):
         middle = (cosine_order(BLOCK) >= MIDDLE[0]) & (cosine_order(BLOCK) <= MIDDLE[1])
         return (self._tables[0].flatten(1)[:, middle].mean(1) / 255 / 12**0.5).float()
 
-    def agree(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    def project(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """x with its luma brought to the nearest that compresses to y's: every coefficient is held within its rounding.
 
         Colour stays as it is: at half resolution a decoder's enlargement hides what was rounded.

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from flashdiff_cli.broadcast import shaped
 from flashdiff_cli.operators.base import Operator, choose, per_sample
 from flashdiff_cli.operators.files import read_kernel
-from flashdiff_cli.operators.mirror import Margins, fold, pad
+from flashdiff_cli.operators.padding import Margins, fold, pad
 from flashdiff_cli.operators.proximal import solve
 from flashdiff_cli.operators.registry import OPERATORS
 from flashdiff_cli.parameters import OPERATOR_OPTIONS

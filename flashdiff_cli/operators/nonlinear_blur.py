@@ -17,7 +17,7 @@ from flashdiff_cli.hub.network import fetch_network
 from flashdiff_cli.hub.weights import load_module
 from flashdiff_cli.operators.base import Operator, choose, per_sample
 from flashdiff_cli.operators.blur_network import BlurNetwork
-from flashdiff_cli.operators.mirror import Margins, pad
+from flashdiff_cli.operators.padding import Margins, pad
 from flashdiff_cli.operators.registry import OPERATORS
 from flashdiff_cli.parameters import OPERATOR_OPTIONS
 
@@ -29,7 +29,7 @@ CODE_SIDE = 2
 class NonlinearBlur(Operator):
     """Blur by a network, with a kernel code for each sample. Not linear: it has no adjoint, but a gradient.
 
-    Images are mirrored up to the next multiple of the network's grain (128) and cropped back. Where the bottom of the
+    Images are mirrored up to the next multiple of the network's size_multiple (128) and cropped back. Where the bottom of the
     network has another size than the code, each place takes the code's nearest value.
 
     Args:
@@ -57,10 +57,10 @@ class NonlinearBlur(Operator):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         height, width = x.shape[-2:]
-        grain = self.network.grain
+        size_multiple = self.network.size_multiple
         network = self.network.to(x.device)
-        padded = pad(x, Margins(0, -height % grain, 0, -width % grain)).to(network.dtype)
-        places = (padded.shape[-2] // grain, padded.shape[-1] // grain)
+        padded = pad(x, Margins(0, -height % size_multiple, 0, -width % size_multiple)).to(network.dtype)
+        places = (padded.shape[-2] // size_multiple, padded.shape[-1] // size_multiple)
         code = F.interpolate(self.code.to(padded), size=places, mode="nearest").expand(len(x), -1, -1, -1)
         return network(padded, code)[..., :height, :width].to(x.dtype)
 

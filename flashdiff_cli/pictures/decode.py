@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from flashdiff_cli.pictures import deep, jpeg, limits, metadata, png, tiff
+from flashdiff_cli.pictures import high_bit_depth, jpeg, limits, metadata, png, tiff
 from flashdiff_cli.pictures.fill import fill
 from flashdiff_cli.pictures.limits import open_image
 from flashdiff_cli.pictures.picture import Picture, frames_note, from_pil, from_samples
@@ -30,7 +30,7 @@ def decode(data: bytes) -> Picture:
     """
     try:
         return _decode(data)
-    except (deep.UnknownKind, limits.Refused, MemoryError, Image.DecompressionBombError):
+    except (high_bit_depth.UnknownKind, limits.Refused, MemoryError, Image.DecompressionBombError):
         raise
     except Exception as error:
         for repaired, lost, note in _mended(data):
@@ -45,13 +45,13 @@ def _decode(data: bytes) -> Picture:
     try:
         file = open_image(data)
     except Image.UnidentifiedImageError:
-        if not deep.is_tiff(data):
+        if not high_bit_depth.is_tiff(data):
             raise
         return _decode_tiff(data)
     with file:
-        if deep.is_planar(file):
+        if high_bit_depth.is_planar(file):
             return _decode_tiff(data)
-        values = deep.samples(file, data)
+        values = high_bit_depth.samples(file, data)
         if values is None:
             return from_pil(file, data)
         # TIFF is turned by Pillow when it is loaded, as it was for `values`.
@@ -60,14 +60,14 @@ def _decode(data: bytes) -> Picture:
         notes = frames_note(file)
         said = metadata.read_metadata(file, data, notes, orientation in (5, 6, 7, 8)).turned(orientation)
         tags = dict(getattr(file, "tag_v2", {}))
-        return replace(from_samples(deep.upright(values, orientation), file.info.get("transparency"), notes, tags), metadata=said)
+        return replace(from_samples(high_bit_depth.upright(values, orientation), file.info.get("transparency"), notes, tags), metadata=said)
 
 
 def _decode_tiff(data: bytes) -> Picture:
-    values, tags, notes = deep.read_tiff(data, limits.max_pixels())
+    values, tags, notes = high_bit_depth.read_tiff(data, limits.max_pixels())
     orientation = tags.get(metadata.ORIENTATION, 1)
     orientation = int(orientation) if orientation in range(1, 9) else 1
-    values = deep.upright(values, orientation)
+    values = high_bit_depth.upright(values, orientation)
     said = metadata.of_tags(data, tags, values.shape[1::-1], notes).turned(orientation)
     if values.dtype == np.uint8:
         kept = from_pil(Image.fromarray(np.ascontiguousarray(values[..., 0] if values.shape[-1] == 1 else values)))
@@ -91,11 +91,11 @@ def _mended(data: bytes) -> Iterator[Mended]:
         mended = png.mended(data)
         if mended is not None:
             yield mended[0], lambda: _lost_rows(mended[0], mended[1]), f"its end is missing, or {WITHOUT}"
-    elif deep.is_tiff(data):
+    elif high_bit_depth.is_tiff(data):
         with suppress(Exception):
             lacking = tiff.lacking(data)
             if lacking is not None:
-                yield lacking[0], lambda: deep.upright(lacking[1][..., None], lacking[2])[..., 0], "its end is missing"
+                yield lacking[0], lambda: high_bit_depth.upright(lacking[1][..., None], lacking[2])[..., 0], "its end is missing"
         bare = tiff.without_metadata(data)
         if bare is not None:
             yield bare, None, WITHOUT
@@ -111,7 +111,7 @@ def _lost_blocks(data: bytes) -> np.ndarray:
             return np.zeros((1, 1), bool)
         pixels = np.asarray(file)
     lost = jpeg.lost(pixels[..., None] if pixels.ndim == 2 else pixels)
-    return deep.upright(lost[..., None], orientation)[..., 0]
+    return high_bit_depth.upright(lost[..., None], orientation)[..., 0]
 
 
 def _lost_rows(data: bytes, rows: int) -> np.ndarray:
@@ -120,7 +120,7 @@ def _lost_rows(data: bytes, rows: int) -> np.ndarray:
         lost = np.zeros((file.height, file.width), bool)
         lost[file.height - rows :] = True
         orientation = metadata.find_orientation(file)
-    return deep.upright(lost[..., None], orientation)[..., 0]
+    return high_bit_depth.upright(lost[..., None], orientation)[..., 0]
 
 
 def _lost_of_bmp(data: bytes) -> np.ndarray:

@@ -14,12 +14,12 @@ from typing import BinaryIO
 from PIL import Image
 
 from flashdiff_cli.errors import FlashdiffError
-from flashdiff_cli.pictures import deep, limits
+from flashdiff_cli.pictures import high_bit_depth, limits
+from flashdiff_cli.pictures.atomic import whole
 from flashdiff_cli.pictures.decode import decode
 from flashdiff_cli.pictures.encode import encode
 from flashdiff_cli.pictures.formats import FORMATS, check_output, needed
 from flashdiff_cli.pictures.picture import Picture, from_pil
-from flashdiff_cli.pictures.whole import whole
 
 __all__ = ["Picture", "check_output", "encoded", "from_pil", "picture_of", "read_picture", "write_picture", "write_to"]
 
@@ -58,7 +58,7 @@ def picture_of(data: bytes, name: str) -> Picture:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             picture = decode(data)
-    except (deep.UnknownKind, limits.Refused) as error:
+    except (high_bit_depth.UnknownKind, limits.Refused) as error:
         raise FlashdiffError(f"{name}: {error}") from None
     except Image.DecompressionBombError:
         raise FlashdiffError(f"{name}: its header claims more pixels than a photograph has; if it is one, set {limits.VARIABLE}") from None
@@ -87,7 +87,7 @@ def write_picture(
         picture: what to write.
         path: its ending chooses the format; folders are made.
         quality: see `encode`.
-        into: opens it; see `pictures.whole`.
+        into: opens it; see `pictures.atomic`.
         notes: what the format cannot hold is added, before the file gets its name.
 
     Raises:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from flashdiff_cli.pictures import deep, jpeg
+from flashdiff_cli.pictures import high_bit_depth, jpeg
 from flashdiff_cli.pictures.fill import fill
 from flashdiff_cli.pictures.metadata import Metadata, find_orientation, read_metadata
 from flashdiff_cli.pictures.scale import Scale, find_scale
@@ -137,7 +137,7 @@ def from_pil(picture: Image.Image, data: bytes | None = None) -> Picture:
     kept = {"metadata": metadata, "jpeg_tables": tables, "subsampling": subsampling}
     if picture.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I", "F"):
         tags = dict(getattr(picture, "tag_v2", {}))
-        values = deep.upright(_wide(picture, tags)[..., None], orientation)
+        values = high_bit_depth.upright(_wide(picture, tags)[..., None], orientation)
         bits = tags.get(258, (None,))
         made = from_samples(values, picture.info.get("transparency"), notes, tags, bits[0] if isinstance(bits, tuple) else bits)
         return replace(made, **kept)
@@ -185,11 +185,11 @@ def _of_bytes(picture: Image.Image, orientation: int, notes: list[str]) -> Pictu
         alpha, values = whole[..., 3], whole[..., :3]
     else:
         values = np.array(picture.convert("RGB"))
-    pixels = torch.from_numpy(np.ascontiguousarray(deep.upright(values, orientation)))
+    pixels = torch.from_numpy(np.ascontiguousarray(high_bit_depth.upright(values, orientation)))
     # In place, so that a large picture is held once.
     image = pixels.permute(2, 0, 1)[None].to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1)
     if alpha is not None:
-        alpha = np.ascontiguousarray(deep.upright(alpha[..., None], orientation)[..., 0])
+        alpha = np.ascontiguousarray(high_bit_depth.upright(alpha[..., None], orientation)[..., 0])
     return Picture(image, grey=grey, alpha=alpha, notes=notes)
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from flashdiff_cli.pictures.whole import Opener, whole
+from flashdiff_cli.pictures.atomic import Opener, whole
 
 
 def write_tensors(tensors: dict[str, torch.Tensor], path: str | Path, facts: dict[str, str] | None = None, into: Opener = whole) -> None:
-    """Write tensors and text metadata, first under a temporary name; `into` opens the file, see `pictures.whole`.
+    """Write tensors and text metadata, first under a temporary name; `into` opens the file, see `pictures.atomic`.
 
     Raises:
         FlashdiffError: the disk or the folder refuses.

@@ -29,31 +29,31 @@ class Tile:
         return Tile(self.top // times, self.left // times, self.height // times, self.width // times)
 
 
-def _starts(length: int, tile: int, overlap: int, grain: int) -> list[int]:
-    """Where the tiles of one axis begin: evenly spread, on multiples of the grain, the last one at the end."""
+def _starts(length: int, tile: int, overlap: int, size_multiple: int) -> list[int]:
+    """Where the tiles of one axis begin: evenly spread, on multiples of the size_multiple, the last one at the end."""
     if length <= tile:
         return [0]
     count = -(-(length - overlap) // (tile - overlap))
     spread = [(i * (length - tile)) // (count - 1) for i in range(count)]
-    return sorted({position // grain * grain for position in spread[:-1]} | {length - tile})
+    return sorted({position // size_multiple * size_multiple for position in spread[:-1]} | {length - tile})
 
 
-def cut(size: tuple[int, int], tile: int, grain: int, overlap: int = OVERLAP) -> list[Tile]:
+def cut(size: tuple[int, int], tile: int, size_multiple: int, overlap: int = OVERLAP) -> list[Tile]:
     """Cover a picture with tiles, row by row.
 
     Args:
-        size: (H, W), multiples of `grain`.
-        tile: side of a tile; rounded down to the grain, and at least `overlap` and one grain more.
-        grain: sides and positions are multiples of this.
-        overlap: that neighbours share at least; rounded up to the grain.
+        size: (H, W), multiples of `size_multiple`.
+        tile: side of a tile; rounded down to the size_multiple, and at least `overlap` and one size_multiple more.
+        size_multiple: sides and positions are multiples of this.
+        overlap: that neighbours share at least; rounded up to the size_multiple.
 
     Returns:
         tiles of equal size; one if the picture is no larger than a tile.
     """
-    overlap = -(-overlap // grain) * grain
-    side = max(tile // grain * grain, overlap + grain)
+    overlap = -(-overlap // size_multiple) * size_multiple
+    side = max(tile // size_multiple * size_multiple, overlap + size_multiple)
     height, width = (min(side, length) for length in size)
-    rows, columns = (_starts(length, side, overlap, grain) for length in size)
+    rows, columns = (_starts(length, side, overlap, size_multiple) for length in size)
     return [Tile(top, left, height, width) for top in rows for left in columns]
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
+from flashdiff_cli.pictures.atomic import Opener, whole
 from flashdiff_cli.pictures.files import Picture, from_pil, write_picture
 from flashdiff_cli.pictures.maps import draw_map
 from flashdiff_cli.pictures.tiles import Canvas, cut
-from flashdiff_cli.pictures.whole import Opener, whole
-from flashdiff_cli.runs.pieces import grain_of
 from flashdiff_cli.runs.record import Record
 from flashdiff_cli.runs.restorer import Restorer, Settings
+from flashdiff_cli.runs.tiled import size_multiple_of
 
 WINDOW, SHARED = 64, 32
 """Side and overlap of the windows that a severity map looks through, in pixels."""
@@ -49,7 +49,7 @@ def severity_map(
     lifted = measured if operator is None else operator.seen(measured)
     whole = tuple(lifted.shape[2:])
     canvas = Canvas(1, whole, SHARED)
-    for tile in cut(whole, WINDOW, grain_of(restorer.pipeline, operator), SHARED):
+    for tile in cut(whole, WINDOW, size_multiple_of(restorer.pipeline, operator), SHARED):
         analysis = restorer.pipeline.analyse(tile.of(lifted), settings.operator or operator_name, settings.encoder, noise_std)
         canvas.add(tile, analysis.variance.sqrt().cpu().expand(1, tile.height, tile.width))
     return canvas.image()[0, : size[0], : size[1]]
@@ -81,7 +81,7 @@ def write_samples(
         target: where that one goes.
         count: in all, at least 2.
         quality: of JPEG and WebP; None: see `pictures.encode`.
-        into: opens each file; see `pictures.whole`.
+        into: opens each file; see `pictures.atomic`.
 
     Returns:
         a function that writes the mean (NAME-mean) and the map of the standard deviation (NAME-uncertainty.png) and

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from flashdiff_cli.errors import FlashdiffError
-from flashdiff_cli.pictures.whole import Finished, whole
+from flashdiff_cli.pictures.atomic import Finished, whole
 from flashdiff_cli.runs.content import digest_of, other_names, same_file, stat_of, unchanged
 from flashdiff_cli.runs.entries import NAME, Entries, Entry
 from flashdiff_cli.runs.inputs import Job
@@ -233,7 +233,7 @@ class Journal:
         of: str | None = None,
         overwrite: bool = False,
     ) -> Iterator[BinaryIO]:
-        """Open a file for writing that gets its name when it is whole and the journal knows it, see `pictures.whole`.
+        """Open a file for writing that gets its name when it is whole and the journal knows it, see `pictures.atomic`.
 
         Args:
             path: of the file.

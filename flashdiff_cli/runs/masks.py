@@ -141,18 +141,18 @@ def _even(image: torch.Tensor, where: torch.Tensor) -> bool:
     return bool((values.quantile(0.95, 1) - values.quantile(0.05, 1) < EVEN).all())
 
 
-def has_noise(told: float | None, found: float) -> bool:
-    """Whether kept pixels are to be restored too: noise was told, or what was found is more than fine texture shows.
+def has_noise(assumed: float | None, found: float) -> bool:
+    """Whether kept pixels are to be restored too: noise was assumed, or what was found is more than fine texture shows.
 
     Args:
-        told: on intensities in [0, 1], None where nothing was said.
+        assumed: on intensities in [0, 1], None where nothing was said.
         found: on the same scale.
     """
-    return told > 0 if told is not None else found > FOUND
+    return assumed > 0 if assumed is not None else found > FOUND
 
 
 def finish_holes(
-    restored: torch.Tensor, image: torch.Tensor, operator: Operator | None, told: float | None, found: float
+    restored: torch.Tensor, image: torch.Tensor, operator: Operator | None, assumed: float | None, found: float
 ) -> tuple[torch.Tensor, list[str]]:
     """A restored picture with what was kept as it was, and its thin holes continued from around them.
 
@@ -160,7 +160,7 @@ def finish_holes(
         restored: (1, 3, H, W).
         image: as the file has it, of the same size.
         operator: that was undone; one that changes kept pixels, or drops none, leaves all as it is.
-        told, found: see `has_noise`.
+        assumed, found: see `has_noise`.
 
     Returns:
         (1, 3, H, W), and notes for the record.
@@ -168,7 +168,7 @@ def finish_holes(
     if not isinstance(operator, Inpainting):
         return restored, []
     height, width = restored.shape[-2:]
-    noisy, keep = has_noise(told, found), operator.kept()[:, :height, :width]
+    noisy, keep = has_noise(assumed, found), operator.kept()[:, :height, :width]
     whole = operator.mask[:, :, :height, :width] == 1
     if not noisy:
         restored = torch.where(whole, image, restored)
@@ -177,7 +177,7 @@ def finish_holes(
     if not isinstance(operator, MaskInpainting):
         return restored, []
     if noisy:
-        said = f"noise of {found:.3f} was " + ("told" if told is not None else "found in what the mask keeps")
+        said = f"noise of {found:.3f} was " + ("told" if assumed is not None else "found in what the mask keeps")
         return restored, [f"{said}, so kept pixels were restored too"]
     return restored, ["kept pixels are as they were"]
 

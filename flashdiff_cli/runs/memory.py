@@ -13,7 +13,7 @@ from flashdiff_cli.pipeline import FlashDiffusionPipeline
 WITHOUT_ASKING = 1024 * 1024
 """Pixels of a piece below which nothing is estimated."""
 PROBE = 64
-"""Side of the image that the estimate is made with; rounded up to the model's grain."""
+"""Side of the image that the estimate is made with; rounded up to the model's size_multiple."""
 GUIDED, LOOKING = 1.8, 0.25
 """Bytes that restoring, and only looking at, a piece holds at its peak for each that a step keeps for its gradient: gradients,
 workspace, copies (measured on photos: 1.86 and 0.23)."""
@@ -21,7 +21,7 @@ workspace, copies (measured on photos: 1.86 and 0.23)."""
 
 def bytes_per_pixel(pipeline: FlashDiffusionPipeline) -> float:
     """Bytes that one guided step keeps for its gradient, for each pixel of the image: through UNet and decoder."""
-    side = -(-PROBE // pipeline.grain) * pipeline.grain
+    side = -(-PROBE // pipeline.size_multiple) * pipeline.size_multiple
     weights = {p.untyped_storage().data_ptr() for p in (*pipeline.unet.parameters(), *pipeline.stage.model.parameters())}
     kept: dict[int, int] = {}
 
@@ -32,7 +32,7 @@ def bytes_per_pixel(pipeline: FlashDiffusionPipeline) -> float:
         return tensor
 
     stage = pipeline.stage
-    latent = torch.zeros(1, stage.channels, side // stage.grain, side // stage.grain)
+    latent = torch.zeros(1, stage.channels, side // stage.size_multiple, side // stage.size_multiple)
     latent = latent.to(pipeline.unet.device, pipeline.unet.dtype).requires_grad_()
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         noise = pipeline.unet(latent, torch.zeros(1, dtype=torch.long, device=latent.device)).sample

@@ -21,17 +21,17 @@ from flashdiff_cli.hub.resolve import resolve_model
 from flashdiff_cli.operators import OPERATORS, Jpeg, Operator
 from flashdiff_cli.operators.inpainting import missing
 from flashdiff_cli.operators.kept_noise import measured_noise
-from flashdiff_cli.operators.mirror import Margins, pad
+from flashdiff_cli.operators.padding import Margins, pad
 from flashdiff_cli.pictures.files import Picture, from_pil, read_picture
 from flashdiff_cli.pictures.tiles import OVERLAP, Canvas, Tile
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
 from flashdiff_cli.runs.checks import check_numbers, check_result
-from flashdiff_cli.runs.decide import model_state
 from flashdiff_cli.runs.masks import finish_holes, from_alpha, look_at_mask, only_thin, takes_alpha, without_missing
 from flashdiff_cli.runs.memory import check_memory
-from flashdiff_cli.runs.pieces import combine, describe_tile, diagnose, figures, grain_of, heeded_noise, tiles_of
 from flashdiff_cli.runs.record import Record
+from flashdiff_cli.runs.resume import model_state
 from flashdiff_cli.runs.settings import Settings
+from flashdiff_cli.runs.tiled import assumed_noise_std, combine, describe_tile, diagnose, figures, size_multiple_of, tiles_of
 from flashdiff_cli.seeds import seed_of
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -142,7 +142,7 @@ class Restorer:
         self.pipeline.plan(settings.request(), settings.operator, settings.noise_std).check()
 
     def prepare(self, picture: Picture, settings: Settings) -> tuple[torch.Tensor, Operator | None, tuple[int, int]]:
-        """Return the measurement, padded by mirroring to the model's grain; its operator; (H, W) of the result."""
+        """Return the measurement, padded by mirroring to the model's size_multiple; its operator; (H, W) of the result."""
         measured = picture.image
         options, size = settings.operator_options, picture.size
         if settings.operator is not None:
@@ -155,8 +155,8 @@ class Restorer:
                 # A network of its own may have to be fetched; another restorer may have been made in between.
                 allow_network(not self.offline)
                 operator = OPERATORS[settings.operator].from_options(size, settings.seed, **options)
-        grain = grain_of(self.pipeline, operator)
-        whole = (-(-size[0] // grain) * grain, -(-size[1] // grain) * grain)
+        size_multiple = size_multiple_of(self.pipeline, operator)
+        whole = (-(-size[0] // size_multiple) * size_multiple, -(-size[1] // size_multiple) * size_multiple)
         if operator is not None:
             if operator.measured_size(size) != picture.size:
                 raise FlashdiffError(f"the operator {settings.operator} does not fit a picture of {picture.size[1]} x {picture.size[0]}")
@@ -201,7 +201,7 @@ class Restorer:
             operator, record.degradation = diagnosis.operator, diagnosis.describe()
             record.seconds["estimate"] = time.perf_counter() - begin
         if settings.noise_std is not None:
-            noise_std = heeded_noise(settings.noise_std, measured, operator, record)
+            noise_std = assumed_noise_std(settings.noise_std, measured, operator, record)
         else:
             noise_std = measured_noise(measured, operator).item() if diagnosis is None else diagnosis.noise_std
         return Look(measured, operator, noise_std, whole, size, tiles, diagnosis, analyses, record, begin)
@@ -236,7 +236,7 @@ class Restorer:
         generator = torch.Generator().manual_seed(seed)
         stage = self.pipeline.stage
         # Tiles share the noise of the whole picture, so that they agree where they overlap.
-        noise = torch.randn(stage.channels, *(side // stage.grain for side in look.whole), generator=generator)
+        noise = torch.randn(stage.channels, *(side // stage.size_multiple for side in look.whole), generator=generator)
         canvas, results = Canvas(3, look.whole), []
         for index, tile in enumerate(tiles):
             if index:
@@ -249,7 +249,7 @@ class Restorer:
                 look.noise_std,
                 settings.request().unless_started(0 if only_thin(part) else None),
                 generators=[generator],
-                noise=tile.of(noise, stage.grain)[None],
+                noise=tile.of(noise, stage.size_multiple)[None],
                 diagnosis=look.diagnosis and replace(look.diagnosis, analysis=look.analyses.get(index)),
                 callback=None if callback is None else _part(callback, index, len(tiles)),
             )
@@ -280,8 +280,8 @@ class Restorer:
         request = settings.request() if diagnosis is None else settings.request().unless_started(diagnosis.start_step)
         plan = self.pipeline.plan(request, operator.name, look.noise_std)
         seen, holes, stage = operator.seen(look.measured), missing(operator), self.pipeline.stage
-        coded = (look.whole[0] // stage.grain, look.whole[1] // stage.grain)
-        decoded, latent = Canvas(3, look.whole), Canvas(stage.channels, coded, OVERLAP // stage.grain)
+        coded = (look.whole[0] // stage.size_multiple, look.whole[1] // stage.size_multiple)
+        decoded, latent = Canvas(3, look.whole), Canvas(stage.channels, coded, OVERLAP // stage.size_multiple)
         variances, levels = [], []
         for index, tile in enumerate(tiles):
             analysis = look.analyses.get(index)
@@ -289,7 +289,7 @@ class Restorer:
                 where = None if holes is None else tile.of(holes, operator.stride)
                 analysis = self.pipeline.analyse(tile.of(seen), None, plan.encoder, where=where)
             decoded.add(tile, analysis.decoded[0])
-            latent.add(tile.shrunk(stage.grain), analysis.latent[0])
+            latent.add(tile.shrunk(stage.size_multiple), analysis.latent[0])
             variances.append(analysis.variance[0].item())
             levels.append(int((plan.matched_step(analysis.variance) if plan.start_step is None else plan.start_step)[0]))
         record.operator = {"name": operator.name, **operator.describe(), "estimated": diagnosis is not None}

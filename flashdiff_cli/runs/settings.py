@@ -37,7 +37,7 @@ class Settings:
         invert_mask: whether the mask is white where pixels are missing; None: no, and one that looks as if it were is refused. Short for
             the operator's option of that name, which is what the identity has.
         kernel: short for operator "motion-blur" with this kernel_file.
-        noise_std: on intensities in [0, 1], see `operators.estimate.at_least_shown`; None: estimated.
+        noise_std: on intensities in [0, 1], see `operators.estimate.effective_noise_std`; None: estimated.
         solver: registered name.
         solver_options: its settings, by option name.
         steps: of the whole reverse process, of which a run takes those below its start.

@@ -51,7 +51,7 @@ def train(
         raise UsageError(f"`data` {extra[0]}=...: the recipe has no group of that name; it has {', '.join(names)}")
     sources = [Source.parse(group | {"paths": data[group["name"]]}) for group in groups]
     held_out = {
-        name: [image for path in paths for image in validation_images(path, recipe.validation_limit, recipe.grain)]
+        name: [image for path in paths for image in validation_images(path, recipe.validation_limit, recipe.size_multiple)]
         for name, paths in validation.items()
     }
     if not held_out:

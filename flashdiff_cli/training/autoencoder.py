@@ -12,7 +12,7 @@ from flashdiff_cli.operators.gaussian_blur import GaussianBlur
 from flashdiff_cli.training.data import Crops, Source
 from flashdiff_cli.training.linear_start import block_basis, blocks, code_gains, estimation_error, start_linearly
 from flashdiff_cli.training.recipe import Recipe, new_network
-from flashdiff_cli.training.sheet import grid, to_picture
+from flashdiff_cli.training.sample_grid import grid, to_picture
 
 
 class AutoencoderTask:
@@ -79,7 +79,7 @@ class AutoencoderTask:
             figures[f"psnr_{name}"] = round(sum(scores) / len(scores), 3)
         return figures
 
-    def sheet(self, module) -> Image.Image:
+    def sample_grid(self, module) -> Image.Image:
         rows = []
         for images in self.validation.values():
             for image in images[:4]:

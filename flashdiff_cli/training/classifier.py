@@ -17,7 +17,7 @@ from flashdiff_cli.operators import Jpeg
 from flashdiff_cli.operators.motion_blur import kernel_axis
 from flashdiff_cli.training.degradation import Degradations, Draw
 from flashdiff_cli.training.recipe import Recipe, new_network
-from flashdiff_cli.training.sheet import grid, to_picture
+from flashdiff_cli.training.sample_grid import grid, to_picture
 
 
 class ClassifierTask:
@@ -88,7 +88,7 @@ class ClassifierTask:
             figures |= {f"off_{k}_{name}": round(v, 3) for k, v in zip(PARAMETERS, (off / number.clamp(min=1)).tolist(), strict=True)}
         return figures
 
-    def sheet(self, module) -> Image.Image:
+    def sample_grid(self, module) -> Image.Image:
         """Rows of measurements as the classifier meets them."""
         rows = []
         for images in self.validation.values():

@@ -140,7 +140,7 @@ class Crops(Dataset):
         return picture
 
 
-class Onward(Sampler):
+class ResumableSampler(Sampler):
     """Indices from `start` on, interleaved over `world` processes, without end."""
 
     def __init__(self, start: int, rank: int = 0, world: int = 1):
@@ -159,11 +159,11 @@ def to_tensor(picture: Image.Image) -> torch.Tensor:
     return torch.from_numpy(array).permute(2, 0, 1).contiguous()
 
 
-def validation_images(path: str | Path, limit: int, grain: int = 4) -> list[torch.Tensor]:
-    """The first `limit` images of a folder or shard, (1, 3, H, W), sides cut down to multiples of `grain`."""
+def validation_images(path: str | Path, limit: int, size_multiple: int = 4) -> list[torch.Tensor]:
+    """The first `limit` images of a folder or shard, (1, 3, H, W), sides cut down to multiples of `size_multiple`."""
     images = []
     for entry in entries(path)[:limit]:
         picture = entry.read()
-        size = (picture.width // grain * grain, picture.height // grain * grain)
+        size = (picture.width // size_multiple * size_multiple, picture.height // size_multiple * size_multiple)
         images.append(to_tensor(picture.crop((0, 0, *size)))[None])
     return images

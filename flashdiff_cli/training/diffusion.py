@@ -12,7 +12,7 @@ from flashdiff_cli.first_stage import FirstStage
 from flashdiff_cli.loading import load_component
 from flashdiff_cli.schedule import Schedule
 from flashdiff_cli.training.recipe import Recipe, new_network
-from flashdiff_cli.training.sheet import grid, to_picture
+from flashdiff_cli.training.sample_grid import grid, to_picture
 
 SCHEDULER = {
     "num_train_timesteps": 1000,
@@ -47,7 +47,7 @@ class DiffusionTask:
         self.scheduler = DDIMScheduler(**SCHEDULER)
         self.schedule = Schedule.from_table(self.scheduler.alphas_cumprod)
         torch.manual_seed(recipe.seed)
-        latent = recipe.crop // self.stage.grain
+        latent = recipe.crop // self.stage.size_multiple
         channels = self.stage.channels
         settings = dict(recipe.model)
         begin = settings.pop("begin", None)
@@ -91,7 +91,7 @@ class DiffusionTask:
                 figures[f"eps_{name}_{level}"] = round(sum(errors) / len(errors), 5)
         return figures
 
-    def sheet(self, module) -> Image.Image:
+    def sample_grid(self, module) -> Image.Image:
         """Rows of: picture; noisy latent and one-step estimate, decoded, at rising noise."""
         rows = []
         for images in self.validation.values():

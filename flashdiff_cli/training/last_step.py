@@ -12,7 +12,7 @@ from flashdiff_cli.last_step import LastStep
 from flashdiff_cli.operators import GaussianBlur, Jpeg
 from flashdiff_cli.training.mixtures import Draws, add_noise, apply, compress, drawing, is_grey, recolour, stored
 from flashdiff_cli.training.recipe import Recipe, new_network
-from flashdiff_cli.training.sheet import grid, to_picture
+from flashdiff_cli.training.sample_grid import grid, to_picture
 
 SCALE = 0.02
 """Added to what a picture is off, on the scale of [-1, 1], by which the error of the result is divided."""
@@ -118,7 +118,7 @@ class LastStepTask:
                 figures[f"psnr_{name}_{group}"] = round(-10 * torch.stack(errors).log10().mean().item(), 2)
         return figures
 
-    def sheet(self, module) -> Image.Image:
+    def sample_grid(self, module) -> Image.Image:
         """Rows of clean picture, what it became, and result."""
         rows = []
         for images in self.validation.values():

@@ -33,7 +33,7 @@ LIMITS = {
     "validate_every": (1, 1e9),
     "checkpoint_minutes": (0, 1e6),
     "validation_limit": (1, 1e6),
-    "grain": (1, 1024),
+    "size_multiple": (1, 1024),
 }
 """What numbers may be. Seeds are shifted by 40 bits to draw from, and must stay within 63."""
 
@@ -66,7 +66,7 @@ class Recipe:
     validate_every: int = 500
     checkpoint_minutes: float = 3.0
     validation_limit: int = 24
-    grain: int = 16
+    size_multiple: int = 16
     """Sides of validation images are cut to multiples of this; the networks need their own down-sampling to divide it."""
     data: list[dict] = field(default_factory=list)
     model: dict = field(default_factory=dict)
@@ -108,6 +108,8 @@ class Recipe:
             raise UsageError(f"{path}: cannot read this recipe ({error.strerror or error})") from error
         except ValueError as error:
             raise UsageError(f"{path}: not a valid TOML recipe ({error})") from error
+        if "grain" in values:  # its name in recipes before 0.2
+            values.setdefault("size_multiple", values.pop("grain"))
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
             raise UsageError(f"{path}: unknown recipe keys {', '.join(unknown)}")

@@ -12,7 +12,7 @@ from flashdiff_cli.severity import SeverityEncoder, SeverityEstimate
 from flashdiff_cli.stats import ordering_accuracy, spearman
 from flashdiff_cli.training.degradation import Degradations
 from flashdiff_cli.training.recipe import Recipe
-from flashdiff_cli.training.sheet import grid, to_picture
+from flashdiff_cli.training.sample_grid import grid, to_picture
 
 ORDERING_LEVELS = 10
 
@@ -110,7 +110,7 @@ class SeverityTask:
             }
         return figures
 
-    def sheet(self, module) -> Image.Image:
+    def sample_grid(self, module) -> Image.Image:
         """Rows of: picture, measurement, decoded estimate."""
         rows = []
         for images in self.validation.values():

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from flashdiff_cli.bounded import open_regular
 from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.hub.pickles import check_checkpoint
-from flashdiff_cli.training.data import Crops, Onward, Source
+from flashdiff_cli.training.data import Crops, ResumableSampler, Source
 from flashdiff_cli.training.recipe import Recipe
 
 CHECKPOINT = "checkpoint.pt"
@@ -43,7 +43,7 @@ class Task(Protocol):
     def validate(self, module: torch.nn.Module) -> dict[str, float]:
         """Figures on the validation images."""
 
-    def sheet(self, module: torch.nn.Module) -> Image.Image:
+    def sample_grid(self, module: torch.nn.Module) -> Image.Image:
         """A picture that shows how far the training has come."""
 
     def export(self, module: torch.nn.Module, folder: Path) -> None:
@@ -206,7 +206,7 @@ class Trainer:
         loader = DataLoader(
             Crops(self.sources, self.recipe.crop, self.recipe.seed),
             batch_size=self.recipe.batch,
-            sampler=Onward(start, rank, world),
+            sampler=ResumableSampler(start, rank, world),
             num_workers=self.recipe.workers,
             pin_memory=self.device.type == "cuda",
             persistent_workers=self.recipe.workers > 0,
@@ -222,7 +222,7 @@ class Trainer:
         try:
             with torch.no_grad(), self.accelerator.autocast():
                 figures = self.task.validate(bare)
-                sheet = self.task.sheet(bare)
+                sheet = self.task.sample_grid(bare)
         finally:
             bare.train()
             self.ema.restore(bare.parameters())

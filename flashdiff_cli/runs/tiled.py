@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from flashdiff_cli.calibration import mean_gradient
-from flashdiff_cli.diagnosis import Analysis, Diagnosis, pool, verdict
+from flashdiff_cli.diagnosis import Analysis, Diagnosis, pool, predict_kind
 from flashdiff_cli.operators import GaussianBlur, Operator
 from flashdiff_cli.operators.base import per_sample
-from flashdiff_cli.operators.estimate import at_least_shown
+from flashdiff_cli.operators.estimate import effective_noise_std
 from flashdiff_cli.pictures.tiles import Tile, cut
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
 from flashdiff_cli.restoration import Restoration
@@ -23,16 +23,16 @@ LOOKED_AT = 32
 """Tiles that the blind estimate of a large picture is made from, spread evenly."""
 
 
-def grain_of(pipeline: FlashDiffusionPipeline, operator: Operator | None) -> int:
+def size_multiple_of(pipeline: FlashDiffusionPipeline, operator: Operator | None) -> int:
     """Return the number that sides and positions of tiles are multiples of."""
-    return math.lcm(pipeline.grain, operator.stride if operator is not None else 1)
+    return math.lcm(pipeline.size_multiple, operator.stride if operator is not None else 1)
 
 
 def tiles_of(pipeline: FlashDiffusionPipeline, operator: Operator | None, size: tuple[int, int], side: int) -> list[Tile]:
     """Return the tiles of an image; one if `side` is 0."""
     if not side:
         return [Tile(0, 0, *size)]
-    return cut(size, side, grain_of(pipeline, operator))
+    return cut(size, side, size_multiple_of(pipeline, operator))
 
 
 def weighted_median(values: torch.Tensor, weights: torch.Tensor) -> float:
@@ -66,28 +66,28 @@ def diagnose(pipeline: FlashDiffusionPipeline, measured: torch.Tensor, tiles: Se
     parts = {i: tiles[i].of(measured) for i in range(0, len(tiles), -(-len(tiles) // LOOKED_AT))}
     seen = [one for one in map(pipeline.classify, parts.values()) if one is not None]
     pooled = pool(seen, [mean_gradient(part)[0].item() + 1e-6 for part in parts.values()]) if seen else None
-    kind, probabilities = ("gaussian-blur", None) if pooled is None else verdict(pooled)
+    kind, probabilities = ("gaussian-blur", None) if pooled is None else predict_kind(pooled)
     if kind != "gaussian-blur":
         return pipeline.diagnose(measured, pooled), {}
     found = {i: pipeline.diagnose(part, pooled) for i, part in parts.items()}
     analyses = {i: one.analysis for i, one in found.items() if one.analysis is not None}
-    weight = torch.tensor([pipeline.evidence(parts[i], analyses[i]).gradient[0].item() + 1e-6 for i in analyses])
+    weight = torch.tensor([pipeline.blur_features(parts[i], analyses[i]).gradient[0].item() + 1e-6 for i in analyses])
     blur = weighted_median(torch.tensor([one.operator.describe()["blur_std"] for one in found.values()]), weight)
     noise_std = weighted_median(torch.tensor([one.noise_std for one in found.values()]), weight)
     rounding_std = weighted_median(torch.tensor([one.rounding_std for one in found.values()]), weight)
     return Diagnosis(kind, GaussianBlur(blur), noise_std, probabilities, rounding_std), analyses
 
 
-def heeded_noise(told: float, measured: torch.Tensor, operator: Operator, record: Record) -> float:
-    """Return what noise a whole picture is restored with (`at_least_shown`), so that all its tiles agree.
+def assumed_noise_std(assumed: float, measured: torch.Tensor, operator: Operator, record: Record) -> float:
+    """Return what noise a whole picture is restored with (`effective_noise_std`), so that all its tiles agree.
 
     The record gets a note if it was not told so.
     """
-    heeded = at_least_shown(told, measured, operator)
-    if not bool(heeded > per_sample(told)):
-        return told
-    record.notes.append(f"noise {told:g} was told and {heeded.item():.3f} is plain to see, which was taken")
-    return heeded.item()
+    effective = effective_noise_std(assumed, measured, operator)
+    if not bool(effective > per_sample(assumed)):
+        return assumed
+    record.notes.append(f"noise {assumed:g} was told and {effective.item():.3f} is plain to see, which was taken")
+    return effective.item()
 
 
 def combine(record: Record, tiles: Sequence[Tile], results: Sequence[dict[str, Any]]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.hub.checksums import SUMS
-from flashdiff_cli.pictures.whole import make_folder, sweep
+from flashdiff_cli.pictures.atomic import make_folder, sweep
 from flashdiff_cli.runs.content import other_names
 from flashdiff_cli.runs.entries import NAME
 from flashdiff_cli.runs.inputs import Job, place
