@@ -26,7 +26,7 @@ PLANES = 5
 NOISE_SCALE = 5.0
 """Of these maps, so that common values are near 1."""
 
-ROUNDS, FIRST, LAST, WEIGHT = 5, 0.12, 0.012, 0.23
+ROUNDS, FIRST, LAST, WEIGHT = 6, 0.2, 0.012, 0.2
 """How often data term and network alternate; standard deviation of the error, on the scale of [-1, 1], that the first round expects at the
 least, and the last; and the share of the network's noise variance that the data term is weighed against (DPIR's lambda)."""
 

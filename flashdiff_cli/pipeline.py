@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.first_stage import FirstStage
 from flashdiff_cli.grey import grey_as, may_be_noise
 from flashdiff_cli.hub.resolve import resolve_model
+from flashdiff_cli.kernel import CAUTION, busiest_window, refine_kernel
 from flashdiff_cli.loading import component_folder, load_component, read_index
-from flashdiff_cli.operators import OPERATORS, GaussianBlur, Operator
+from flashdiff_cli.operators import OPERATORS, GaussianBlur, MotionBlur, Operator
 from flashdiff_cli.operators.base import per_sample
 from flashdiff_cli.operators.estimate import fit_blur, noise_level, rounding_noise
 from flashdiff_cli.operators.inpainting import missing
@@ -239,12 +241,24 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         if seen is not None and kind != "gaussian-blur":
             noise = noise_of(kind, seen, measurement)
             found = Diagnosis(kind, operator_of(kind, seen), noise, probabilities)
-            return found if kind in ("none", "jpeg") else found.with_rounding(rounding)
+            found = found if kind in ("none", "jpeg") else found.with_rounding(rounding)
+            return self._with_path(measurement, found) if isinstance(found.operator, MotionBlur) else found
         if not self.encoders:
             raise FlashdiffError("this model has no severity encoder, which an unknown degradation is estimated with; give `operator`")
         analysis = self.analyse(measurement, kind)
         operator, noise_std = self.estimate_operator(measurement, analysis)
         return Diagnosis(kind, operator, noise_std[0].item(), probabilities, analysis=analysis).with_rounding(rounding)
+
+    @torch.no_grad()
+    def _with_path(self, measurement: torch.Tensor, seen: Diagnosis) -> Diagnosis:
+        """Return a diagnosis with the camera's path in place of a straight one, where the model can tell; from a part of large pictures."""
+        if self.last_step is None or not self.encoders:
+            return seen
+        part = busiest_window(measurement, self.size_multiple).of(measurement)
+        analysis = self.analyse(part, seen.kind)
+        known = [torch.tensor([std]) for std in (CAUTION * seen.noise_std, seen.rounding_std)]
+        path = refine_kernel(part.float(), seen.operator, lambda blur: self.last_step.restore(analysis.decoded, part, blur, *known))
+        return replace(seen, operator=path, analysis=analysis if part.shape == measurement.shape else None)
 
     @torch.no_grad()
     def __call__(
@@ -379,9 +393,10 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             return operator.resize_to_image(measurement).clamp(-1, 1), torch.ones(len(images))
         rounding_std = torch.tensor([0.0 if diagnosis is None else diagnosis.rounding_std])
         corrected = self._consistent(images, measurement, operator, noise_std, rounding_std)
-        if decoded is None:
-            return corrected, torch.ones(len(images))
         trusted = diagnosis is None or diagnosis.trusted
+        # By an operator that is known, the network's rounds come to the same image from wherever they start.
+        if decoded is None or (trusted and self.last_step is not None):
+            return corrected, torch.ones(len(images))
         mean = self._consistent(decoded, measurement, operator, noise_std, rounding_std) if trusted else decoded
         return limit_deviation(corrected, mean, operator.seen(measurement))
 
