@@ -144,6 +144,17 @@ def test_the_seed_matters_and_repeats(run, tmp_path):
     assert results[0] == results[1] != results[2]
 
 
+def test_fast_takes_no_step(run, tmp_path):
+    source = picture(tmp_path / "a.png")
+    _, out, _ = run("restore", source, "--fast", "-o", tmp_path / "fast.png", "--json")
+    record = json.loads(out)
+    assert record["start_step"] == record["network_evaluations"] == 0
+    run("restore", source, "--start-step", "0", "-o", tmp_path / "zero.png")
+    assert (tmp_path / "fast.png").read_bytes() == (tmp_path / "zero.png").read_bytes()
+    code, _, err = run("restore", source, "--fast", "--start-step", "3", "-o", tmp_path / "both.png")
+    assert code == 2 and err.count("\n") == 1 and "--fast" in err and not (tmp_path / "both.png").exists()
+
+
 def test_start_step_0_is_the_decoded_estimate(run, tmp_path):
     source = picture(tmp_path / "a.png", (32, 24))
     _, out, _ = run("restore", source, "--start-step", "0", "--json")

@@ -55,6 +55,10 @@ def restore(
         int | None,
         typer.Option("--start-step", help="Start there, not at the step that the severity matches.", rich_help_panel="Method"),
     ] = None,
+    fast: Annotated[
+        bool,
+        typer.Option("--fast", help="Only the encoder's estimate and the last step: no diffusion steps.", rich_help_panel="Method"),
+    ] = False,
     noise_correction: Annotated[
         float | None,
         typer.Option("--noise-correction", help="Factor on the variance of the start noise (c in the paper).", rich_help_panel="Method"),
@@ -108,6 +112,8 @@ def restore(
         ending = "." + format.lower().lstrip(".")
         if ending not in FORMATS:
             raise UsageError(f"--format {format!r} cannot be written; choose from {', '.join(name[1:] for name in FORMATS)}")
+    if fast and start_step is not None:
+        raise UsageError("--fast and --start-step exclude each other: --fast is --start-step 0")
     if overwrite and resume:
         raise UsageError("--overwrite and --resume exclude each other: the one does all again, the other keeps all that is there")
     content = read_standard_input(sys.stdin) if STANDARD in inputs else []
@@ -139,7 +145,7 @@ def restore(
         steps=steps,
         eta=eta,
         start=start,
-        start_step=start_step,
+        start_step=0 if fast else start_step,
         noise_correction=noise_correction,
         variance_multiplier=variance_multiplier,
         encoder=encoder,
