@@ -77,9 +77,10 @@ class Diagnosis:
     def trusted(self) -> bool:
         """Whether the operator is known well enough to correct by it what nothing else vouches for.
 
-        A camera's path is seen least well: a kernel that is too long or turned leaves ripples.
+        A camera's path is seen least well: a kernel that is too long or turned leaves ripples. A soft picture with noise behind
+        JPEG may be taken for an enlarged one, which says that there is next to no noise.
         """
-        return self.kind != "motion-blur"
+        return self.kind not in ("motion-blur", "downsampling")
 
     def stored_as(self, compression: Jpeg | None) -> Diagnosis:
         """Return the diagnosis with what the file says of its own compression: its quality, and noise that rounding left at the least."""

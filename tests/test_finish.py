@@ -10,7 +10,7 @@ from tiny import tiny_pipeline
 from flashdiff_cli.data_consistency import limit_deviation
 from flashdiff_cli.diagnosis import Diagnosis
 from flashdiff_cli.last_step import LastStep
-from flashdiff_cli.operators import GaussianBlur, Identity, Jpeg, MotionBlur
+from flashdiff_cli.operators import Enlargement, GaussianBlur, Identity, Jpeg, MotionBlur
 from flashdiff_cli.operators.motion_blur import straight_kernel
 from flashdiff_cli.pictures.files import from_pil
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
@@ -62,6 +62,7 @@ def test_an_operator_that_is_not_trusted_does_not_correct_the_estimate():
     images, kept = pipeline.finish(decoded, decoded, y, shake, noise, Diagnosis("motion-blur", shake, 0.02))
     expected, share = limit_deviation(corrected, decoded, y)
     assert torch.equal(images, expected) and torch.equal(kept, share)
+    assert not Diagnosis("downsampling", Enlargement(2.0), 0.0).trusted and Diagnosis("gaussian-blur", GaussianBlur(2.0), 0.0).trusted
 
 
 def test_what_rounding_left_is_told_to_the_last_step():
