@@ -21,13 +21,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from flashdiff_cli.grey import LUMA
 from flashdiff_cli.operators import Enlargement, GaussianBlur, MotionBlur
 from flashdiff_cli.operators.motion_blur import path_kernels
 from flashdiff_cli.pictures.files import from_pil
 from flashdiff_cli.runs.restorer import Restorer
 from flashdiff_cli.runs.settings import Settings
 from flashdiff_cli.training.data import entries, to_tensor
-from flashdiff_cli.training.mixtures import LUMA, stored
+from flashdiff_cli.training.mixtures import stored
 
 WORSE = 0.1
 

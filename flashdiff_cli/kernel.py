@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+from flashdiff_cli.grey import LUMA
 from flashdiff_cli.operators.motion_blur import MotionBlur, kernel_axis
 from flashdiff_cli.pictures.tiles import Tile
 
@@ -39,8 +40,6 @@ TAPER = 12
 
 MOST_SIDE = 320
 """Side of the window, in pixels, that the kernel of a large picture is estimated in."""
-
-LUMA = (0.299, 0.587, 0.114)
 
 
 def _gradients(x: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 
+from flashdiff_cli.grey import LUMA
 from flashdiff_cli.operators import Enlargement, GaussianBlur, Identity, Jpeg, MotionBlur, Operator
 from flashdiff_cli.operators.estimate import noise_level
 from flashdiff_cli.operators.inpainting import Inpainting
@@ -39,7 +40,6 @@ GREY, TONED, DRAWINGS = 0.14, 0.04, 0.05
 """Shares of grey pictures, of toned ones, and of drawings in place of photographs."""
 WRONG = 0.06
 """Share of the samples that are told a blur which is not there, or is another one."""
-LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass
