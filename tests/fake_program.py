@@ -1,11 +1,14 @@
 """The program with a restorer that takes no time, for tests of what becomes of files: no torch, all else as it is.
 
 A picture is any bytes; restored, it is `R(` + bytes + `)`, so that one restored twice shows. By environment:
-FAKE_SECONDS: how long a picture takes. FAKE_KILL=POINT:N: the process kills itself at the N-th time at a point: "line" (before the
+FAKE_SECONDS: how long a picture takes. FAKE_WRITING: how long its file.
+FAKE_KILL=POINT:N: the process kills itself at the N-th time at a point: "line" (before the
 journal's line), "name" (after it, before the file has its name), "named" (right after), "torn" (in the middle of the line).
-FAKE_EDIT=FILE: changed while the first picture is restored.
+FAKE_PLAIN=1: a file system with neither hard links nor names that are given once; "empty" is then the point after an empty file has
+taken the name. FAKE_EDIT=FILE: changed while the first picture is restored.
 """
 
+import errno
 import gc
 import hashlib
 import importlib
@@ -51,6 +54,7 @@ def write_picture(picture, path, quality=95, into=whole_files.whole, notes=None)
         half = len(picture.data) // 2
         file.write(picture.data[:half])
         file.flush()
+        time.sleep(float(os.environ.get("FAKE_WRITING", 0)))
         file.write(picture.data[half:])
 
 
@@ -137,6 +141,18 @@ def watch():
         return write(handle, data)
 
     journal.append, whole_files._name, os.write = appended, named, written
+    if os.environ.get("FAKE_PLAIN"):
+        replace = os.replace
+
+        def no_link(*arguments, **more):
+            raise OSError(errno.EPERM, "no links here")
+
+        def replaced(source, target):
+            if os.path.exists(target) and not os.path.getsize(target):
+                at("empty")
+            replace(source, target)
+
+        whole_files._renamer, os.link, os.replace = lambda: None, no_link, replaced
 
 
 def main(arguments=None):

@@ -341,6 +341,20 @@ def test_killed_at_each_point_of_writing(here, point, in_place):
         complete(folder, "in", output, in_place)
 
 
+def test_killed_with_an_empty_file_of_the_name(here):
+    """Where a file system has neither hard links nor names that are given once."""
+    pictures(here / "in", 3)
+    pictures(here / "keep", 3)
+    (here / "out").mkdir()
+    (here / "out" / "1.png").touch()  # the user's own, which no line knows
+    assert run(here, "in", "-o", "out", FAKE_PLAIN=1, FAKE_KILL="empty:2")[0] == -signal.SIGKILL
+    assert files(here / "out")["2.png"] == b"" and not (here / "out" / "2.png").stat().st_size
+    code, _, err = run(here, "in", "-o", "out", FAKE_PLAIN=1)
+    assert code == 1 and "1.png" in err and files(here / "out")["1.png"] == b""
+    (here / "out" / "1.png").unlink()
+    complete(here, "in", "out")
+
+
 @pytest.mark.parametrize("in_place", [False, True])
 def test_killed_at_any_moment(here, in_place):
     pictures(here / "in", 12)
@@ -480,6 +494,25 @@ def test_a_signal_at_any_moment(here, number, expected):
         code, _, _ = running.wait()
         assert code in (0, expected, -number) and not leftovers(here)
     assert run(here, "in", "-o", "out")[0] == 0 and len(files(here / "out")) == 6
+
+
+@pytest.mark.parametrize(("number", "expected", "times"), [(signal.SIGINT, 130, 3), *((signal.SIGTERM, 143, times) for times in (1, 2, 4))])
+def test_signals_while_a_file_is_written(here, number, expected, times):
+    """However many come, and whenever: no part of a file stays, though another thread is in the middle of it."""
+    pictures(here / "in", 3)
+    running = Running("restore", "in", "-o", "out", cwd=here, FAKE_WRITING=0.4)
+    for _ in range(2000):
+        if leftovers(here):
+            break
+        time.sleep(0.002)
+    assert leftovers(here)
+    for _ in range(times):
+        running.send(number)
+        time.sleep(0.03)
+    code, _, _ = running.wait()
+    assert code in (expected, -number) and not leftovers(here)
+    assert all(data.startswith(b"R(") for data in files(here / "out").values())
+    assert run(here, "in", "-o", "out")[0] == 0 and len(files(here / "out")) == 3
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")

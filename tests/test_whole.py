@@ -27,9 +27,12 @@ def mode(path):
     return stat.S_IMODE(os.lstat(path).st_mode)
 
 
-@pytest.mark.parametrize("links", [True, False], ids=["hard links", "none"])
-def test_a_file_in_the_way_is_replaced_only_if_it_may_be(tmp_path, monkeypatch, links):
-    if not links:
+@pytest.mark.parametrize("way", ["rename", "link", "neither"])
+def test_a_file_in_the_way_is_replaced_only_if_it_may_be(tmp_path, monkeypatch, way):
+    """In one step where the system has one for it, else by a hard link, else by an empty file."""
+    if way != "rename":
+        monkeypatch.setattr("flashdiff_cli.pictures.atomic._renamer", lambda: None)
+    if way == "neither":
         monkeypatch.setattr(os, "link", lambda *a, **k: (_ for _ in ()).throw(OSError(errno.EPERM, "no links here")))
     path = tmp_path / "a"
     write(path, b"old", replace=False)

@@ -14,6 +14,9 @@ def main(arguments: list[str] | None = None) -> None:
         from flashdiff_cli.commands.program import run
 
         code = run(arguments)
+        if code > 128:
+            # Threads may still write, and another signal may end the process before they have finished.
+            signals.abandon()
     sys.exit(code)
 
 

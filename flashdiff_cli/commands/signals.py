@@ -52,10 +52,18 @@ def handled(handler: Callable[[int, object], None]) -> Iterator[None]:
 
 
 def leave(number: int, frame: object) -> None:
-    """Before anything has begun: one line, and the end."""
+    """Before anything has begun, and when all has ended: one line, and the end."""
     with suppress(OSError):
         os.write(2, b"flashdiff: interrupted\n")
+    abandon()
     os._exit(128 + number)
+
+
+def abandon() -> None:
+    """Remove the files that are being written, for the process is about to end; nothing is imported for it."""
+    atomic = sys.modules.get("flashdiff_cli.pictures.atomic")
+    if hasattr(atomic, "abandon"):  # it may be half imported
+        atomic.abandon()
 
 
 def interrupt(number: int, frame: object) -> None:

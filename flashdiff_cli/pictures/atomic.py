@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import stat
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -26,6 +27,10 @@ TEMPORARY = re.compile(r"\.flashdiff-[0-9a-f]{16}\.part")
 """Names of files that are being written: random, so that nobody can wait for them, and no two runs share one."""
 ATTRIBUTES = ("user.", "system.posix_acl_access")
 """Beginnings of the extended attributes that a file keeps when its content is replaced."""
+_held: set[Path] = set()
+"""Temporary files of this process that may be on the disk."""
+_holding = threading.RLock()
+_abandoned = threading.Event()
 UNLINKED = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 """What file systems without hard links answer."""
 
@@ -94,6 +99,16 @@ def whole(
         if temporary is not None:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+            _held.discard(temporary)
+
+
+def abandon() -> None:
+    """Remove every temporary file of this process, and let it make no more: it is about to end, whatever its threads still do."""
+    with _holding:
+        _abandoned.set()
+        for path in list(_held):
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 def make_folder(folder: Path) -> None:
@@ -113,12 +128,20 @@ def _create(folder: Path) -> tuple[int, Path]:
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     while True:
         path = folder / f".flashdiff-{secrets.token_hex(8)}.part"
-        try:
-            handle = os.open(path, flags, 0o600)
-        except FileExistsError:
-            continue
+        with _holding:
+            if _abandoned.is_set():
+                raise OSError(errno.EINTR, "interrupted")
+            try:
+                _held.add(path)  # before it is there: a signal may come between the two
+                handle = os.open(path, flags, 0o600)
+            except OSError as error:
+                _held.discard(path)
+                if isinstance(error, FileExistsError):
+                    continue
+                raise
         if _locked(handle):
             return handle, path
+        _held.discard(path)
         os.close(handle)  # another run has just swept it away
 
 
@@ -223,6 +246,40 @@ def _finished(file: BinaryIO) -> Finished:
     return Finished(found.st_size, found.st_mtime_ns, hashlib.file_digest(file, "sha256").hexdigest())
 
 
+@lru_cache(maxsize=1)
+def _renamer() -> Callable[[bytes, bytes], int] | None:
+    """The system's call that gives a file a free name in one step, and refuses one that is taken: Linux and macOS have one."""
+    import ctypes
+
+    with suppress(OSError, AttributeError, TypeError):
+        library = ctypes.CDLL(None, use_errno=True)
+        if hasattr(library, "renameat2"):
+            at = -100  # AT_FDCWD
+            library.renameat2.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
+            return lambda old, new: 0 if library.renameat2(at, old, at, new, 1) == 0 else ctypes.get_errno()  # RENAME_NOREPLACE
+        library.renamex_np.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_uint]
+        return lambda old, new: 0 if library.renamex_np(old, new, 4) == 0 else ctypes.get_errno()  # RENAME_EXCL
+    return None
+
+
+def _rename_new(temporary: Path, path: Path) -> bool:
+    """Give a file a name that must be free, in one step; False where the system or the file system cannot.
+
+    Raises:
+        FileExistsError: the name is taken.
+        OSError: the folder refuses.
+    """
+    rename = _renamer()
+    if rename is None:
+        return False
+    number = rename(os.fsencode(temporary), os.fsencode(path))
+    if number in (errno.EINVAL, errno.ENOSYS, *UNLINKED):
+        return False
+    if number:
+        raise OSError(number, os.strerror(number), str(path))
+    return True
+
+
 def _name(temporary: Path, path: Path, replace: bool) -> None:
     """Give a finished file its name, in one step.
 
@@ -239,11 +296,14 @@ def _name(temporary: Path, path: Path, replace: bool) -> None:
     if os.name == "nt":
         os.rename(temporary, path)  # which replaces nothing there
         return
+    if _rename_new(temporary, path):
+        return
     try:
         os.link(temporary, path, follow_symlinks=False)
     except OSError as error:
         if error.errno not in UNLINKED:
             raise
-        # Without hard links: an empty file takes the name if it is free, and is replaced at once.
+        # Neither that nor hard links: an empty file takes the name if it is free, and is replaced at once. A run that is killed in
+        # between leaves it, and the next one, whose journal knows of it, replaces it.
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         os.replace(temporary, path)

@@ -129,6 +129,12 @@ class Journal:
                     return entry
         return None
 
+    def _begun(self, place: Path, origin: Origin) -> bool:
+        """Whether a file is the empty one with which a killed run took a name, where a file system lets nothing better."""
+        now = stat_of(place, follow=False)
+        last = next(self.entries(place.parent).of(place.name), None)
+        return now is not None and now[0] == 0 and last is not None and last[0].source in (origin.name, origin.given)
+
     def _in_place(self, place: Path, settings: str) -> str:
         found = self._made_as(place)
         if found is None:
@@ -140,7 +146,7 @@ class Journal:
             return NEW
         found = self._made_as(place)
         if found is None:
-            return FOREIGN
+            return STALE if self._begun(place, origin) else FOREIGN
         alone = origin.given != ""
         alike = alone and unchanged(origin.paths[0], stat_of(origin.paths[0]), found.source_stat, found.source_digest)
         if found.of != of or found.in_place or not (alike or found.source in (origin.name, origin.given)):
