@@ -41,6 +41,16 @@ def restore(
     mask: options.Mask = None,
     kernel: options.Kernel = None,
     noise_std: options.Noise = None,
+    scale: Annotated[
+        int | None,
+        typer.Option(
+            "--scale",
+            min=2,
+            max=4,
+            help="Enlarge a small, sharp picture so many times along each side (short for --operator downsampling --factor).",
+            rich_help_panel="Degradation",
+        ),
+    ] = None,
     solver: Annotated[str | None, typer.Option("--solver", help=solver_help(), rich_help_panel="Method")] = None,
     steps: options.Steps = None,
     eta: Annotated[
@@ -93,6 +103,8 @@ def restore(
 
     flashdiff restore photo.png --operator gaussian-blur --blur-std 2 --noise-std 0.05
 
+    flashdiff restore small.png --scale 2
+
     flashdiff restore holiday/ -r -o restored/
     """
     from flashdiff_cli.commands.piped import STANDARD, check_free, check_piped, write_piped
@@ -139,6 +151,7 @@ def restore(
         operator_options=of_operator,
         mask=mask,
         kernel=kernel,
+        scale=scale,
         noise_std=noise_std,
         solver=solver,
         solver_options=of_solver,

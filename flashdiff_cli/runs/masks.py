@@ -31,9 +31,16 @@ THIN, DEEP = 4, 12
 
 
 def name_operator(
-    operator: str | None, options: dict[str, Any], mask: str | None, kernel: str | None, invert_mask: bool | None = None
+    operator: str | None,
+    options: dict[str, Any],
+    mask: str | None,
+    kernel: str | None,
+    invert_mask: bool | None = None,
+    scale: int | None = None,
 ) -> tuple[str | None, dict[str, Any]]:
     """Operator and options with the short ways spelled out: `mask` for mask-inpainting, `kernel` for motion-blur; `invert_mask` among them.
+
+    `scale` is downsampling by that factor, before whatever else has happened to the small picture.
 
     Raises:
         UsageError: they contradict each other, or what is spelled out beside them.
@@ -55,7 +62,18 @@ def name_operator(
         options = options | {"invert_mask": invert_mask}
     if options.get("invert_mask") is not None and options.get("mask_file") is None:
         raise UsageError("--invert-mask, or --no-invert-mask, says how a mask is read: give --mask FILE")
-    return operator, options
+    return (operator, options) if scale is None else _enlarged(operator, options, scale)
+
+
+def _enlarged(operator: str | None, options: dict[str, Any], scale: int) -> tuple[str, dict[str, Any]]:
+    """Operator and options of a picture that is to be `scale` times as large along each side."""
+    if takes_alpha(operator, options):
+        raise UsageError("--scale and --mask alpha exclude each other; fill the picture first, then enlarge the result")
+    if operator is not None and "downsampling" in operator.split("+"):
+        raise UsageError("--scale means --operator downsampling --factor; give the one or the other")
+    if options.get("factor") is not None:
+        raise UsageError(f"--scale {scale} and --factor {options['factor']} contradict each other; leave one out")
+    return ("downsampling" if operator is None else f"downsampling+{operator}"), options | {"factor": scale}
 
 
 def files_of(options: dict[str, Any]) -> dict[str, Path]:

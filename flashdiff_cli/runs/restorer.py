@@ -26,6 +26,7 @@ from flashdiff_cli.pictures.files import Picture, from_pil, read_picture
 from flashdiff_cli.pictures.tiles import OVERLAP, Canvas, Tile
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
 from flashdiff_cli.runs.checks import check_numbers, check_result
+from flashdiff_cli.runs.enlarging import check_size, noise_of_small
 from flashdiff_cli.runs.masks import finish_holes, from_alpha, look_at_mask, only_thin, takes_alpha, without_missing
 from flashdiff_cli.runs.memory import check_memory
 from flashdiff_cli.runs.record import Record
@@ -147,6 +148,7 @@ class Restorer:
         options, size = settings.operator_options, picture.size
         if settings.operator is not None:
             size = OPERATORS[settings.operator].image_size(size, options)
+            check_size(size, picture.size)
         operator = None
         if settings.operator is not None:
             if takes_alpha(settings.operator, options):
@@ -202,6 +204,8 @@ class Restorer:
             record.seconds["estimate"] = time.perf_counter() - begin
         if settings.noise_std is not None:
             noise_std = assumed_noise_std(settings.noise_std, measured, operator, record)
+        elif settings.scale is not None:
+            noise_std = noise_of_small(self.pipeline, picture, measured, tiles, operator, record)
         else:
             noise_std = measured_noise(measured, operator).item() if diagnosis is None else diagnosis.noise_std
         return Look(measured, operator, noise_std, whole, size, tiles, diagnosis, analyses, record, begin)

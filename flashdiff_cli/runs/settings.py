@@ -19,6 +19,7 @@ LIMITS = {
     "start_step": (0, 1_000_000),
     "noise_correction": (0.0, 1e6),
     "variance_multiplier": (0.0, 1e6),
+    "scale": (2, 4),
 }
 MIN_TILE, MAX_TILE = 64, 4096
 TILE = 384
@@ -37,6 +38,8 @@ class Settings:
         invert_mask: whether the mask is white where pixels are missing; None: no, and one that looks as if it were is refused. Short for
             the operator's option of that name, which is what the identity has.
         kernel: short for operator "motion-blur" with this kernel_file.
+        scale: how many times as large, along each side, the result is to be: short for operator "downsampling" with this factor, before
+            the operator that is given, which acts on the small picture. Noise that is not given is what the small picture shows.
         noise_std: on intensities in [0, 1], see `operators.estimate.effective_noise_std`; None: estimated.
         solver: registered name.
         solver_options: its settings, by option name.
@@ -69,9 +72,12 @@ class Settings:
     mask: str | Path | None = None
     kernel: str | Path | None = None
     invert_mask: bool | None = None
+    scale: int | None = None
 
     def __post_init__(self):
-        self.operator, self.operator_options = name_operator(self.operator, self.operator_options, self.mask, self.kernel, self.invert_mask)
+        self.operator, self.operator_options = name_operator(
+            self.operator, self.operator_options, self.mask, self.kernel, self.invert_mask, self.scale
+        )
 
     def identity(self) -> dict[str, Any]:
         """Return what an output depends on, under names that stay: journals keep a hash of it.

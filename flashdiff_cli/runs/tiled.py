@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from flashdiff_cli.calibration import mean_gradient
+from flashdiff_cli.classifier import Degradation
 from flashdiff_cli.diagnosis import Analysis, Diagnosis, pool, predict_kind
 from flashdiff_cli.operators import GaussianBlur, Operator
 from flashdiff_cli.operators.base import per_sample
@@ -47,6 +48,17 @@ def weighted_median(values: torch.Tensor, weights: torch.Tensor) -> float:
     return values[order][min(index, len(values) - 1)].item()
 
 
+def spread_parts(measured: torch.Tensor, tiles: Sequence[Tile], stride: int = 1) -> dict[int, torch.Tensor]:
+    """Return parts of a measurement that stand for the whole, spread evenly, by number of the tile; `stride` is its operator's."""
+    return {i: tiles[i].of(measured, stride) for i in range(0, len(tiles), -(-len(tiles) // LOOKED_AT))}
+
+
+def classify_parts(pipeline: FlashDiffusionPipeline, parts: Mapping[int, torch.Tensor]) -> Degradation | None:
+    """Return the classifier's verdict on all parts together, those with much detail counting more; None if the model has no classifier."""
+    seen = [one for one in map(pipeline.classify, parts.values()) if one is not None]
+    return pool(seen, [mean_gradient(part)[0].item() + 1e-6 for part in parts.values()]) if seen else None
+
+
 def diagnose(pipeline: FlashDiffusionPipeline, measured: torch.Tensor, tiles: Sequence[Tile]) -> tuple[Diagnosis, dict[int, Analysis]]:
     """Diagnose a picture that is restored in pieces as one.
 
@@ -63,9 +75,8 @@ def diagnose(pipeline: FlashDiffusionPipeline, measured: torch.Tensor, tiles: Se
     if len(tiles) == 1:
         found = pipeline.diagnose(tiles[0].of(measured))
         return found, {} if found.analysis is None else {0: found.analysis}
-    parts = {i: tiles[i].of(measured) for i in range(0, len(tiles), -(-len(tiles) // LOOKED_AT))}
-    seen = [one for one in map(pipeline.classify, parts.values()) if one is not None]
-    pooled = pool(seen, [mean_gradient(part)[0].item() + 1e-6 for part in parts.values()]) if seen else None
+    parts = spread_parts(measured, tiles)
+    pooled = classify_parts(pipeline, parts)
     kind, probabilities = ("gaussian-blur", None) if pooled is None else predict_kind(pooled)
     if kind != "gaussian-blur":
         return pipeline.diagnose(measured, pooled), {}
