@@ -49,9 +49,7 @@ def test_scale_is_short_for_downsampling(model):
     """Bit for bit, where the noise is given."""
     restorer = Restorer(model)
     short, _ = restorer.restore(from_pil(small()), Settings(scale=2, noise_std=0.01, start_step=2))
-    long, _ = restorer.restore(
-        from_pil(small()), Settings(operator="downsampling", operator_options={"factor": 2}, noise_std=0.01, start_step=2)
-    )
+    long, _ = restorer.restore(from_pil(small()), Settings(operator="downsampling", operator_options={"factor": 2}, noise_std=0.01, start_step=2))
     assert torch.equal(short.image, long.image)
 
 
@@ -61,6 +59,12 @@ def test_transparency_grows_too(model):
     restored, _ = Restorer(model).restore(from_pil(picture), Settings(scale=2, start_step=0))
     alpha = restored.to_pil().getchannel("A")
     assert alpha.size == (42, 28) and alpha.getpixel((5, 0)) < 20 < 230 < alpha.getpixel((5, 27))
+
+
+def test_journals_tell_it_from_plain_downsampling():
+    """Which reads the noise otherwise."""
+    long = Settings(operator="downsampling", operator_options={"factor": 2})
+    assert Settings(scale=2).identity() == long.identity() | {"scale": 2} and "scale" not in long.identity()
 
 
 def test_an_operator_besides_acts_on_the_small_picture():

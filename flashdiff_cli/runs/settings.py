@@ -102,7 +102,7 @@ class Settings:
             "tile": self.tile,
             "mask": self.mask,
             "kernel": self.kernel,
-        }
+        } | ({} if self.scale is None else {"scale": self.scale})
 
     def request(self) -> SamplingRequest:
         """Return what these settings ask of the sampler."""
