@@ -120,7 +120,7 @@ def test_a_run_of_today_is_known_by_the_name_it_had(given, expected):
 def test_every_setting_of_a_run_is_in_its_identity():
     plain = Settings()
     other = {k: v for k, v in GIVEN.items() if k not in ("operator", "operator_options")}
-    other |= {"operator": "jpeg", "operator_options": {"jpeg_quality": 30.0}}
+    other |= {"operator": "jpeg", "operator_options": {"jpeg_quality": 30.0}, "scale": 2}
     names = {field.name for field in fields(Settings)} - {"mask", "kernel", "invert_mask"}
     assert names == set(other)
     for name, value in other.items():
