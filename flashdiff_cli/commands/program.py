@@ -19,6 +19,7 @@ from flashdiff_cli.commands.convert import convert
 from flashdiff_cli.commands.encode import encode
 from flashdiff_cli.commands.flags import PARAMETERS
 from flashdiff_cli.commands.models import models
+from flashdiff_cli.commands.report import report
 from flashdiff_cli.commands.restore import restore
 from flashdiff_cli.commands.severity import severity
 from flashdiff_cli.commands.show import lenient, say_error
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (restore, severity, encode, compare, bench, calibrate, train, convert):
+for command in (restore, severity, encode, compare, report, bench, calibrate, train, convert):
     app.command()(command)
     PARAMETERS.update(inspect.signature(command).parameters)
 app.add_typer(models, name="models")

@@ -23,6 +23,10 @@ def restore(
     ] = None,
     recursive: options.Recursive = False,
     limit: options.Limit = None,
+    shard: Annotated[
+        str | None,
+        typer.Option("--shard", metavar="I/N", help="Do part I of N, from 1/N to N/N, chosen by names: for job arrays; `report` merges them."),
+    ] = None,
     in_place: Annotated[bool, typer.Option("--in-place", help="Write each result over its input.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do again what is done, and replace files that stand in the way.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Keep every output of an earlier run, whatever its settings were.")] = False,
@@ -117,6 +121,7 @@ def restore(
     from flashdiff_cli.runs.journal import Journal, Origin, fingerprint
     from flashdiff_cli.runs.piped import read_standard_input
     from flashdiff_cli.runs.resume import DO, REFUSE, SKIP, Claims, decide, refusal, sweep_outputs, without_outputs
+    from flashdiff_cli.runs.shards import Shard
     from flashdiff_cli.runs.tables import Tables
 
     ending = None
@@ -130,15 +135,16 @@ def restore(
         raise UsageError("--overwrite and --resume exclude each other: the one does all again, the other keeps all that is there")
     content = read_standard_input(sys.stdin) if STANDARD in inputs else []
     piped = isinstance(content, bytes) or output == STANDARD
-    journal, jobs = Journal(), []
+    journal, jobs, part = Journal(), [], Shard.parse(shard or "1/1")
     if piped:
-        refused = {"--in-place": in_place, "--resume": resume, "--samples": samples > 1, "--severity-map": severity_map}
+        refused = {"--in-place": in_place, "--resume": resume, "--samples": samples > 1, "--severity-map": severity_map, "--shard": shard}
         check_piped(inputs, content, output, json, refused | {"--dry-run": dry_run, "--csv": csv, "--report": page})
         check_free(output, overwrite)
     else:
         jobs = find_pictures(inputs, recursive, limit, content, lambda found: without_outputs(found, journal))
-        jobs = with_targets(jobs, output, suffix, ending, in_place, journal.is_of_another)
-    tables = Tables(journal, inputs, jobs, csv, page, overwrite)
+        # Each part gives names as if it did all, so that no two parts give the same.
+        jobs = part.of(with_targets(jobs, output, suffix, ending, in_place, journal.is_of_another))
+    tables = Tables(journal, [*inputs, *([Path(str(part))] if shard else [])], jobs, csv, page, overwrite)
     of_operator, of_solver = split(values)
 
     from flashdiff_cli.hub.download import sha256_of

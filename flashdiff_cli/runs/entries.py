@@ -169,6 +169,10 @@ class Entries:
         with suppress(ValueError, RecursionError):
             self._others.update(Entry.of_line(json.loads(line, parse_constant=lambda name: None)).others)
 
+    def names(self) -> list[str]:
+        """The files that lines tell of."""
+        return list(self._places)
+
     def is_other(self, name: str) -> bool:
         """Whether an older version wrote this file beside a restored picture."""
         return name in self._others

@@ -109,7 +109,7 @@ class Journal:
             raise FlashdiffError(entries.trouble)
         return self._in_place(place, settings) if job.in_place else self._standing(place, Origin.of(job.source), settings)
 
-    def _made_as(self, place: Path) -> Entry | None:
+    def made_as(self, place: Path) -> Entry | None:
         """The line that made a file what it is; None: none did."""
         # Of a file that another run has made since the journal was read, the line is there before the file has its name.
         return self._known(place, anew=False) or self._known(place, anew=True)
@@ -136,7 +136,7 @@ class Journal:
         return now is not None and now[0] == 0 and last is not None and last[0].source in (origin.name, origin.given)
 
     def _in_place(self, place: Path, settings: str) -> str:
-        found = self._made_as(place)
+        found = self.made_as(place)
         if found is None:
             return NEW
         return DONE if found.settings == settings else STALE
@@ -144,7 +144,7 @@ class Journal:
     def _standing(self, place: Path, origin: Origin, settings: str = "", of: str | None = None) -> str:
         if not os.path.lexists(place):
             return NEW
-        found = self._made_as(place)
+        found = self.made_as(place)
         if found is None:
             return STALE if self._begun(place, origin) else FOREIGN
         alone = origin.given != ""
@@ -187,7 +187,7 @@ class Journal:
 
     def record(self, job: Job) -> Record:
         """The record of a finished job, marked as skipped."""
-        found = self._made_as(place_of(job))
+        found = self.made_as(place_of(job))
         record = found.record if found is not None and found.record is not None else Record("")
         record.input, record.output, record.status = str(job.source), str(job.target), "skipped"
         return record

@@ -36,7 +36,7 @@ class Tables:
         self.origin = Origin.of_run(inputs, [job.source for job in jobs])
         if csv is not None and page is not None and (place(csv) == place(page) or same_file(csv, page)):
             raise UsageError(f"--csv and --report name the same file, {csv}; choose two")
-        taken = {place(path) for job in jobs for path in (job.source, job.target)}
+        taken = {place(path) for job in jobs for path in (job.source, job.target) if path is not None}
         for option, path in (("--csv", csv), ("--report", page)):
             if path is None:
                 continue

@@ -1,0 +1,52 @@
+"""flashdiff report"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flashdiff_cli.commands import options
+
+
+def report(
+    places: Annotated[
+        list[Path],
+        typer.Argument(metavar="RESULTS...", help="Folders that runs have written into, and files of what --json has printed.", show_default=False),
+    ],
+    json: options.Json = False,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Write all records there as CSV.")] = None,
+    page: Annotated[Path | None, typer.Option("--report", "-o", help="Write a page with before/after sliders, plot and table there (.html).")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that stand in the way.")] = False,
+) -> None:
+    """Gather what several runs have done into one table, page or CSV: the parts of a job array, or all runs into a folder.
+
+    Failed pictures are known from what `restore --json` has printed; those that another run has done since are not counted.
+
+    Examples:
+
+    flashdiff report restored/ -o restored.html
+
+    flashdiff report restored/ part-*.jsonl --csv all.csv
+    """
+    from flashdiff_cli.commands.show import report as show
+    from flashdiff_cli.commands.show import say_error, say_json
+    from flashdiff_cli.runs.inputs import Job
+    from flashdiff_cli.runs.journal import Journal
+    from flashdiff_cli.runs.merge import merged
+    from flashdiff_cli.runs.tables import Tables
+
+    records = merged(places)
+    jobs = [Job(Path(r.input), Path(Path(r.input).name), Path(r.output) if r.output else None) for r in records]
+    tables = Tables(Journal(), places, jobs, csv, page, overwrite)
+    if json:
+        for record in records:
+            say_json(record.to_json())
+    errors = tables.write(records)
+    for error in errors:
+        say_error(error)
+    show(records, json)
+    failed = sum(record.status == "failed" for record in records)
+    say_error(f"{len(records) - failed} restored, {failed} failed")
+    raise typer.Exit(int(bool(failed or errors)))
