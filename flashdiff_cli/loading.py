@@ -22,38 +22,34 @@ LDM_NAMES = {"first_stage": ("first_stage", "vqvae", "vae")}
 """Folder names by role, ours first, then those of other latent diffusion models."""
 
 OWN_CLASSES = {"SeverityEncoder": SeverityEncoder, "DegradationClassifier": DegradationClassifier, "LastStep": LastStep}
-NETWORKS = OWN_CLASSES | {name: getattr(diffusers, name) for name in ("AutoencoderKL", "AutoencoderDC", "VQModel", "UNet2DModel")}
-SCHEDULERS = {
-    name: getattr(diffusers, name)
-    for name in (
-        "DDIMScheduler",
-        "DDPMScheduler",
-        "PNDMScheduler",
-        "LMSDiscreteScheduler",
-        "EulerDiscreteScheduler",
-        "EulerAncestralDiscreteScheduler",
-        "DPMSolverMultistepScheduler",
-        "DPMSolverSinglestepScheduler",
-        "UniPCMultistepScheduler",
-        "HeunDiscreteScheduler",
-        "DEISMultistepScheduler",
-    )
-}
-"""The classes that a model folder may name; of a scheduler only its training table is used."""
+NETWORKS = ("AutoencoderKL", "AutoencoderDC", "VQModel", "UNet2DModel")
+SCHEDULERS = (
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "PNDMScheduler",
+    "LMSDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "UniPCMultistepScheduler",
+    "HeunDiscreteScheduler",
+    "DEISMultistepScheduler",
+)
+"""Classes of diffusers that a model folder may name, each imported when one names it; of a scheduler only its training table is used."""
 
 
-def _allowed(role: str) -> dict[str, type]:
-    """The classes that a role may have."""
+def _allowed(role: str) -> tuple[str, ...]:
+    """The names of the classes that a role may have."""
     if role.startswith("severity"):
-        return {"SeverityEncoder": SeverityEncoder}
-    names = {
+        return ("SeverityEncoder",)
+    return {
         "first_stage": ("AutoencoderKL", "AutoencoderDC", "VQModel"),
         "unet": ("UNet2DModel",),
         "classifier": ("DegradationClassifier",),
         "last_step": ("LastStep",),
-        "scheduler": tuple(SCHEDULERS),
-    }.get(role, tuple(NETWORKS))
-    return {name: cls for name, cls in (NETWORKS | SCHEDULERS).items() if name in names}
+        "scheduler": SCHEDULERS,
+    }.get(role, (*OWN_CLASSES, *NETWORKS))
 
 
 def component_folder(model: str | Path, role: str) -> Path | None:
@@ -104,9 +100,9 @@ def load_component(model: str | Path, role: str, dtype: torch.dtype = torch.floa
     config = read_config(path)
     name = config.get("_class_name", "")
     allowed = _allowed(role)
-    cls = allowed.get(name) if isinstance(name, str) else None
-    if cls is None or is_scheduler != (name in SCHEDULERS):
+    if name not in allowed or is_scheduler != (name in SCHEDULERS):
         raise FlashdiffError(f"{path}: unknown class {short(name)} for {role}; flashdiff takes {', '.join(sorted(allowed))}")
+    cls = OWN_CLASSES[name] if name in OWN_CLASSES else getattr(diffusers, name)
     if is_scheduler:
         check_file(root, path)
         return _scheduler(cls, config, path)
