@@ -51,12 +51,13 @@ class DeviationHead(nn.Module):
     def __init__(self, features: int, factor: int, channels: int, width: int = 96):
         super().__init__()
         self.factor, self.width = factor, width
-        # Made from formulas, so not among the weights. Rotates R, G, B to grey and two differences, lengths kept. (Not by `norm`, which on the
-        # meta device, where networks are outlined before they are loaded, imports torch's compiler.)
-        colours = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]])
-        self.register_buffer("rotation", colours / colours.square().sum(1, keepdim=True).sqrt(), persistent=False)
-        self.register_buffer("basis", cosine_basis(BLOCK), persistent=False)
-        self.register_buffer("average", band_average(BLOCK), persistent=False)
+        # Made from formulas, so not among the weights. Rotates R, G, B to grey and two differences, lengths kept. Computed on the CPU even where a
+        # network is only outlined: arithmetic on the meta device imports torch's compiler.
+        with torch.device("cpu"):
+            colours = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]])
+            self.register_buffer("rotation", colours / colours.norm(dim=1, keepdim=True), persistent=False)
+            self.register_buffer("basis", cosine_basis(BLOCK), persistent=False)
+            self.register_buffer("average", band_average(BLOCK), persistent=False)
         self.norm_features = nn.BatchNorm2d(features, momentum=0.05, affine=False)
         self.norm_bands = nn.BatchNorm2d(BANDS, momentum=0.05, affine=False)
         self.norm_whole = nn.BatchNorm1d(WHOLE, momentum=0.05, affine=False)

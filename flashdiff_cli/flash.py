@@ -12,13 +12,11 @@ import torch
 
 from flashdiff_cli.broadcast import select, shaped
 from flashdiff_cli.errors import UsageError
+from flashdiff_cli.parameters import START_MODES as START_MODES
+from flashdiff_cli.parameters import STARTS as STARTS
 from flashdiff_cli.schedule import Schedule
 from flashdiff_cli.severity import SeverityEstimate
 
-START_MODES = ("stochastic", "inversion")
-"""How an estimated latent is taken to the start step: with drawn noise, or with the noise that the network predicts."""
-STARTS = (*START_MODES, "noise", "come-closer")
-"""All starts; the last two need no severity encoder."""
 NOISE_RULES = ("variance", "level")
 
 NoisePredictor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

@@ -85,6 +85,10 @@ class _UncompiledLoader(importlib.abc.Loader):
         finally:
             compiler.disable = usual
             del sys.modules[COMPILER]
+        if module.__name__ == "diffusers.utils.torch_utils":
+            compiled = module.is_compiled_module
+            # Nothing is compiled before the compiler is there; to ask it would bring it.
+            module.is_compiled_module = lambda network: COMPILER in sys.modules and compiled(network)
 
 
 def _left_to_the_compiler(disable: Callable[..., Any]) -> Callable[..., Any]:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from flashdiff_cli.registry import Option
 
+START_MODES = ("stochastic", "inversion")
+"""How an estimated latent is taken to the start step: with drawn noise, or with the noise that the network predicts."""
+STARTS = (*START_MODES, "noise", "come-closer")
+"""All starts; the last two need no severity encoder."""
+
 OPERATOR_OPTIONS: dict[str, tuple[Option, ...]] = {
     "gaussian-blur": (
         Option("blur_std", float, "standard deviation of the blur in pixels", None, 0.05, 10.0),

@@ -115,12 +115,11 @@ def restore(
     from flashdiff_cli.commands.run import find_pictures, run_pictures
     from flashdiff_cli.commands.show import meter, report, say_error, say_json, say_plan
     from flashdiff_cli.errors import UsageError
-    from flashdiff_cli.pictures.files import write_picture
     from flashdiff_cli.pictures.formats import FORMATS
     from flashdiff_cli.runs.inputs import Job, with_targets
     from flashdiff_cli.runs.journal import Journal, Origin, fingerprint
     from flashdiff_cli.runs.piped import read_standard_input
-    from flashdiff_cli.runs.resume import DO, REFUSE, SKIP, Claims, decide, refusal, sweep_outputs, without_outputs
+    from flashdiff_cli.runs.resume import DO, REFUSE, SKIP, Claims, decide, model_identity, refusal, sweep_outputs, without_outputs
     from flashdiff_cli.runs.shards import Shard
     from flashdiff_cli.runs.tables import Tables
 
@@ -148,9 +147,8 @@ def restore(
     of_operator, of_solver = split(values)
 
     from flashdiff_cli.hub.download import sha256_of
-    from flashdiff_cli.runs import extras
-    from flashdiff_cli.runs.masks import files_of
-    from flashdiff_cli.runs.restorer import Restorer, Settings
+    from flashdiff_cli.runs.naming import files_of, names_beside
+    from flashdiff_cli.runs.settings import Settings
 
     settings = Settings(
         operator=operator,
@@ -175,6 +173,8 @@ def restore(
     settings.check()
 
     def load():
+        from flashdiff_cli.runs.restorer import Restorer
+
         return Restorer(model, device, dtype, offline=offline)
 
     if piped:
@@ -192,8 +192,8 @@ def restore(
         raise typer.Exit(0)
     files = {name: sha256_of(path) for name, path in files_of(settings.operator_options).items()}
     asked = {"quality": quality, "dtype": dtype, "samples": samples, "map": severity_map, "files": files}
-    made_with = fingerprint(**settings.identity(), **asked, **Restorer.identity(model, offline))
-    decisions = decide(jobs, journal, made_with, overwrite, resume, lambda target: extras.names(target, samples, severity_map))
+    made_with = fingerprint(**settings.identity(), **asked, **model_identity(model, offline))
+    decisions = decide(jobs, journal, made_with, overwrite, resume, lambda target: names_beside(target, samples, severity_map))
     if dry_run:
         say_plan(decisions, json)
         raise typer.Exit(int(any(d.action == REFUSE for d in decisions)))
@@ -205,6 +205,9 @@ def restore(
         say_error(note)
 
     def work(restorer, job, picture, step):
+        from flashdiff_cli.pictures.files import write_picture
+        from flashdiff_cli.runs import extras
+
         restored, record = restorer.restore(picture, settings, str(job.source), step)
         map_ = extras.severity_map(restorer, picture, settings, record.operator["name"], record.noise_std) if severity_map else None
         more, digest = None, picture.digest.hex()

@@ -1,4 +1,4 @@
-"""Names of models on the Hub, and their revisions: they become parts of addresses and of paths."""
+"""Names of models on the Hub, their revisions and files: they become parts of addresses and of paths."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 
 from flashdiff_cli.errors import UsageError
 
+PICKLED, SAFE = "diffusion_pytorch_model.bin", "diffusion_pytorch_model.safetensors"
+"""Weights in a component's folder, pickled and safe."""
 PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 LONGEST = 96
 
@@ -34,3 +36,8 @@ def hub_id(spec: str, revision: str | None = None, flag: str = "`model`", known:
     if revision is not None and not _good(revision, range(1, 6)):
         raise UsageError(f"{flag} {spec[:200]}: {revision[:200]!r} cannot be a revision; give a branch, tag or commit")
     return name, revision
+
+
+def pickled_weights(files: list[str]) -> list[str]:
+    """The pickled weights, among a repository's files, that have no safe twin."""
+    return [f for f in files if f.endswith("/" + PICKLED) and f.removesuffix(PICKLED) + SAFE not in files]

@@ -14,9 +14,9 @@ from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.hub.checksums import SUMS, check_folder, write_sums
 from flashdiff_cli.hub.configs import read_config
 from flashdiff_cli.hub.download import download, sha256_of
+from flashdiff_cli.hub.names import pickled_weights
 from flashdiff_cli.hub.paths import converted_folder, new_folder, weights_folder
 from flashdiff_cli.hub.registry import KnownModel
-from flashdiff_cli.hub.safe import pickled_weights, rewrite
 
 Report = Callable[[str, int, int | None], None]
 """Called with (file, bytes so far, bytes in all or None)."""
@@ -124,6 +124,8 @@ def _safe(folder: Path, repo: str, own: KnownModel | None) -> Path:
         _verify(folder, repo)
         target.parent.mkdir(parents=True, exist_ok=True)
         with _new_folder(target) as part:
+            from flashdiff_cli.hub.safe import rewrite
+
             rewrite(folder, part)
             if own is not None and own.scheduler:
                 path = part / "scheduler" / "scheduler_config.json"

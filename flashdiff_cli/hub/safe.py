@@ -7,14 +7,8 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
+from flashdiff_cli.hub.names import PICKLED, SAFE
 from flashdiff_cli.hub.unpickle import load_checkpoint, state_dict
-
-PICKLED, SAFE = "diffusion_pytorch_model.bin", "diffusion_pytorch_model.safetensors"
-
-
-def pickled_weights(files: list[str]) -> list[str]:
-    """The pickled weights, among a repository's files, that have no safe twin."""
-    return [f for f in files if f.endswith("/" + PICKLED) and f.removesuffix(PICKLED) + SAFE not in files]
 
 
 def rewrite(folder: Path, target: Path) -> None:

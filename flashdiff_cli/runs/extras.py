@@ -11,6 +11,7 @@ from flashdiff_cli.pictures.atomic import Opener, whole
 from flashdiff_cli.pictures.files import Picture, from_pil, write_picture
 from flashdiff_cli.pictures.maps import draw_map
 from flashdiff_cli.pictures.tiles import Canvas, cut
+from flashdiff_cli.runs.naming import beside
 from flashdiff_cli.runs.record import Record
 from flashdiff_cli.runs.restorer import Restorer, Settings
 from flashdiff_cli.runs.tiled import size_multiple_of
@@ -19,18 +20,6 @@ WINDOW, SHARED = 64, 32
 """Side and overlap of the windows that a severity map looks through, in pixels."""
 FULL_SPREAD = 0.15
 """Standard deviation, on intensities, at the upper end of an uncertainty map."""
-
-
-def beside(target: Path, what: str, ending: str | None = None) -> Path:
-    """The name of a picture that goes with `target`."""
-    return target.with_name(f"{target.stem}-{what}{ending or target.suffix}")
-
-
-def names(target: Path, count: int, with_map: bool) -> list[Path]:
-    """All that `count` samples and a severity map write beside `target`."""
-    found = [beside(target, f"sample{number}") for number in range(2, count + 1)]
-    found += [beside(target, "mean"), beside(target, "uncertainty", ".png")] if count > 1 else []
-    return found + ([beside(target, "severity", ".png")] if with_map else [])
 
 
 def severity_map(

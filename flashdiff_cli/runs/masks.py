@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from flashdiff_cli.errors import FlashdiffError, UsageError
+from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.operators import Operator
 from flashdiff_cli.operators.composition import Composition
 from flashdiff_cli.operators.files import share
 from flashdiff_cli.operators.fill import fill
 from flashdiff_cli.operators.inpainting import Inpainting, MaskInpainting
 from flashdiff_cli.pictures.picture import Picture
+from flashdiff_cli.runs.naming import ALPHA
 
-ALPHA = "alpha"
-"""Instead of a mask file: what a picture's transparency hides is missing."""
 MANY, NEARLY_ALL = 0.6, 0.95
 """Shares of missing pixels above which a mask may be inverted, if they lie far from kept ones, and is taken for it; both only
 if the picture has anything to show there."""
@@ -28,63 +26,6 @@ FOUND = 0.02
 """Noise, on intensities, above which kept pixels are restored too: sparse pixels of clean pictures show up to 0.015 (`kept_noise`)."""
 THIN, DEEP = 4, 12
 """Distances from kept pixels, in pixels: up to the first, holes are filled from around them; from the second on, by the model."""
-
-
-def name_operator(
-    operator: str | None,
-    options: dict[str, Any],
-    mask: str | None,
-    kernel: str | None,
-    invert_mask: bool | None = None,
-    scale: int | None = None,
-) -> tuple[str | None, dict[str, Any]]:
-    """Operator and options with the short ways spelled out: `mask` for mask-inpainting, `kernel` for motion-blur; `invert_mask` among them.
-
-    `scale` is downsampling by that factor, before whatever else has happened to the small picture.
-
-    Raises:
-        UsageError: they contradict each other, or what is spelled out beside them.
-    """
-    if mask is not None and kernel is not None:
-        raise UsageError(
-            "--mask and --kernel exclude each other; for both give --operator motion-blur+mask-inpainting with --kernel-file and --mask-file"
-        )
-    for flag, value, name, option in (("--mask", mask, "mask-inpainting", "mask_file"), ("--kernel", kernel, "motion-blur", "kernel_file")):
-        if value is None:
-            continue
-        long = "--" + option.replace("_", "-")
-        if operator not in (None, name):
-            raise UsageError(f"{flag} means --operator {name} {long}; with --operator {operator} give {long}")
-        if options.get(option) not in (None, str(value)):
-            raise UsageError(f"{flag} {value} and {long} {options[option]} contradict each other; leave one out")
-        operator, options = name, options | {option: str(value)}
-    if invert_mask is not None:
-        options = options | {"invert_mask": invert_mask}
-    if options.get("invert_mask") is not None and options.get("mask_file") is None:
-        raise UsageError("--invert-mask, or --no-invert-mask, says how a mask is read: give --mask FILE")
-    return (operator, options) if scale is None else _enlarged(operator, options, scale)
-
-
-def _enlarged(operator: str | None, options: dict[str, Any], scale: int) -> tuple[str, dict[str, Any]]:
-    """Operator and options of a picture that is to be `scale` times as large along each side."""
-    if takes_alpha(operator, options):
-        raise UsageError("--scale and --mask alpha exclude each other; fill the picture first, then enlarge the result")
-    if operator is not None and "downsampling" in operator.split("+"):
-        raise UsageError("--scale means --operator downsampling --factor; give the one or the other")
-    if options.get("factor") is not None:
-        raise UsageError(f"--scale {scale} and --factor {options['factor']} contradict each other; leave one out")
-    return ("downsampling" if operator is None else f"downsampling+{operator}"), options | {"factor": scale}
-
-
-def files_of(options: dict[str, Any]) -> dict[str, Path]:
-    """The files that an operator's options name, by option."""
-    found = {name: options.get(name) for name in ("mask_file", "kernel_file")}
-    return {name: Path(path) for name, path in found.items() if path is not None and (name, path) != ("mask_file", ALPHA)}
-
-
-def takes_alpha(operator: str | None, options: dict[str, Any]) -> bool:
-    """Whether the picture's transparency is the mask."""
-    return operator == MaskInpainting.name and options.get("mask_file") == ALPHA
 
 
 def from_alpha(picture: Picture, invert: bool = False) -> MaskInpainting:

@@ -17,7 +17,6 @@ from flashdiff_cli import __version__
 from flashdiff_cli.diagnosis import Analysis, Diagnosis
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.hub.network import allow_network
-from flashdiff_cli.hub.resolve import resolve_model
 from flashdiff_cli.operators import OPERATORS, Jpeg, Operator
 from flashdiff_cli.operators.inpainting import missing
 from flashdiff_cli.operators.kept_noise import measured_noise
@@ -27,10 +26,10 @@ from flashdiff_cli.pictures.tiles import OVERLAP, Canvas, Tile
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
 from flashdiff_cli.runs.checks import check_numbers, check_result
 from flashdiff_cli.runs.enlarging import check_size, noise_of_small
-from flashdiff_cli.runs.masks import finish_holes, from_alpha, look_at_mask, only_thin, takes_alpha, without_missing
+from flashdiff_cli.runs.masks import finish_holes, from_alpha, look_at_mask, only_thin, without_missing
 from flashdiff_cli.runs.memory import check_memory
+from flashdiff_cli.runs.naming import takes_alpha
 from flashdiff_cli.runs.record import Record
-from flashdiff_cli.runs.resume import model_state
 from flashdiff_cli.runs.settings import Settings
 from flashdiff_cli.runs.tiled import assumed_noise_std, combine, describe_tile, diagnose, figures, size_multiple_of, tiles_of
 from flashdiff_cli.seeds import seed_of
@@ -122,15 +121,6 @@ class Restorer:
         allow_network(not offline)
         pipeline = FlashDiffusionPipeline.from_pretrained(self.model, DTYPES[self.dtype], revision, offline, cache_dir)
         self.pipeline = pipeline.to(self.device)
-
-    @staticmethod
-    def identity(model: str | Path, offline: bool = False) -> dict[str, str]:
-        """Return what an output depends on besides its settings: which model it is, without loading it.
-
-        Raises:
-            UsageError, FlashdiffError: as for `resolve_model`.
-        """
-        return {"model": model_state(resolve_model(str(model), offline=offline))}
 
     def check(self, settings: Settings) -> None:
         """Refuse settings that make no sense with this model, before any picture is read.

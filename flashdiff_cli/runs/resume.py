@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.hub.checksums import SUMS
+from flashdiff_cli.hub.resolve import resolve_model
 from flashdiff_cli.pictures.atomic import make_folder, sweep
 from flashdiff_cli.runs.content import other_names
 from flashdiff_cli.runs.entries import NAME
@@ -194,6 +195,15 @@ def _make(folder: Path) -> list[Path]:
 def without_outputs(jobs: Sequence[Job], journal: Journal) -> list[Job]:
     """The jobs without those found in folders that are outputs of earlier runs; what was named itself stays."""
     return [job for job in jobs if job.named or not journal.made(job.source)]
+
+
+def model_identity(model: str | Path, offline: bool = False) -> dict[str, str]:
+    """Return what an output depends on besides its settings: which model it is, without loading it.
+
+    Raises:
+        UsageError, FlashdiffError: as for `resolve_model`.
+    """
+    return {"model": model_state(resolve_model(str(model), offline=offline))}
 
 
 def model_state(folder: Path) -> str:

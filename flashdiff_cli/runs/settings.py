@@ -1,16 +1,17 @@
-"""What a run is asked to do, checked before any picture is read."""
+"""What a run is asked to do, checked before any picture is read; needs no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flashdiff_cli.errors import UsageError
-from flashdiff_cli.flash import STARTS
-from flashdiff_cli.operators import OPERATORS
-from flashdiff_cli.plan import SamplingRequest
-from flashdiff_cli.runs.masks import files_of, name_operator
+from flashdiff_cli.parameters import STARTS
+from flashdiff_cli.runs.naming import files_of, name_operator, options_of
+
+if TYPE_CHECKING:
+    from flashdiff_cli.plan import SamplingRequest
 
 LIMITS = {
     "noise_std": (0.0, 10.0),
@@ -106,6 +107,8 @@ class Settings:
 
     def request(self) -> SamplingRequest:
         """Return what these settings ask of the sampler."""
+        from flashdiff_cli.plan import SamplingRequest
+
         return SamplingRequest(
             solver=self.solver,
             solver_options=self.solver_options,
@@ -122,8 +125,7 @@ class Settings:
     def check(self) -> None:
         """Raise a UsageError for what makes no sense, before any picture is read."""
         if self.operator is not None:
-            operator = OPERATORS[self.operator]
-            for name, option in operator.known(self.operator_options).items():
+            for name, option in options_of(self.operator, self.operator_options).items():
                 option.parse(self.operator_options.get(name))
             for name, path in files_of(self.operator_options).items():
                 if not path.is_file():

@@ -12,7 +12,6 @@ from flashdiff_cli.runs.content import same_file
 from flashdiff_cli.runs.inputs import Job, place
 from flashdiff_cli.runs.journal import Journal, Origin
 from flashdiff_cli.runs.record import Record
-from flashdiff_cli.runs.report import make_report
 from flashdiff_cli.runs.tabulate import to_csv
 
 
@@ -46,6 +45,8 @@ class Tables:
 
     def write(self, records: Sequence[Record]) -> list[str]:
         """Write both; what could not be written, for people."""
+        from flashdiff_cli.runs.report import make_report
+
         errors = []
         title = ", ".join(path.name or str(path) for path in self.inputs[:3])
         for path, make in ((self.csv, to_csv), (self.page, lambda records: make_report(records, title))):
