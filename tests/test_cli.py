@@ -352,7 +352,7 @@ def test_the_library_names_parameters_and_the_command_line_flags(cli, tmp_path):
 @pytest.mark.parametrize(
     "arguments",
     [["--help"], ["--version"]]
-    + [[c, "--help"] for c in ("restore", "severity", "encode", "compare", "report", "bench", "convert", "models", "train")],
+    + [[c, "--help"] for c in ("restore", "severity", "encode", "compare", "report", "serve", "watch", "bench", "convert", "models", "train")],
 )
 def test_help_needs_no_torch(arguments):
     code = f"import sys\nfrom flashdiff_cli.commands.app import main\ntry:\n main({arguments!r})\nexcept SystemExit as e:\n assert not e.code\n"

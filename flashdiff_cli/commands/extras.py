@@ -9,6 +9,7 @@ from flashdiff_cli.errors import UsageError
 PACKAGES = {
     "bench": ("torchmetrics", "skimage", "sklearn", "scipy", "pandas", "matplotlib"),
     "train": ("accelerate", "scipy"),
+    "web": ("gradio", "fastapi", "uvicorn"),
 }
 
 

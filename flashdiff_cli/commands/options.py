@@ -69,3 +69,17 @@ Multiplier = Annotated[
     float | None,
     typer.Option("--variance-multiplier", help="Factor on the estimated variance before the start is chosen.", rich_help_panel="Method"),
 ]
+Scale = Annotated[
+    int | None,
+    typer.Option(
+        "--scale",
+        min=2,
+        max=4,
+        help="Enlarge a small, sharp picture so many times along each side (short for --operator downsampling --factor).",
+        rich_help_panel="Degradation",
+    ),
+]
+Fast = Annotated[
+    bool,
+    typer.Option("--fast", help="Only the encoder's estimate and the last step: no diffusion steps.", rich_help_panel="Method"),
+]

@@ -21,9 +21,11 @@ from flashdiff_cli.commands.flags import PARAMETERS
 from flashdiff_cli.commands.models import models
 from flashdiff_cli.commands.report import report
 from flashdiff_cli.commands.restore import restore
+from flashdiff_cli.commands.serve import serve
 from flashdiff_cli.commands.severity import severity
 from flashdiff_cli.commands.show import lenient, say_error
 from flashdiff_cli.commands.train import train
+from flashdiff_cli.commands.watch import watch
 from flashdiff_cli.errors import FlashdiffError, UsageError
 
 app = typer.Typer(
@@ -33,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (restore, severity, encode, compare, report, bench, calibrate, train, convert):
+for command in (restore, severity, encode, compare, report, serve, watch, bench, calibrate, train, convert):
     app.command()(command)
     PARAMETERS.update(inspect.signature(command).parameters)
 app.add_typer(models, name="models")

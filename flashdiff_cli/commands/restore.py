@@ -45,16 +45,7 @@ def restore(
     mask: options.Mask = None,
     kernel: options.Kernel = None,
     noise_std: options.Noise = None,
-    scale: Annotated[
-        int | None,
-        typer.Option(
-            "--scale",
-            min=2,
-            max=4,
-            help="Enlarge a small, sharp picture so many times along each side (short for --operator downsampling --factor).",
-            rich_help_panel="Degradation",
-        ),
-    ] = None,
+    scale: options.Scale = None,
     solver: Annotated[str | None, typer.Option("--solver", help=solver_help(), rich_help_panel="Method")] = None,
     steps: options.Steps = None,
     eta: Annotated[
@@ -69,10 +60,7 @@ def restore(
         int | None,
         typer.Option("--start-step", help="Start there, not at the step that the severity matches.", rich_help_panel="Method"),
     ] = None,
-    fast: Annotated[
-        bool,
-        typer.Option("--fast", help="Only the encoder's estimate and the last step: no diffusion steps.", rich_help_panel="Method"),
-    ] = False,
+    fast: options.Fast = False,
     noise_correction: Annotated[
         float | None,
         typer.Option("--noise-correction", help="Factor on the variance of the start noise (c in the paper).", rich_help_panel="Method"),
