@@ -86,7 +86,7 @@ def _make_task(recipe: Recipe, sources: list, held_out: dict, model: str | Path 
     if recipe.stage == "last-step":
         from flashdiff_cli.training.last_step import LastStepTask
 
-        return LastStepTask(recipe, held_out)
+        return LastStepTask(recipe, held_out, None if model is None else Path(model))
     if model is None:
         raise UsageError(f"train {recipe.stage} needs `model`: the folder whose first stage it works with")
     if recipe.stage == "diffusion":

@@ -8,9 +8,12 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from flashdiff_cli.bounded import short
+from flashdiff_cli.errors import UsageError
 from flashdiff_cli.last_step import LastStep
+from flashdiff_cli.loading import load_component
 from flashdiff_cli.operators import GaussianBlur, Jpeg
-from flashdiff_cli.training.mixtures import Draws, add_noise, apply, compress, drawing, is_grey, recolour, stored
+from flashdiff_cli.training.mixtures import KINDS, Draws, add_noise, apply, compress, degrade, drawing, is_grey, recolour, stored
 from flashdiff_cli.training.recipe import Recipe, new_network
 from flashdiff_cli.training.sample_grid import grid, to_picture
 
@@ -64,25 +67,48 @@ def spoil(x: torch.Tensor, generator: torch.Generator) -> Noisy:
     return Noisy(x, seen, max(told, 0.0), rounding)
 
 
+def mix(x: torch.Tensor, generator: torch.Generator) -> Noisy:
+    """Degrade a clean picture (3, H, W) in [-1, 1] by a mixture of which nothing is told."""
+    found = degrade(x, generator)
+    return Noisy(found.clean, found.measured, 0.0, 0.0)
+
+
+DEGRADATIONS = {"noise, JPEG": spoil, "mixtures": mix}
+"""What a network can be trained on, by the name that its configuration keeps."""
+
+
 class LastStepTask:
     """Mean absolute error as a share of what a picture is off: faint noise counts as strong noise does.
 
-    `recipe.model`: `channels` and `blocks` of `LastStep`.
+    `recipe.model`: `channels` and `blocks` of `LastStep`; `degradations`, of DEGRADATIONS; `name` of the component; `begin`, the component
+    of `model` whose weights training starts from.
     """
 
-    component = "last_step"
-    VALIDATED = ("noise_0.02", "noise_0.05", "noise_0.1", "jpeg_10", "jpeg_30", "jpeg_80")
+    VALIDATED = {
+        "noise, JPEG": ("noise_0.02", "noise_0.05", "noise_0.1", "jpeg_10", "jpeg_30", "jpeg_80"),
+        "mixtures": ("gaussian-blur", "motion-blur", "noise", "jpeg", "enlargement", "phone", "chain", "clean"),
+    }
 
-    def __init__(self, recipe: Recipe, validation: dict[str, list[torch.Tensor]]):
+    def __init__(self, recipe: Recipe, validation: dict[str, list[torch.Tensor]], model: Path | None = None):
         torch.manual_seed(recipe.seed)
-        self.module = new_network(LastStep, **recipe.model, degradations="noise, JPEG")
+        settings = {"degradations": "noise, JPEG"} | recipe.model
+        self.component, begin = settings.pop("name", "last_step"), settings.pop("begin", None)
+        self.spoil = DEGRADATIONS.get(settings["degradations"])
+        if self.spoil is None:
+            raise UsageError(f"[model] degradations of the recipe: give {' or '.join(DEGRADATIONS)}, not {short(settings['degradations'])}")
+        self.validated = self.VALIDATED[settings["degradations"]]
+        self.module = new_network(LastStep, **settings)
+        if begin is not None:
+            if model is None:
+                raise UsageError(f"training from {short(begin)} needs `model`: the folder that it is in")
+            self.module.load_state_dict(load_component(model, begin).state_dict())
         self.validation = validation
 
     def prepare(self, device: torch.device) -> None:
         """Nothing is frozen."""
 
     def loss(self, module, images, generator):
-        samples = [spoil(image.cpu().float(), generator) for image in images]
+        samples = [self.spoil(image.cpu().float(), generator) for image in images]
         clean, seen = (torch.stack(part).to(images.device) for part in zip(*((s.clean, s.seen) for s in samples), strict=True))
         told = (torch.tensor(part, device=images.device) for part in zip(*((s.noise_std, s.rounding_std) for s in samples), strict=True))
         result = module(seen, *told)
@@ -93,7 +119,10 @@ class LastStepTask:
 
     @staticmethod
     def sample(image: torch.Tensor, name: str, seed: int) -> Noisy:
-        """Return a validation picture (1, 3, H, W) with the noise or the compression that `name` says."""
+        """Return a validation picture (1, 3, H, W) with what `name` says: a kind of mixture, or noise or compression and its strength."""
+        if name in KINDS:
+            found = degrade(image[0], torch.Generator().manual_seed(seed), name)
+            return Noisy(found.clean, found.measured, 0.0, 0.0)
         kind, value = name.split("_")
         if kind == "noise":
             noise = torch.randn(image.shape[1:], generator=torch.Generator().manual_seed(seed))
@@ -110,7 +139,7 @@ class LastStepTask:
     def validate(self, module):
         figures = {}
         for group, images in self.validation.items():
-            for name in self.VALIDATED:
+            for name in self.validated:
                 errors = [
                     (self.restored(module, s)[0] - s.clean).square().mean() / 4
                     for s in (self.sample(image, name, i) for i, image in enumerate(images))
@@ -122,7 +151,7 @@ class LastStepTask:
         """Rows of clean picture, what it became, and result."""
         rows = []
         for images in self.validation.values():
-            for i, name in enumerate(("noise_0.1", "jpeg_10")):
+            for i, name in enumerate(self.validated[2:]):
                 sample = self.sample(images[i % len(images)], name, i)
                 rows.append([to_picture(x[None] if x.ndim == 3 else x) for x in (sample.clean, sample.seen, self.restored(module, sample))])
         return grid(rows)

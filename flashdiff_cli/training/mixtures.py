@@ -1,8 +1,7 @@
 """Degradations as pictures have them: single ones and chains, on colour, grey and toned pictures, stored as files are.
 
 The chains follow the practical models of BSRGAN (Zhang et al. 2021) and Real-ESRGAN (Wang et al. 2021): blur, resizing, sensor noise and
-JPEG once or twice, at random strengths, faint ones as often as strong ones. Each sample also says what a restorer is told of it: the
-truth, something near it, something wrong, or nothing.
+JPEG once or twice, at random strengths, faint ones as often as strong ones.
 """
 
 from __future__ import annotations
@@ -18,42 +17,33 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 
 from flashdiff_cli.grey import LUMA
-from flashdiff_cli.operators import Enlargement, GaussianBlur, Identity, Jpeg, MotionBlur, Operator
-from flashdiff_cli.operators.estimate import noise_level
-from flashdiff_cli.operators.inpainting import Inpainting
+from flashdiff_cli.operators import Enlargement, GaussianBlur, Identity, MotionBlur, Operator
 from flashdiff_cli.operators.motion_blur import path_kernels
 
 WEIGHTS = {
-    "clean": 0.06,
-    "gaussian-blur": 0.16,
-    "motion-blur": 0.11,
-    "noise": 0.15,
-    "jpeg": 0.13,
+    "clean": 0.05,
+    "gaussian-blur": 0.14,
+    "motion-blur": 0.08,
+    "noise": 0.1,
+    "jpeg": 0.1,
     "enlargement": 0.08,
-    "missing": 0.08,
-    "phone": 0.11,
-    "chain": 0.12,
+    "phone": 0.15,
+    "chain": 0.3,
 }
 """How often each kind is drawn."""
 
 GREY, TONED, DRAWINGS = 0.14, 0.04, 0.05
 """Shares of grey pictures, of toned ones, and of drawings in place of photographs."""
-WRONG = 0.06
-"""Share of the samples that are told a blur which is not there, or is another one."""
 
 
 @dataclass
 class Degraded:
-    """One degraded picture and what is told of it."""
+    """One degraded picture."""
 
     clean: torch.Tensor
     """(3, H, W) in [-1, 1]."""
     measured: torch.Tensor
-    """(3, H, W) in [-1, 1] units; rounded to 8 bits unless the noise is that of a bench."""
-    operator: Operator | None
-    """Of one sample; None: nothing is told."""
-    noise_std: float
-    """On intensities in [0, 1], told or measured."""
+    """(3, H, W) in [-1, 1], rounded to 8 bits."""
     kind: str
 
 
@@ -147,42 +137,29 @@ def compress(x: torch.Tensor, quality: float, chroma: str, grey: bool) -> torch.
     return torch.from_numpy(found / 127.5 - 1).permute(2, 0, 1)
 
 
-def blur_of(draws: Draws, strongest: float = 3.5) -> GaussianBlur:
-    """Draw a Gaussian blur, as often below a pixel and a half as above."""
-    return GaussianBlur(draws.log_uniform(0.45, strongest))
+def blur_of(draws: Draws, strongest: float = 3.5) -> Operator:
+    """Draw a blur, as often below a pixel and a half as above: Gaussian, Gaussian of two widths, or out of focus."""
+    what, width = draws.uniform(), draws.log_uniform(0.45, strongest)
+    if what < 0.6:
+        return GaussianBlur(width)
+    radius = 2 + math.ceil(3 * width)
+    offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
+    if what < 0.8:
+        angle, ratio = draws.uniform(0, math.pi), draws.uniform(0.3, 1.0)
+        along = math.cos(angle) * offsets[:, None] + math.sin(angle) * offsets
+        across = math.cos(angle) * offsets - math.sin(angle) * offsets[:, None]
+        kernel = torch.exp(-0.5 * ((along / width).square() + (across / (ratio * width)).square()))
+    else:
+        # The disc of the same variance, with a soft rim of one pixel.
+        distance = (offsets[:, None].square() + offsets.square()).sqrt()
+        kernel = (2 * width - distance + 0.5).clamp(0, 1)
+    return MotionBlur((kernel / kernel.sum())[None])
 
 
 def shake_of(draws: Draws) -> MotionBlur:
     """Draw a camera's path."""
     length, shake = draws.uniform(3.0, 20.0), draws.uniform(0.0, 0.6)
     return MotionBlur(path_kernels(torch.tensor([length]), torch.tensor([shake]), draws.generator))
-
-
-def holes_of(size: tuple[int, int], draws: Draws) -> torch.Tensor:
-    """Draw a mask (1, H, W), 1 where a pixel is kept: single pixels, boxes, or scratches."""
-    height, width = size
-    mask = torch.ones(1, height, width)
-    kind = draws.uniform()
-    if kind < 0.4:
-        return (torch.rand(1, height, width, generator=draws.generator) < draws.uniform(0.1, 0.9)).float()
-    if kind < 0.6:
-        side = int(draws.uniform(4, 0.4 * min(size)))
-        top, left = int(draws.uniform(0, height - side)), int(draws.uniform(0, width - side))
-        mask[:, top : top + side, left : left + side] = 0
-        return mask
-    for _ in range(int(draws.uniform(1, 7))):
-        points = 4 * max(size)
-        angle, bend = draws.uniform(0, 2 * math.pi), draws.uniform(-0.02, 0.02)
-        heading = angle + bend * torch.arange(points) / 4
-        rows = draws.uniform(0, height) + (heading.sin() / 4).cumsum(0)
-        columns = draws.uniform(0, width) + (heading.cos() / 4).cumsum(0)
-        wide = int(draws.uniform(1, 5))
-        for dy in range(wide):
-            for dx in range(wide):
-                y, x = (rows + dy).long(), (columns + dx).long()
-                inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-                mask[:, y[inside], x[inside]] = 0
-    return mask
 
 
 def stored(x: torch.Tensor) -> torch.Tensor:
@@ -195,76 +172,32 @@ def apply(operator: Operator, x: torch.Tensor) -> torch.Tensor:
     return operator.on_signed(x[None])[0]
 
 
-def told(operator: Operator, noise: float, measured: torch.Tensor, draws: Draws) -> tuple[Operator | None, float]:
-    """Decide what is told of a picture that one known operator degraded: the truth, something near it, or nothing."""
-    how = draws.uniform()
-    if how < 0.5:
-        return operator, noise
-    if how < 0.8:
-        noise = noise * math.exp(0.25 * draws.normal(1).item())
-        if isinstance(operator, GaussianBlur):
-            operator = GaussianBlur(operator.blur_std * math.exp(0.12 * draws.normal(1).item() - 0.05))
-        elif isinstance(operator, Enlargement):
-            operator = Enlargement((operator.enlarged * math.exp(0.08 * draws.normal(1).item())).clamp(min=1.0))
-        return operator, noise
-    return None, seen_noise(measured)
+def linear(operator: Callable[[Draws], Operator], low: float, high: float) -> Callable[[torch.Tensor, Draws, bool], torch.Tensor]:
+    """Return a kind: an operator, then noise."""
 
-
-def seen_noise(measured: torch.Tensor) -> float:
-    """Return the noise that (3, H, W) shows, on intensities in [0, 1]."""
-    return noise_level(measured[None])[0].item()
-
-
-def linear(operator: Operator, low: float, high: float) -> Callable[[torch.Tensor, Draws, bool], tuple]:
-    """Return a kind: an operator, then noise; one in five not rounded, as benches have it."""
-
-    def degrade(x: torch.Tensor, draws: Draws, grey: bool) -> tuple:
-        made, noise = operator(draws), draws.log_uniform(low, high)
-        bench = draws.chance(0.2)
-        y = add_noise(apply(made, x), noise, draws, grey and not bench, simple=draws.chance(0.6))
-        y = y if bench else stored(y)
-        return y, *told(made, max(noise, 0.0011), y, draws)
+    def degrade(x: torch.Tensor, draws: Draws, grey: bool) -> torch.Tensor:
+        return add_noise(apply(operator(draws), x), draws.log_uniform(low, high), draws, grey, simple=draws.chance(0.6))
 
     return degrade
 
 
-def clean(x: torch.Tensor, draws: Draws, grey: bool) -> tuple:
+def clean(x: torch.Tensor, draws: Draws, grey: bool) -> torch.Tensor:
     """Leave a picture as it is, or store it as a good JPEG."""
-    y = compress(x, draws.uniform(94, 99), "444", grey) if draws.chance(0.4) else stored(add_noise(x, draws.uniform(0, 0.002), draws, grey))
-    return y, (Identity() if draws.chance(0.4) else None), max(seen_noise(y), 0.0011)
+    return compress(x, draws.uniform(94, 99), "444", grey) if draws.chance(0.4) else add_noise(x, draws.uniform(0, 0.002), draws, grey)
 
 
-def jpeg(x: torch.Tensor, draws: Draws, grey: bool) -> tuple:
-    """Compress once, or twice; the last quality is what a file says."""
+def jpeg(x: torch.Tensor, draws: Draws, grey: bool) -> torch.Tensor:
+    """Compress once, or twice."""
     chroma = "420" if draws.chance(0.65) else "444"
-    quality = draws.uniform(6, 95)
     if draws.chance(0.2):
         x = compress(x, draws.uniform(30, 90), chroma, grey)
-    y = compress(x, quality, chroma, grey)
-    return y, Jpeg(round(quality), "444" if grey else chroma), 0.0
+    return compress(x, draws.uniform(6, 95), chroma, grey)
 
 
-def missing(x: torch.Tensor, draws: Draws, grey: bool) -> tuple:
-    """Drop pixels; noise only now and then."""
-    operator, noise = Inpainting(holes_of(x.shape[1:], draws)), (draws.log_uniform(0.005, 0.06) if draws.chance(0.35) else 0.0)
-    y = apply(operator, stored(add_noise(x, noise, draws, grey, simple=True)))
-    return y, operator, max(noise, 0.0011)
-
-
-def guessed(blur: GaussianBlur | None, noise: float, y: torch.Tensor, draws: Draws) -> tuple[Operator | None, float]:
-    """Decide what is told of a chain: nothing, or a blur as a diagnosis would have it, with noise read too low or too high."""
-    if blur is None or draws.chance(0.5):
-        return None, seen_noise(y)
-    width = (blur.blur_std * math.exp(0.15 * draws.normal(1).item() - 0.05)).clamp(min=0.3)
-    return GaussianBlur(width), max(noise * draws.log_uniform(0.4, 2.0), 0.0015)
-
-
-def phone(x: torch.Tensor, draws: Draws, grey: bool) -> tuple:
+def phone(x: torch.Tensor, draws: Draws, grey: bool) -> torch.Tensor:
     """Blur, sensor noise and a good JPEG: what a telephone stores."""
-    blur, noise = blur_of(draws, 2.8), draws.log_uniform(0.003, 0.035)
-    y = add_noise(apply(blur, x), noise, draws, grey)
-    y = compress(y, draws.uniform(75, 97), "420" if draws.chance(0.6) else "444", grey)
-    return y, *guessed(blur, noise, y, draws)
+    y = add_noise(apply(blur_of(draws, 2.8), x), draws.log_uniform(0.003, 0.035), draws, grey)
+    return compress(y, draws.uniform(75, 97), "420" if draws.chance(0.6) else "444", grey)
 
 
 def resized(x: torch.Tensor, size: tuple[int, int], draws: Draws) -> torch.Tensor:
@@ -274,25 +207,31 @@ def resized(x: torch.Tensor, size: tuple[int, int], draws: Draws) -> torch.Tenso
     return F.interpolate(x[None], size=size, mode=mode, **smooth)[0]
 
 
-def chain(x: torch.Tensor, draws: Draws, grey: bool) -> tuple:
+def specks(x: torch.Tensor, draws: Draws) -> torch.Tensor:
+    """Set a few pixels of (3, H, W) to black or white: impulse noise."""
+    share, dark = draws.log_uniform(0.001, 0.02), draws.uniform()
+    hit, value = (torch.rand(1, *x.shape[1:], generator=draws.generator) for _ in range(2))
+    return torch.where(hit < share, torch.where(value < dark, -1.0, 1.0), x)
+
+
+def chain(x: torch.Tensor, draws: Draws, grey: bool) -> torch.Tensor:
     """Degrade by a chain of blur, resizing, noise and JPEG, the second half at random."""
-    size, y, blur, noise = tuple(x.shape[1:]), x, None, 0.0
-    if draws.chance(0.8):
-        blur = blur_of(draws, 2.5)
-        y = apply(blur if draws.chance(0.8) else shake_of(draws), y)
-    if draws.chance(0.6):
-        factor = draws.uniform(1.0, 2.5)
+    size, y = tuple(x.shape[1:]), x
+    if draws.chance(0.7):
+        y = apply(blur_of(draws, 2.5) if draws.chance(0.8) else shake_of(draws), y)
+    if draws.chance(0.65):
+        factor = draws.uniform(1.0, 3.0)
         y = resized(y, tuple(max(16, round(n / factor)) for n in size), draws)
     if draws.chance(0.8):
-        noise = draws.log_uniform(0.004, 0.08)
-        y = add_noise(y, noise, draws, grey)
+        y = add_noise(y, draws.log_uniform(0.004, 0.1), draws, grey)
+    if draws.chance(0.04):
+        y = specks(y, draws)
     if draws.chance(0.6):
-        y = compress(y, draws.uniform(35, 95), "420" if draws.chance(0.6) else "444", grey)
+        y = compress(y, draws.uniform(30, 95), "420" if draws.chance(0.6) else "444", grey)
     y = resized(y, size, draws) if tuple(y.shape[1:]) != size else y
     if draws.chance(0.35):
         y = compress(y, draws.uniform(40, 95), "420" if draws.chance(0.6) else "444", grey)
-    y = stored(y)
-    return y, *guessed(blur, max(noise, 0.002), y, draws)
+    return y
 
 
 KINDS = {
@@ -302,7 +241,6 @@ KINDS = {
     "noise": linear(lambda draws: Identity(), 0.005, 0.16),
     "jpeg": jpeg,
     "enlargement": linear(lambda draws: Enlargement(draws.uniform(1.3, 4.5)), 0.0005, 0.02),
-    "missing": missing,
     "phone": phone,
     "chain": chain,
 }
@@ -319,9 +257,5 @@ def degrade(x: torch.Tensor, generator: torch.Generator, kind: str | None = None
     draws = Draws(generator)
     x = drawing(tuple(x.shape[1:]), draws) if draws.chance(DRAWINGS) else x
     x = stored(recolour(x, draws))
-    grey = is_grey(x)
     kind = kind or draws.choose(WEIGHTS)
-    y, operator, noise = KINDS[kind](x, draws, grey)
-    if kind not in ("missing", "jpeg") and draws.chance(WRONG):
-        operator, noise = GaussianBlur(draws.log_uniform(0.5, 3.0)), max(noise * draws.log_uniform(0.3, 1.5), 0.002)
-    return Degraded(x, y, operator, noise, kind)
+    return Degraded(x, stored(KINDS[kind](x, draws, is_grey(x))), kind)
