@@ -37,6 +37,7 @@ VARIANTS: dict[str, tuple[str, dict]] = {
     "gml-dps, bayes": ("gml-dps", {"guidance": "bayes"}),
     "psld": ("psld", {}),
     "psld, bayes": ("psld", {"guidance": "bayes"}),
+    "proximal": ("proximal", {}),
     "resample": ("resample", {}),
     "resample, every step": ("resample", {"every": 1}),
     "resample, solved": ("resample", {"every": 1, "inner_stop": 0.0, "inner_steps": 20}),

@@ -25,6 +25,9 @@ OPERATOR_OF = {
 """The operator that stands for each kind: a downsampled picture that is restored at its size was enlarged again."""
 
 
+CERTAIN = 0.8
+"""Probability that a kind must have to be told from the others."""
+
 SHORTER = 0.85
 """Of the length of a motion that is seen: one taken too long harms more than one taken too short."""
 
@@ -81,6 +84,16 @@ class Diagnosis:
         JPEG may be taken for an enlarged one, which says that there is next to no noise.
         """
         return self.kind not in ("motion-blur", "downsampling")
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether other kinds are hardly less likely, as where several degradations meet."""
+        return self.probabilities is not None and self.probabilities[self.kind] < CERTAIN
+
+    @property
+    def mixed(self) -> bool:
+        """Whether more than the operator may have degraded the picture; a small one that was enlarged has a past, too."""
+        return self.kind == "downsampling" or self.uncertain
 
     def stored_as(self, compression: Jpeg | None) -> Diagnosis:
         """Return the diagnosis with what the file says of its own compression: its quality, and noise that rounding left at the least."""

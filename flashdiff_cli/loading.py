@@ -48,6 +48,7 @@ def _allowed(role: str) -> tuple[str, ...]:
         "unet": ("UNet2DModel",),
         "classifier": ("DegradationClassifier",),
         "last_step": ("LastStep",),
+        "last_step_mixed": ("LastStep",),
         "scheduler": SCHEDULERS,
     }.get(role, (*OWN_CLASSES, *NETWORKS))
 

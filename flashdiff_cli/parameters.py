@@ -55,7 +55,7 @@ OPERATOR_OPTIONS: dict[str, tuple[Option, ...]] = {
 
 DC_STEP = Option("dc_step", float, "step of the data-consistency gradient (eta in the paper)", 1.0, 0.0, 1e6)
 AE_WEIGHT = Option("ae_weight", float, "weight of the autoencoder-consistency gradient (gamma in the paper)", 0.1, 0.0, 1e6)
-MODEL_STD = Option("model_std", float, "bayes: error of the first stage, on intensities, that no latent can mend", 0.0, 0.0, 1.0)
+MODEL_STD = Option("model_std", float, "bayes, proximal: error of the first stage, on intensities, that no latent can mend", 0.0, 0.0, 1.0)
 GUIDANCE_RULE = Option(
     "guidance",
     str,
@@ -85,6 +85,10 @@ SOLVER_OPTIONS: dict[str, tuple[Option, ...]] = {
             "exact",
             choices=("exact", "reference"),
         ),
+    ),
+    "proximal": (
+        Option("error_weight", float, "variance that a latent's unit variance has in decoded pixels: trust in the data, not the prior", 1.0, 0.0, 1e6),
+        MODEL_STD,
     ),
     "unguided": (),
 }

@@ -14,10 +14,10 @@ from flashdiff_cli import flash
 from flashdiff_cli.bounded import in_one_line
 from flashdiff_cli.calibration import BlurFeatures, calibrated_variance, calibrated_width, mean_gradient
 from flashdiff_cli.classifier import Degradation
-from flashdiff_cli.data_consistency import data_consistency, limit_deviation
 from flashdiff_cli.denoiser import Denoiser
 from flashdiff_cli.diagnosis import Analysis, Diagnosis, noise_of, operator_of, predict_kind
 from flashdiff_cli.errors import FlashdiffError, UsageError
+from flashdiff_cli.finish import finish
 from flashdiff_cli.first_stage import FirstStage
 from flashdiff_cli.grey import grey_as, may_be_noise
 from flashdiff_cli.hub.resolve import resolve_model
@@ -48,13 +48,14 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         severity_inpainting, severity_nonlinear_blur, severity_mixed: severity encoders for missing pixels, for nonlinear blur, and
             for camera shake, compression, enlargement and noise.
         last_step: `LastStep`, which makes the picture of decoded result and measurement; None: `data_consistency` does.
+        last_step_mixed: the same for measurements that no operator explains; None: the severity encoder's estimate stands in.
         classifier: tells these kinds apart; None: a picture of which nothing is said is taken for blurred.
         defaults: what the model says of its own settings; see `plan.ModelDefaults`.
     """
 
-    model_cpu_offload_seq = "severity->unet->first_stage->last_step"
+    model_cpu_offload_seq = "severity->unet->first_stage->last_step->last_step_mixed"
     _encoders = ["severity", "severity_mixed", "severity_inpainting", "severity_nonlinear_blur"]
-    _optional_components = [*_encoders, "classifier", "last_step"]
+    _optional_components = [*_encoders, "classifier", "last_step", "last_step_mixed"]
 
     def __init__(
         self,
@@ -67,6 +68,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         severity_mixed=None,
         classifier=None,
         last_step=None,
+        last_step_mixed=None,
         defaults: dict[str, Any] | ModelDefaults | None = None,
     ):
         super().__init__()
@@ -80,6 +82,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             severity_mixed=severity_mixed,
             classifier=classifier,
             last_step=last_step,
+            last_step_mixed=last_step_mixed,
         )
         self.defaults = ModelDefaults.read(defaults or {})
         self.register_to_config(defaults=self.defaults.to_dict() if defaults is self.defaults else defaults or {})
@@ -318,7 +321,8 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         if plan.fidelity:
             with timer.phase("fidelity"):
                 decoded = analysis.decoded if analysis else None
-                images, kept = self.finish(images, decoded, measurement.float(), operator, noise_std, diagnosis)
+                networks = self.last_step, self.last_step_mixed
+                images, kept = finish(images, decoded, measurement.float(), operator, noise_std, diagnosis, *networks)
             images = grey_as(images, measurement)
         return Restoration.of(plan, problem, begin, analysis, diagnosis, images, kept, latent, timer.seconds)
 
@@ -365,48 +369,6 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         if plan.start == "inversion":
             return flash.inverted(latent, level, schedule, lambda z, timesteps: self.denoiser(z, timesteps).sample)
         return flash.fixed(latent, level, schedule, generators, plan.noise_correction, noise)
-
-    def finish(
-        self,
-        images: torch.Tensor,
-        decoded: torch.Tensor | None,
-        measurement: torch.Tensor,
-        operator: Operator,
-        noise_std: torch.Tensor,
-        diagnosis: Diagnosis | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Give back to restored images what their measurements say was lost, and take away what a sampler made up in excess.
-
-        Args:
-            images: (B, 3, H, W) in [-1, 1], as decoded.
-            decoded: the severity encoder's estimate, of the same shape; None where there is none.
-            measurement: in [-1, 1] units.
-            operator: that degraded them.
-            noise_std: (B,) on intensities in [0, 1].
-            diagnosis: what the operator came from, if it is an estimate.
-
-        Returns:
-            the final images, and the share (B,) of the solver's own detail that was kept.
-        """
-        if diagnosis is not None and diagnosis.kind == "none":
-            # Nothing was found, so nothing is changed: not even what a first stage loses.
-            return operator.resize_to_image(measurement).clamp(-1, 1), torch.ones(len(images))
-        rounding_std = torch.tensor([0.0 if diagnosis is None else diagnosis.rounding_std])
-        corrected = self._consistent(images, measurement, operator, noise_std, rounding_std)
-        trusted = diagnosis is None or diagnosis.trusted
-        # By an operator that is known, the network's rounds come to the same image from wherever they start.
-        if decoded is None or (trusted and self.last_step is not None):
-            return corrected, torch.ones(len(images))
-        mean = self._consistent(decoded, measurement, operator, noise_std, rounding_std) if trusted else decoded
-        return limit_deviation(corrected, mean, operator.seen(measurement))
-
-    def _consistent(
-        self, images: torch.Tensor, measurement: torch.Tensor, operator: Operator, noise_std: torch.Tensor, rounding_std: torch.Tensor
-    ) -> torch.Tensor:
-        """Return images with what their measurements say besides: by the last step's network where the model has one."""
-        if self.last_step is None:
-            return data_consistency(images, measurement, operator, noise_std)
-        return self.last_step.restore(images, measurement, operator, noise_std, rounding_std)
 
 
 def _one_each(generators: Sequence[torch.Generator] | torch.Generator | None, batch: int) -> Sequence[torch.Generator]:

@@ -71,11 +71,13 @@ def try_model(pipeline: Any, folder: Path) -> None:
             seen = pipeline.classifier(ramp)
             _check(seen.probabilities, tuple(seen.probabilities.shape), f"{folder}/classifier")
             _check(seen.parameters, tuple(seen.parameters.shape), f"{folder}/classifier")
-    if pipeline.last_step is not None:
-        with in_one_line(f"{folder}/last_step", REMEDY):
-            network = pipeline.last_step
+    for role in ("last_step", "last_step_mixed"):
+        network = getattr(pipeline, role)
+        if network is None:
+            continue
+        with in_one_line(f"{folder}/{role}", REMEDY):
             if len(network.config.channels) > MOST_LEVELS:
                 raise ValueError(f"{len(network.config.channels)} levels")
             size, known = network.size_multiple, torch.full((1,), 0.1, device=latent.device)
             grey = torch.linspace(-0.5, 0.5, size * size, device=latent.device).reshape(1, 1, size, size).expand(1, 3, -1, -1)
-            _check(network(grey, known, known), (1, 3, size, size), f"{folder}/last_step")
+            _check(network(grey, known, known), (1, 3, size, size), f"{folder}/{role}")

@@ -8,7 +8,8 @@ from PIL import Image
 from tiny import tiny_pipeline
 
 from flashdiff_cli.data_consistency import limit_deviation
-from flashdiff_cli.diagnosis import Diagnosis
+from flashdiff_cli.diagnosis import CERTAIN, Diagnosis
+from flashdiff_cli.finish import finish
 from flashdiff_cli.last_step import LastStep
 from flashdiff_cli.operators import Enlargement, GaussianBlur, Identity, Jpeg, MotionBlur
 from flashdiff_cli.operators.motion_blur import straight_kernel
@@ -49,7 +50,7 @@ def test_a_model_with_a_last_step_is_saved_and_loaded(tmp_path):
 def test_where_nothing_was_found_nothing_changes():
     pipeline, y = with_last_step(), image()
     nothing = Diagnosis("none", Identity(), 0.01)
-    images, kept = pipeline.finish(image(seed=3), image(seed=4), y, Identity(), torch.tensor([0.01]), nothing)
+    images, kept = finish(image(seed=3), image(seed=4), y, Identity(), torch.tensor([0.01]), nothing, pipeline.last_step)
     assert torch.equal(images, y) and kept.tolist() == [1]
 
 
@@ -57,12 +58,28 @@ def test_an_operator_that_is_not_trusted_does_not_correct_the_estimate():
     pipeline, y, decoded = with_last_step(), image(), image(seed=3)
     shake, noise = MotionBlur(straight_kernel(7.0, 0.3)[None]), torch.tensor([0.02])
     corrected = pipeline.last_step.restore(decoded, y, shake, noise)
-    told, _ = pipeline.finish(decoded, decoded, y, shake, noise)
+    told, _ = finish(decoded, decoded, y, shake, noise, None, pipeline.last_step)
     assert torch.equal(told, corrected)
-    images, kept = pipeline.finish(decoded, decoded, y, shake, noise, Diagnosis("motion-blur", shake, 0.02))
+    images, kept = finish(decoded, decoded, y, shake, noise, Diagnosis("motion-blur", shake, 0.02), pipeline.last_step)
     expected, share = limit_deviation(corrected, decoded, y)
     assert torch.equal(images, expected) and torch.equal(kept, share)
     assert not Diagnosis("downsampling", Enlargement(2.0), 0.0).trusted and Diagnosis("gaussian-blur", GaussianBlur(2.0), 0.0).trusted
+
+
+def test_where_more_than_an_operator_is_at_work_two_estimates_are_averaged():
+    pipeline, y, decoded, noise = with_last_step(), image(), image(seed=3), torch.tensor([0.02])
+    torch.manual_seed(2)
+    mixed = LastStep(channels=(8, 12), blocks=(1, 1)).eval()
+    torch.nn.init.normal_(mixed.leave.weight, std=0.02)
+    blind = mixed(y, torch.zeros(1), torch.zeros(1)).clamp(-1, 1)
+    for kind, operator, sure in (("downsampling", Enlargement(2.0), 0.99), ("gaussian-blur", GaussianBlur(1.0), CERTAIN - 0.1)):
+        found = Diagnosis(kind, operator, 0.02, {kind: sure, "none": 1 - sure})
+        images, kept = finish(decoded, decoded, y, operator, noise, found, pipeline.last_step, mixed)
+        corrected = pipeline.last_step.restore(decoded, y, operator, noise)
+        assert torch.allclose(images, blind if sure < CERTAIN else (corrected + blind) / 2, atol=1e-6) and kept.tolist() == [1]
+    sure = Diagnosis("gaussian-blur", GaussianBlur(1.0), 0.02, {"gaussian-blur": 0.9, "none": 0.1})
+    images, _ = finish(decoded, decoded, y, GaussianBlur(1.0), noise, sure, pipeline.last_step, mixed)
+    assert torch.equal(images, pipeline.last_step.restore(decoded, y, GaussianBlur(1.0), noise)), "a certain kind is its operator's alone"
 
 
 def test_what_rounding_left_is_told_to_the_last_step():
@@ -70,7 +87,7 @@ def test_what_rounding_left_is_told_to_the_last_step():
     noise = torch.tensor([0.02])
     found = Diagnosis("noise", Identity(), 0.01).with_rounding(0.02)
     assert (found.noise_std, found.rounding_std) == (0.02, 0.02)
-    images, _ = pipeline.finish(decoded, decoded, y, Identity(), noise, found)
+    images, _ = finish(decoded, decoded, y, Identity(), noise, found, pipeline.last_step)
     assert torch.equal(images, pipeline.last_step.restore(decoded, y, Identity(), noise, torch.tensor([0.02])))
 
 

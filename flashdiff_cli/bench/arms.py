@@ -246,6 +246,8 @@ class Identities:
                 parts["noise_rule"] = pipe.defaults.noise_rule
             if plan.fidelity and pipe.last_step is not None:
                 parts["last_step"] = self.weights("last_step")
+            if plan.fidelity and arm.blind and pipe.last_step_mixed is not None:
+                parts["last_step_mixed"] = self.weights("last_step_mixed")
         return fingerprint(**given_only(parts))
 
     def sweep(self, condition: Condition, protocol: Protocol) -> str:

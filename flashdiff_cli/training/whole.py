@@ -22,6 +22,7 @@ COMPONENTS = {
     "severity_inpainting": "flashdiff_cli.severity",
     "classifier": "flashdiff_cli.classifier",
     "last_step": "flashdiff_cli.last_step",
+    "last_step_mixed": "flashdiff_cli.last_step",
 }
 """The library of each component, as `model_index.json` names it."""
 

@@ -30,7 +30,7 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW = "#0072B2", "#E69F00", "#009E73",
 """Okabe and Ito's, the yellow darker for a white ground."""
 CLASSES = {1: (BLUE,), 2: (SKY, INK), 3: (SKY, BLUE, INK)}
 """Of severity, easy to hard, by their number."""
-SOLVERS = {"ldps": BLUE, "gml-dps": ORANGE, "psld": GREEN, "resample": PURPLE, "unguided": YELLOW}
+SOLVERS = {"ldps": BLUE, "gml-dps": ORANGE, "psld": GREEN, "resample": PURPLE, "proximal": RED, "unguided": YELLOW}
 BASELINES = {"input": SOFT, "decoded": SKY}
 RC: dict[str, Any] = {
     "font.family": "DejaVu Sans",
