@@ -86,14 +86,14 @@ class Diagnosis:
         return self.kind not in ("motion-blur", "downsampling")
 
     @property
-    def uncertain(self) -> bool:
-        """Whether other kinds are hardly less likely, as where several degradations meet."""
-        return self.probabilities is not None and self.probabilities[self.kind] < CERTAIN
+    def mixed(self) -> bool:
+        """Whether more than the operator is likely to have degraded the picture: a small one that was enlarged has a past."""
+        return self.kind == "downsampling"
 
     @property
-    def mixed(self) -> bool:
-        """Whether more than the operator may have degraded the picture; a small one that was enlarged has a past, too."""
-        return self.kind == "downsampling" or self.uncertain
+    def uncertain(self) -> bool:
+        """Whether other kinds are hardly less likely."""
+        return self.probabilities is not None and self.probabilities[self.kind] < CERTAIN
 
     def stored_as(self, compression: Jpeg | None) -> Diagnosis:
         """Return the diagnosis with what the file says of its own compression: its quality, and noise that rounding left at the least."""

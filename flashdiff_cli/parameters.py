@@ -87,7 +87,7 @@ SOLVER_OPTIONS: dict[str, tuple[Option, ...]] = {
         ),
     ),
     "proximal": (
-        Option("error_weight", float, "variance that a latent's unit variance has in decoded pixels: trust in the data, not the prior", 1.0, 0.0, 1e6),
+        Option("error_weight", float, "variance in decoded pixels of what a level leaves open of a latent: trust in the data", 1.0, 0.0, 1e6),
         MODEL_STD,
     ),
     "unguided": (),

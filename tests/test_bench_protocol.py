@@ -53,7 +53,7 @@ def test_a_measurement_is_stored_as_a_file():
 def test_each_task_has_every_solver_from_noise_and_from_both_matched_starts(name):
     found = {arm.name: arm for arm in load(name).arm}
     solvers = {arm.solver for arm in found.values() if arm.solver}
-    assert solvers == set(SOLVERS) - {"unguided"} - ({"psld"} if name == "nonlinear-blur" else set())
+    assert solvers == set(SOLVERS) - {"unguided"} - ({"psld", "proximal"} if name == "nonlinear-blur" else set())
     for solver in solvers:
         steps = 500 if solver == "resample" else 1000
         assert found[f"full-{solver}"].start == "full"

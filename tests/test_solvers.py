@@ -21,6 +21,7 @@ from flashdiff_cli.solvers import (
     PSLD,
     SOLVERS,
     Problem,
+    Proximal,
     ReSample,
     Solver,
     Unguided,
@@ -38,6 +39,8 @@ VARIANTS = [
     ("gml-dps", {"guidance": "bayes"}),
     ("psld", {"ae_weight": 0.2}),
     ("psld", {"guidance": "bayes"}),
+    ("proximal", {}),
+    ("proximal", {"error_weight": 0.3, "model_std": 0.02}),
     ("resample", {}),
     ("resample", {"resampling": "reference", "proximal": 0.0}),
 ]
@@ -208,7 +211,7 @@ def test_a_residual_of_zero_gives_no_nan(name, settings, noise_std):
     solver = make(name, **settings)
     result = solver.step(z, at, problem, torch.stack([noise, noise]) if solver.draws == 2 else noise)
     assert torch.isfinite(result).all()
-    if name in ("ldps", "gml-dps"):
+    if name in ("ldps", "gml-dps", "proximal"):
         assert torch.allclose(result, proposal, atol=2e-3)
 
 
@@ -228,6 +231,37 @@ def solved(world, problem, z0, weight, masked):
     image, mask = world.stage.decode(z0), masked.mask
     offset = masked.on_signed(torch.zeros_like(image))
     return world.stage.encode((mask * (problem.measurement - offset) + weight * image) / (mask + weight))
+
+
+def test_proximal_steps_from_what_data_and_estimate_agree_on():
+    world, problem, at, z, noise, z0, _ = toy(level=30)
+    a = problem.schedule.levels[at].item()
+    agreed = solved(world, problem, z0, 0.2**2 / (0.7 * (1 - a)), world.operator)
+    expected = problem.schedule.step(agreed, (z - a**0.5 * agreed) / (1 - a) ** 0.5, at, noise)
+    assert torch.allclose(Proximal(error_weight=0.7).step(z, at, problem, noise), expected, atol=1e-3)
+
+
+def test_proximal_does_not_add_up_what_encoding_loses():
+    """A first stage that returns half of what it is given: the correction alone is halved, not the latent."""
+    world, problem, at, z, noise, z0, proposal = toy(level=30)
+    problem.measurement = problem.operator.on_signed(world.stage.decode(z0))
+    problem.first_stage.encode = lambda image: 0.5 * type(world.stage).encode(world.stage, image)
+    assert torch.allclose(Proximal().step(z, at, problem, noise), proposal, atol=1e-4), "nothing to correct"
+
+
+def test_proximal_brings_a_picture_to_what_compresses_to_its_measurement():
+    from flashdiff_cli.operators import Jpeg
+
+    x = normal(1, 3, 32, 32, seed=5).clamp(-1, 1)
+    operator = Jpeg(30)
+    problem = SimpleNamespace(operator=operator, measurement=operator.on_signed(x))
+    assert torch.equal(Proximal().solve(x, torch.tensor([3]), problem), 2 * operator.project((x + 1) / 2, (problem.measurement + 1) / 2) - 1)
+
+
+def test_proximal_refuses_what_it_has_no_solution_for():
+    blurred = SimpleNamespace(operator=SimpleNamespace(linear=False, name="nonlinear-blur"))
+    with pytest.raises(FlashdiffError, match=r"no exact solution for nonlinear-blur; use ldps"):
+        Proximal().check(blurred)
 
 
 @pytest.mark.parametrize("in_latent", [True, False])

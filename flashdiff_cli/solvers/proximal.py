@@ -34,11 +34,14 @@ class Proximal(Solver):
 
     @torch.no_grad()
     def step(self, z: torch.Tensor, level: torch.Tensor, problem: Problem, noise: torch.Tensor) -> torch.Tensor:
-        stage, a = problem.first_stage, problem.schedule.alpha(level, z)
+        stage = problem.first_stage
         z0, _ = problem.predict(z, level)
         image = stage.decode(z0)
         z0 = z0 + stage.encode(self.solve(image, level, problem).to(image)) - stage.encode(image)
-        return problem.schedule.step(z0, (z - a.sqrt() * z0) / (1 - a).sqrt(), level, noise)
+        # In float32 whatever the model's type: 1 - abar vanishes in half precision.
+        a = problem.schedule.alpha(level, z.float())
+        eps = (z.float() - a.sqrt() * z0.float()) / (1 - a).sqrt()
+        return problem.schedule.step(z0, eps.to(z0), level, noise)
 
     def solve(self, image: torch.Tensor, level: torch.Tensor, problem: Problem) -> torch.Tensor:
         """Return the images (B, 3, H, W) in [-1, 1] that data and estimate agree on, in float32."""
