@@ -30,6 +30,10 @@ ROUNDS, FIRST, LAST, WEIGHT = 6, 0.2, 0.012, 0.2
 """How often data term and network alternate; standard deviation of the error, on the scale of [-1, 1], that the first round expects at the
 least, and the last; and the share of the network's noise variance that the data term is weighed against (DPIR's lambda)."""
 
+HOLES = 4, 0.03
+"""The first two where pixels are missing: there the sampler has put what the network, which only takes noise out, would make smooth. On 4
+pictures each, random pixels of which 30 % are left and boxes: 0.5 to 2.3 dB above the rounds of the other operators."""
+
 
 class ResidualBlock(nn.Module):
     """x + conv(relu(conv(x)))."""
@@ -120,7 +124,7 @@ class LastStep(ModelMixin, ConfigMixin):
             return self(y, noise, rounding).clamp(-1, 1)
         if not operator.linear:
             return image
-        for level in levels(noise):
+        for level in levels(noise, *((ROUNDS, FIRST) if operator.kept() is None else HOLES)):
             consistent = operator.proximal(image, y, noise.square() + rounding.square(), level.square() / WEIGHT)
             image = self(consistent.clamp(-1.5, 1.5), level, rounding).clamp(-1, 1)
         return image
@@ -131,8 +135,8 @@ class LastStep(ModelMixin, ConfigMixin):
         return (2 * value.float()).to(self.device).expand(batch)
 
 
-def levels(noise: torch.Tensor) -> list[torch.Tensor]:
+def levels(noise: torch.Tensor, rounds: int = ROUNDS, first: float = FIRST) -> list[torch.Tensor]:
     """Return the standard deviations (B,) of the error that each round expects: falling by equal factors to the noise of the measurement (B,)."""
     last = noise.clamp(min=LAST)
-    first = last.clamp(min=FIRST)
-    return [first * (last / first) ** (number / (ROUNDS - 1)) for number in range(ROUNDS)]
+    begin = last.clamp(min=first)
+    return [begin * (last / begin) ** (number / (rounds - 1)) for number in range(rounds)]

@@ -66,6 +66,19 @@ def test_levels_fall_to_the_noise_of_each_sample():
     assert torch.allclose(found[0], torch.tensor([last_step.FIRST, last_step.FIRST, 0.4]))
 
 
+def test_where_pixels_are_missing_what_the_sampler_put_there_stays():
+    """A network that takes away a tenth of what it is told: rounds from a high level would leave nothing of a hole's detail."""
+    mask = torch.ones(1, 32, 32)
+    mask[:, 8:24, 8:24] = 0
+    drawn, operator = image(seed=1), Inpainting(mask)
+    network = LastStep(channels=(8, 12), blocks=(1, 1))
+    network.forward = lambda x, noise, rounding: x * (1 - noise.view(-1, 1, 1, 1))
+    found = network.restore(drawn, operator.on_signed(image()), operator, torch.tensor([0.0]))
+    hole = mask[None].expand_as(drawn) == 0
+    assert (found[hole] / drawn[hole]).median() > 0.9
+    assert len(levels(torch.tensor([0.0]), *last_step.HOLES)) == last_step.HOLES[0] < last_step.ROUNDS
+
+
 def test_a_compressed_picture_stays_within_its_rounding():
     operator, x = Jpeg(20), image()
     y = operator.on_signed(x)
