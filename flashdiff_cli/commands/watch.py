@@ -14,7 +14,8 @@ from flashdiff_cli.commands.flags import OPERATOR_FLAGS, closed, split, with_fla
 
 if TYPE_CHECKING:
     from flashdiff_cli.runs.inputs import Job
-    from flashdiff_cli.runs.restorer import Restorer, Settings
+    from flashdiff_cli.runs.restorer import Restorer
+    from flashdiff_cli.runs.settings import Settings
     from flashdiff_cli.runs.watching import Arrivals
 
 
@@ -61,8 +62,10 @@ def watch(
     from flashdiff_cli.hub.download import sha256_of
     from flashdiff_cli.pictures.formats import FORMATS
     from flashdiff_cli.runs.journal import fingerprint
-    from flashdiff_cli.runs.masks import files_of
-    from flashdiff_cli.runs.restorer import Restorer, Settings
+    from flashdiff_cli.runs.naming import files_of
+    from flashdiff_cli.runs.restorer import Restorer
+    from flashdiff_cli.runs.resume import model_identity
+    from flashdiff_cli.runs.settings import Settings
     from flashdiff_cli.runs.watching import Arrivals
 
     ending = None if format is None else "." + format.lower().lstrip(".")
@@ -89,7 +92,7 @@ def watch(
     files = {name: sha256_of(path) for name, path in files_of(settings.operator_options).items()}
     # As for restore, so that either knows what the other has done.
     asked = {"quality": quality, "dtype": dtype, "samples": 1, "map": False, "files": files}
-    made_with = fingerprint(**settings.identity(), **asked, **Restorer.identity(model, offline))
+    made_with = fingerprint(**settings.identity(), **asked, **model_identity(model, offline))
     if not quiet:
         say_error(f"watching {folder} (Ctrl-C ends it)")
     desk = Desk(restorer, settings, made_with, quality, output, suffix, ending, json, quiet)
