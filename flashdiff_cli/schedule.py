@@ -7,7 +7,8 @@ level k runs k steps. Every function takes levels per sample.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
@@ -60,6 +61,7 @@ class Schedule:
     timesteps: torch.Tensor
     eta: float = 0.0
     final_alpha: float = 1.0
+    _moved: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def from_table(cls, table: torch.Tensor, steps: int | None = None, eta: float = 0.0, offset: int = 0, final_alpha: float = 1.0) -> Schedule:
@@ -90,15 +92,22 @@ class Schedule:
     def __len__(self) -> int:
         return len(self.timesteps)
 
-    @property
+    @cached_property
     def levels(self) -> torch.Tensor:
         """(n + 1,) abar of the levels; the first is `final_alpha`."""
         first = torch.tensor([self.final_alpha], dtype=torch.float64)
         return torch.cat([first, self.table[self.timesteps]])
 
     def timestep(self, level: torch.Tensor) -> torch.Tensor:
-        """Return the timesteps that the UNet is given at levels (B,) >= 1."""
-        return self.timesteps[level.cpu() - 1]
+        """Return the timesteps that the UNet is given at levels (B,) >= 1, on their device."""
+        return self._on(level.device)[1][level - 1]
+
+    def _on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (abar of the levels, timesteps), kept on each device that asks: a step must not wait for the host."""
+        if device not in self._moved:
+            levels = self.levels if device.type == "mps" else self.levels.to(device)
+            self._moved[device] = (levels, self.timesteps.to(device))
+        return self._moved[device]
 
     def start_level(self, variance: torch.Tensor) -> torch.Tensor:
         """Return the level whose signal-to-noise ratio is nearest to 1 / variance (paper eq. 8).
@@ -115,7 +124,9 @@ class Schedule:
         return torch.where(_exact(variance) < noise.mean(), torch.zeros_like(index), index)
 
     def _abar(self, level: torch.Tensor) -> torch.Tensor:
-        return self.levels[level.cpu()]
+        # Apple's GPU has no float64, in which alone 1 - abar does not cancel.
+        level = level.cpu() if level.device.type == "mps" else level
+        return self._on(level.device)[0][level]
 
     def alpha(self, level: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """Return abar of levels (B,), shaped to multiply `like` and of its type."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -38,13 +39,18 @@ def mirror_index(length: int, before: int, after: int, repeat_edge: bool = False
     return torch.minimum(positions, period - positions)
 
 
+@lru_cache(maxsize=64)
+def _index_on(device: torch.device, length: int, before: int, after: int, repeat_edge: bool = False) -> torch.Tensor:
+    """`mirror_index` on a device, kept: a step of a solver sends it nothing."""
+    return mirror_index(length, before, after, repeat_edge).to(device)
+
+
 def pad(x: torch.Tensor, margins: Margins) -> torch.Tensor:
     """Add mirrored borders, without the edge pixel: (B, C, H, W) -> (B, C, top + H + bottom, left + W + right)."""
     height, width = x.shape[-2:]
     if max(margins[:2]) < height and max(margins[2:]) < width:
         return F.pad(x, (*margins[2:], *margins[:2]), mode="reflect")
-    rows = mirror_index(height, *margins[:2]).to(x.device)
-    columns = mirror_index(width, *margins[2:]).to(x.device)
+    rows, columns = _index_on(x.device, height, *margins[:2]), _index_on(x.device, width, *margins[2:])
     return x.index_select(-2, rows).index_select(-1, columns)
 
 
@@ -60,7 +66,7 @@ def fold(y: torch.Tensor, margins: Margins, repeat_edge: bool = False) -> torch.
         (B, C, H, W).
     """
     height, width = y.shape[-2] - margins.top - margins.bottom, y.shape[-1] - margins.left - margins.right
-    rows = mirror_index(height, *margins[:2], repeat_edge).to(y.device)
-    columns = mirror_index(width, *margins[2:], repeat_edge).to(y.device)
+    rows = _index_on(y.device, height, *margins[:2], repeat_edge)
+    columns = _index_on(y.device, width, *margins[2:], repeat_edge)
     y = y.new_zeros(*y.shape[:-2], height, y.shape[-1]).index_add(-2, rows, y)
     return y.new_zeros(*y.shape[:-1], width).index_add(-1, columns, y)

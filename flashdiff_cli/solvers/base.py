@@ -59,12 +59,13 @@ class Problem:
         """Return the sub-problem of the samples where `active` (B,) is true; evaluation counts stay shared."""
         if bool(active.all()):
             return self
+        chosen = active.cpu().nonzero()[:, 0]
         return replace(
             self,
-            measurement=self.measurement[active.to(self.measurement.device)],
+            measurement=self.measurement.index_select(0, chosen.to(self.measurement.device)),
             operator=self.operator.subset(active),
-            noise_std=self.noise_std[active.to(self.noise_std.device)],
-            index=self.index[active],
+            noise_std=self.noise_std.index_select(0, chosen.to(self.noise_std.device)),
+            index=self.index[chosen],
         )
 
     def predict_noise(self, z: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
@@ -101,6 +102,8 @@ class Solver(ABC):
     """eta of the schedule when none is asked for."""
     draws: ClassVar[int] = 1
     """Independent noises that a step takes."""
+    always_draws: ClassVar[bool] = True
+    """Whether a step uses its noise where the schedule's eta is 0, and adds none."""
     options: ClassVar[tuple[Option, ...]] = ()
 
     def __init__(self, **settings: Any):
@@ -121,14 +124,15 @@ class Solver(ABC):
             raise FlashdiffError(f"solver {self.name} needs a linear operator and {problem.operator.name} is not; use ldps, gml-dps or resample")
 
     @abstractmethod
-    def step(self, z: torch.Tensor, level: torch.Tensor, problem: Problem, noise: torch.Tensor) -> torch.Tensor:
+    def step(self, z: torch.Tensor, level: torch.Tensor, problem: Problem, noise: torch.Tensor | None) -> torch.Tensor:
         """Take z (B, C, h, w) from levels (B,) to level - 1, guided by the measurement.
 
         Args:
             z: latents.
-            level: (B,) >= 1.
+            level: (B,) >= 1, on the latents' device.
             problem: the measurements of just these samples.
-            noise: (B, C, h, w) standard normal, for the step's own randomness; (draws, B, C, h, w) where draws > 1.
+            noise: (B, C, h, w) standard normal, for the step's own randomness; (draws, B, C, h, w) where draws > 1. None where the
+                schedule's eta is 0 and the solver does not `always_draws`.
 
         Returns:
             (B, C, h, w) at levels - 1.
@@ -157,7 +161,8 @@ def sample(
     """Run a solver from a start to the clean end; the one loop over the schedule.
 
     All samples move on the same levels: a sample joins when the loop reaches its start step. So each gets the steps,
-    and draws the noise, that it would get alone.
+    and draws the noise, that it would get alone. Only where one joins are samples selected; between that nothing of the loop waits for the
+    device, or sends it anything but noise that is drawn.
 
     Args:
         solver: takes the steps.
@@ -172,17 +177,33 @@ def sample(
     solver.check(problem)
     problem.network_evaluations += start.network_evaluations
     z = start.latent.detach()
-    first = int(start.level.max()) if len(start.level) else 0
+    levels = start.level.tolist()
+    first = max(levels, default=0)
+    problem = replace(problem, noise_std=problem.noise_std.to(z.device))
+    moving: list[int] = []
+    part, where, here = z, None, problem
     for j in range(first, 0, -1):
-        active = start.level >= j
-        here = torch.full((int(active.sum()),), j)
-        where = active.to(z.device)
-        part = z[where]
-        mine = [g for g, a in zip(generators, active.tolist(), strict=True) if a]
-        noise = [draw(part.shape, mine, part) for _ in range(solver.draws)]
-        noise = noise[0] if solver.draws == 1 else torch.stack(noise)
-        z = z.clone()
-        z[where] = solver.step(part, here, problem.select(active), noise).detach()
+        joined = [i for i, level in enumerate(levels) if level >= j]
+        if len(joined) > len(moving):
+            z = _put_back(z, where, part)
+            moving, here = joined, problem.select(start.level >= j)
+            where = None if len(joined) == len(levels) else torch.tensor(joined, device=z.device)
+            part = z if where is None else z.index_select(0, where)
+        noise = _noise_of_step(solver, problem.schedule, part, [generators[i] for i in moving])
+        part = solver.step(part, torch.full((len(moving),), j, device=z.device), here, noise).detach()
         if callback is not None:
             callback(first - j + 1, start.level.clamp(max=j - 1))
-    return z
+    return _put_back(z, where, part)
+
+
+def _put_back(z: torch.Tensor, where: torch.Tensor | None, part: torch.Tensor) -> torch.Tensor:
+    """Return latents with those at positions `where` (None: all) replaced."""
+    return part if where is None else z.index_copy(0, where, part)
+
+
+def _noise_of_step(solver: Solver, schedule: Schedule, like: torch.Tensor, generators: Sequence[torch.Generator]) -> torch.Tensor | None:
+    """Draw what a step takes; nothing where it would be multiplied by 0."""
+    if schedule.eta == 0 and not solver.always_draws:
+        return None
+    noise = [draw(like.shape, generators, like) for _ in range(solver.draws)]
+    return noise[0] if solver.draws == 1 else torch.stack(noise)

@@ -24,6 +24,7 @@ class GuidedSolver(Solver):
     """z_{t-1} = z'_{t-1} - grad_z ( dc_step ||y - A(Dec(z0(z)))|| + penalty )."""
 
     options = SOLVER_OPTIONS["ldps"]
+    always_draws = False
 
     @abstractmethod
     def penalty(self, z0: torch.Tensor, image: torch.Tensor, difference: torch.Tensor, problem: Problem) -> torch.Tensor | float:
@@ -39,7 +40,7 @@ class GuidedSolver(Solver):
             (B,), weights included.
         """
 
-    def step(self, z: torch.Tensor, level: torch.Tensor, problem: Problem, noise: torch.Tensor) -> torch.Tensor:
+    def step(self, z: torch.Tensor, level: torch.Tensor, problem: Problem, noise: torch.Tensor | None) -> torch.Tensor:
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             z0, eps = problem.predict(z, level)

@@ -27,16 +27,16 @@ class ReSample(Solver):
 
     @torch.no_grad()
     def step(self, z: torch.Tensor, level: torch.Tensor, problem: Problem, noise: torch.Tensor) -> torch.Tensor:
-        stage = problem.first_stage
+        stage, level = problem.first_stage, level.cpu()
         z0, eps = problem.predict(z, level)
         result = problem.schedule.step(z0, eps, level, noise[0])
         timestep = problem.schedule.timestep(level)
-        due = ((level.cpu() - 1) % self.every == 0) & (timestep <= self.pixels_below)
+        due = ((level - 1) % self.every == 0) & (timestep <= self.pixels_below)
         late = timestep <= self.latent_below
         for in_latent, members in ((False, due & ~late), (True, due & late)):
             if not bool(members.any()):
                 continue
-            part, here, which = problem.select(members), level[members.to(level.device)], members.to(z.device)
+            part, here, which = problem.select(members), level[members], members.to(z.device)
             if in_latent:
                 solved = self.solve(z0[which], stage.decode, here, part)
             else:
@@ -80,7 +80,7 @@ class ReSample(Solver):
         whatever the stride of the grid.
         """
         levels = schedule.levels
-        at, below = levels[level.cpu()], levels[level.cpu() - 1]
+        at, below = levels[level], levels[level - 1]
         target = below
         if self.resampling == "reference":
             target, below = at, schedule.table[(schedule.timestep(level) - 1).clamp(min=0)]
