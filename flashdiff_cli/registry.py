@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from flashdiff_cli.bounded import short
-from flashdiff_cli.errors import FlashdiffError, UsageError
+from flashdiff_cli.errors import FlashdiffError, UsageError, choose_from
 
 SWITCH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 """What a text means where an option is on or off."""
@@ -49,7 +49,7 @@ class Option:
         except (TypeError, ValueError, OverflowError):
             raise UsageError(f"{name} {short(value)} is not a {self.type.__name__}") from None
         if self.choices and value not in self.choices:
-            raise UsageError(f"{name} {short(value)} is unknown; choose from {', '.join(self.choices)}")
+            raise UsageError(f"{name} {short(value)} is unknown; {choose_from(value, self.choices)}")
         low, high = self.minimum, self.maximum
         if isinstance(value, (int, float)) and not ((low is None or value >= low) and (high is None or value <= high) and math.isfinite(value)):
             bounds = "that is finite" if low is None else f"of at least {low:g}" if high is None else f"from {low:g} to {high:g}"
@@ -85,7 +85,7 @@ class Registry(Generic[Kind]):
         if not isinstance(name, str) or name not in self._classes:
             if isinstance(name, str) and name in self.broken:
                 raise FlashdiffError(self.broken[name])
-            raise UsageError(f"unknown {self.kind} {short(name)}; choose from {', '.join(sorted(self._classes))}")
+            raise UsageError(f"unknown {self.kind} {short(name)}; {choose_from(name, sorted(self._classes))}")
         return self._classes[name]
 
     def __iter__(self) -> Iterator[str]:

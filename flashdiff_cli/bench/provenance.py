@@ -34,9 +34,6 @@ def describe(bench: Bench, command: str | None = None) -> dict[str, Any]:
     plans = [plan(arm, bench.protocol, bench.pipeline, bench.model, operator) for arm in bench.protocol.arm]
     protocol["arm"] = [p.describe() for p in plans]
     device = bench.pipeline.unet.device
-    machine = {"cpu": _cpu_name(), "cores": _cores(), "torch_threads": torch.get_num_threads(), "device": str(device)}
-    if device.type == "cuda":
-        machine["gpu"] = torch.cuda.get_device_name(device)
     return {
         "protocol": protocol,
         "arms_run": [arm.name for arm in bench.selected.arm],
@@ -46,10 +43,16 @@ def describe(bench: Bench, command: str | None = None) -> dict[str, Any]:
         "command": command,
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "commit": _commit(),
-        "machine": machine,
+        "machine": machine(device),
         "versions": {"flashdiff": __version__, "python": platform.python_version()} | _versions(),
         "measures": {"usable": list(bench.measures.usable), "missing": bench.measures.missing},
     }
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Return what results on a device were measured with."""
+    found = {"cpu": _cpu_name(), "cores": _cores(), "torch_threads": torch.get_num_threads(), "device": str(device)}
+    return found | ({"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {})
 
 
 def _versions() -> dict[str, str]:

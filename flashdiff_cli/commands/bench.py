@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flashdiff_cli.commands import options
+from flashdiff_cli.commands import complete, helpful, options, process
+from flashdiff_cli.commands.bench_speed import asks_for_speed, run_speed
 from flashdiff_cli.commands.extras import require
 from flashdiff_cli.commands.flags import OPERATOR_FLAGS, OPERATOR_NAMES, SOLVER_FLAGS, closed, flag, split, with_flags
 from flashdiff_cli.errors import FlashdiffError, UsageError
@@ -55,16 +56,24 @@ def _measure(runner: Bench, command: list[str], notes: Sequence[str], figures: b
 
 
 @closed
-@with_flags(SOLVER_FLAGS, "Solver settings (without a protocol)")
+@with_flags(SOLVER_FLAGS, "Solver settings")
 @with_flags(RANGES, "Degradation (with a protocol: in its conditions)")
 def bench(
     context: typer.Context,
     images: Annotated[
-        list[Path] | None, typer.Argument(metavar="IMAGES...", help="Clean pictures: files, folders and patterns.", show_default=False)
+        list[Path] | None,
+        typer.Argument(
+            metavar="IMAGES...|speed",
+            help="Clean pictures; or speed: how long a model's parts take here.",
+            show_default=False,
+        ),
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of records, tables and images.", show_default=False)] = None,
     protocol: Annotated[
-        str | None, typer.Option("--protocol", "-p", help="A protocol of the package by name, or a TOML file.", rich_help_panel=PROTOCOL)
+        str | None,
+        typer.Option(
+            "--protocol", "-p", help="A protocol of the package by name, or a TOML file.", autocompletion=complete.protocols, rich_help_panel=PROTOCOL
+        ),
     ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the protocols of the package.", rich_help_panel=PROTOCOL)] = False,
     arms: Annotated[str | None, typer.Option("--arms", help="Only these, by name: a,b", rich_help_panel=PROTOCOL)] = None,
@@ -85,14 +94,18 @@ def bench(
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Instead of the protocol's.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; do nothing.")] = False,
-    operator: Annotated[str | None, typer.Option("--operator", help=f"What degrades: {OPERATOR_NAMES}.", rich_help_panel=HERE)] = None,
+    operator: Annotated[
+        str | None, typer.Option("--operator", help=f"What degrades: {OPERATOR_NAMES}.", autocompletion=complete.operators, rich_help_panel=HERE)
+    ] = None,
     noise_std: Annotated[
         float | None, typer.Option("--noise-std", help="Noise on intensities from 0 to 1 (default: 0.05).", rich_help_panel=HERE)
     ] = None,
     levels: Annotated[
         int | None, typer.Option("--levels", help="Severity of each picture at so many levels (default: none).", rich_help_panel=HERE)
     ] = None,
-    solver: Annotated[str | None, typer.Option("--solver", help="Solvers: a,b,c (default: ldps).", rich_help_panel=HERE)] = None,
+    solver: Annotated[
+        str | None, typer.Option("--solver", help="Solvers: a,b,c (default: ldps).", autocompletion=complete.solvers, rich_help_panel=HERE)
+    ] = None,
     start: Annotated[
         str,
         typer.Option(
@@ -111,6 +124,10 @@ def bench(
     offline: options.Offline = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON record a line, and nothing else, on stdout.")] = False,
     quiet: options.Quiet = False,
+    threads: process.Threads = None,
+    verbose: process.Verbose = False,
+    log_file: process.LogFile = None,
+    help_all: helpful.HelpAll = False,
     **values,
 ) -> None:
     """Measure arms against each other on clean pictures: each is degraded once, and every arm gets the same measurement.
@@ -122,6 +139,8 @@ def bench(
     flashdiff bench faces/ --protocol gblur-varying -o out/
 
     flashdiff bench faces/ --operator gaussian-blur --blur-std 0.3:3 --solver ldps,psld --start flash,full -o out/
+
+    flashdiff bench speed --size 256
     """
     from flashdiff_cli.commands import bench_show as show
 
@@ -130,6 +149,9 @@ def bench(
         return
     if not images:
         raise UsageError("give the folder of clean pictures, or --list for the protocols")
+    if asks_for_speed(images):
+        run_speed(model or "photos", device, dtype, offline, size, limit, json)
+        return
     from flashdiff_cli.bench import protocol as protocols
     from flashdiff_cli.bench.dataset import choose_ids, scan
     from flashdiff_cli.bench.from_flags import make, parse

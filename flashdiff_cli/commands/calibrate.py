@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from flashdiff_cli.commands import options
+from flashdiff_cli.commands import helpful, options, process
 from flashdiff_cli.commands.bench import RANGES
 from flashdiff_cli.commands.extras import require
 from flashdiff_cli.commands.flags import OPERATOR_NAMES, SOLVER_FLAGS, Flag, closed, solver_help, split, with_flags
@@ -54,6 +54,10 @@ def calibrate(
     dtype: options.Dtype = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print the choice and the last round as JSON.")] = False,
     quiet: options.Quiet = False,
+    threads: process.Threads = None,
+    verbose: process.Verbose = False,
+    log_file: process.LogFile = None,
+    help_all: helpful.HelpAll = False,
     **values,
 ) -> None:
     """Choose a solver's settings for an operator on clean pictures, and make them the model's own.

@@ -17,7 +17,12 @@ def compare(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write (default: AFTER-compared.png).")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that stands in the way.")] = False,
 ) -> None:
-    """Two pictures side by side as one PNG."""
+    """Two pictures side by side as one PNG.
+
+    Example:
+
+    flashdiff compare photo.png photo-restored.png
+    """
     from flashdiff_cli.errors import UsageError, one_line
     from flashdiff_cli.pictures.files import from_pil, read_picture, write_picture
     from flashdiff_cli.pictures.formats import check_output

@@ -30,7 +30,14 @@ def convert(
         typer.Option("--scaling-factor", help="severity: of its first stage (default: that of the model folder around TARGET, or 1)."),
     ] = None,
 ) -> None:
-    """Turn an original checkpoint into a folder with safetensors. No code that the file carries is run."""
+    """Turn an original checkpoint into a folder with safetensors. No code that the file carries is run.
+
+    Examples:
+
+    flashdiff convert ldm model.ckpt my-model/
+
+    flashdiff convert severity encoder.ckpt my-model/severity
+    """
     from flashdiff_cli.errors import UsageError
 
     for option, given, meant in (

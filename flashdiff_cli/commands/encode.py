@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flashdiff_cli.commands import options
+from flashdiff_cli.commands import helpful, options, process
 from flashdiff_cli.commands.flags import OPERATOR_FLAGS, closed, split, with_flags
 
 
@@ -34,9 +34,21 @@ def encode(
     offline: options.Offline = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
+    threads: process.Threads = None,
+    max_megapixels: process.MaxMegapixels = None,
+    verbose: process.Verbose = False,
+    log_file: process.LogFile = None,
+    help_all: helpful.HelpAll = False,
     **values,
 ) -> None:
-    """Write the estimated latent and severity (NAME-latent.safetensors) and the decoded latent (NAME-latent.png)."""
+    """Write the estimated latent and severity (NAME-latent.safetensors) and the decoded latent (NAME-latent.png).
+
+    Examples:
+
+    flashdiff encode photo.png
+
+    flashdiff encode holiday/ -r -o latents/
+    """
     from flashdiff_cli.commands.piped import STANDARD
     from flashdiff_cli.commands.run import find_pictures, run_pictures
     from flashdiff_cli.errors import UsageError

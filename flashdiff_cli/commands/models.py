@@ -40,7 +40,12 @@ def _downloads(quiet: bool):
 
 @models.command("list")
 def list_(json: Json = False) -> None:
-    """Known models, and which of them are on this machine."""
+    """Known models, and which of them are on this machine.
+
+    Example:
+
+    flashdiff models list --json
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -80,7 +85,12 @@ def _components(folder: Path) -> dict[str, dict]:
 
 @models.command()
 def info(model: Name, json: Json = False) -> None:
-    """What a model is: pictures, terms, source, and its components if it is on this machine."""
+    """What a model is: pictures, terms, source, and its components if it is on this machine.
+
+    Example:
+
+    flashdiff models info photos
+    """
     from flashdiff_cli.hub.registry import known_models
     from flashdiff_cli.hub.resolve import find_model
 
@@ -109,7 +119,12 @@ def pull(
     unverified: Annotated[bool, typer.Option("--unverified", help="Fetch original downloads, too, whose checksum nobody has published.")] = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Fetch models, verify their checksums, and print where they are. An interrupted download goes on where it stopped."""
+    """Fetch models, verify their checksums, and print where they are. An interrupted download goes on where it stopped.
+
+    Example:
+
+    flashdiff models pull celebahq-256
+    """
     from flashdiff_cli.hub.resolve import resolve_model
 
     with _downloads(quiet) as report:
@@ -119,7 +134,12 @@ def pull(
 
 @models.command()
 def path(model: Name) -> None:
-    """Print the folder of a model that is on this machine; nothing is fetched."""
+    """Print the folder of a model that is on this machine; nothing is fetched.
+
+    Example:
+
+    flashdiff models path photos
+    """
     print(_here(model))
 
 
@@ -140,7 +160,12 @@ def verify(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Compare every file of a model with its published checksum. Leaves with 1 if one is damaged, missing or not listed."""
+    """Compare every file of a model with its published checksum. Leaves with 1 if one is damaged, missing or not listed.
+
+    Example:
+
+    flashdiff models verify photos
+    """
     from flashdiff_cli.commands.show import say_error
     from flashdiff_cli.hub.checksums import check_folder
     from flashdiff_cli.hub.registry import known_models
@@ -169,7 +194,12 @@ def verify(
 def checksums(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Model folder.", show_default=False)],
 ) -> None:
-    """Write the checksums of a model folder of your own anew (SHA256SUMS), after files were added or changed."""
+    """Write the checksums of a model folder of your own anew (SHA256SUMS), after files were added or changed.
+
+    Example:
+
+    flashdiff models checksums my-model/
+    """
     from flashdiff_cli.errors import UsageError
     from flashdiff_cli.hub.checksums import SUMS, write_sums
 
@@ -186,7 +216,12 @@ def push(
     private: Annotated[bool, typer.Option("--private", help="If it is made, make it private.")] = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Publish a model folder on the Hub, after loading it once to see that it works. Needs `hf auth login`."""
+    """Publish a model folder on the Hub, after loading it once to see that it works. Needs `hf auth login`.
+
+    Example:
+
+    flashdiff models push my-model/ owner/name
+    """
     from flashdiff_cli.hub.push import push_folder
 
     with _downloads(quiet):

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from flashdiff_cli.commands import complete
 from flashdiff_cli.commands.flags import OPERATOR_NAMES
 
 Inputs = Annotated[
@@ -15,9 +16,11 @@ Inputs = Annotated[
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Look in subfolders too.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Do the first so many pictures.", show_default=False)]
 Tile = Annotated[int, typer.Option("--tile", help="Cut pictures with longer sides into tiles of this side; 0: never.", rich_help_panel="Method")]
-Model = Annotated[str, typer.Option("--model", "-m", help="Model: a name, a folder, or owner/name@revision on the Hub.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
-Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, float16 or bfloat16.")]
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="Model: a name, a folder, or owner/name@revision on the Hub.", autocompletion=complete.models)
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.", autocompletion=complete.devices)]
+Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, float16 or bfloat16.", autocompletion=complete.dtypes)]
 Offline = Annotated[bool, typer.Option("--offline", help="Never use the network: cached models only.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of all random draws, together with the picture's content.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON record a picture, and nothing else, on stdout.")]
@@ -27,6 +30,7 @@ Operator = Annotated[
     typer.Option(
         "--operator",
         help=f"What degraded the picture (default: estimated from it): {OPERATOR_NAMES}.",
+        autocompletion=complete.operators,
         rich_help_panel="Degradation",
     ),
 ]
@@ -81,5 +85,5 @@ Scale = Annotated[
 ]
 Fast = Annotated[
     bool,
-    typer.Option("--fast", help="Only the encoder's estimate and the last step: no diffusion steps.", rich_help_panel="Method"),
+    typer.Option("--fast", help="Only the encoder's estimate and the last step: no diffusion steps, a fifth of the time."),
 ]

@@ -11,13 +11,14 @@ from typing import Annotated
 import typer
 
 from flashdiff_cli import __version__
-from flashdiff_cli.commands import signals
+from flashdiff_cli.commands import process, signals
 from flashdiff_cli.commands.bench import bench
 from flashdiff_cli.commands.calibrate import calibrate
 from flashdiff_cli.commands.compare import compare
 from flashdiff_cli.commands.convert import convert
 from flashdiff_cli.commands.encode import encode
 from flashdiff_cli.commands.flags import PARAMETERS
+from flashdiff_cli.commands.helpful import Helpful
 from flashdiff_cli.commands.models import models
 from flashdiff_cli.commands.report import report
 from flashdiff_cli.commands.restore import restore
@@ -36,9 +37,24 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (restore, severity, encode, compare, report, serve, watch, bench, calibrate, train, convert):
-    app.command()(command)
+    app.command(cls=Helpful)(command)
     PARAMETERS.update(inspect.signature(command).parameters)
 app.add_typer(models, name="models")
+
+
+@app.command("help")
+def help_(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[COMMAND]...", help="Whose help to show.", show_default=False)] = None,
+) -> None:
+    """Show the help of a command, as --help does.
+
+    Examples:
+
+    flashdiff help restore
+
+    flashdiff help models pull
+    """
+    app(args=[*(names or []), "--help"], standalone_mode=False)
 
 
 def _version(asked: bool) -> None:
@@ -49,7 +65,7 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def flashdiff(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     """Restore degraded photographs, and spend on each just the steps that it needs."""
 
@@ -63,7 +79,7 @@ def run(arguments: list[str] | None = None) -> int:
     # Read when torch is imported: threads that wait without spinning leave a busy machine to whoever has work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        with signals.handled(signals.interrupt):
+        with process.of_this_run(), signals.handled(signals.interrupt):
             code = _run(sys.argv[1:] if arguments is None else arguments)
     except signals.Interrupted as stop:
         say_error("interrupted")

@@ -30,8 +30,9 @@ def report(
 
     flashdiff report restored/ part-*.jsonl --csv all.csv
     """
-    from flashdiff_cli.commands.show import report as show
     from flashdiff_cli.commands.show import say_error, say_json
+    from flashdiff_cli.commands.table import closing
+    from flashdiff_cli.commands.table import report as show
     from flashdiff_cli.runs.inputs import Job
     from flashdiff_cli.runs.journal import Journal
     from flashdiff_cli.runs.merge import merged
@@ -48,5 +49,5 @@ def report(
         say_error(error)
     show(records, json)
     failed = sum(record.status == "failed" for record in records)
-    say_error(f"{len(records) - failed} restored, {failed} failed")
+    say_error(closing(records, files={"report": page, "table": csv}))
     raise typer.Exit(int(bool(failed or errors)))

@@ -8,36 +8,44 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flashdiff_cli.commands.show import interruptible, meter, report, say_error, say_left, stream
+from flashdiff_cli.commands.show import Meter, interruptible, meter, say_error, say_left, stream
+from flashdiff_cli.commands.table import report
 
 if TYPE_CHECKING:
     from flashdiff_cli.pictures.files import Picture
     from flashdiff_cli.runs.executor import Claims, Finish
+    from flashdiff_cli.runs.expected import Expectation
     from flashdiff_cli.runs.inputs import Job
     from flashdiff_cli.runs.record import Record
     from flashdiff_cli.runs.restorer import Restorer, Settings
 
-Step = Callable[[int, int], None]
-"""Called with (steps done, steps in all) of the present picture."""
-Work = Callable[["Restorer", "Job", "Picture", Step], "tuple[Record, Finish | None]"]
+LONG = 30.0
+"""Seconds that a run may take without a word on how long it will be."""
+Work = Callable[["Restorer", "Job", "Picture", Meter], "tuple[Record, Finish | None]"]
 """What is done with each picture; see `runs.executor.Work`."""
 
 
 def find_pictures(
-    inputs: Sequence[Path], recursive: bool, limit: int | None, names: Sequence[bytes], drop: Callable[[list[Job]], list[Job]] = list
+    inputs: Sequence[Path],
+    recursive: bool,
+    limit: int | None,
+    names: Sequence[bytes],
+    drop: Callable[[list[Job]], list[Job]] = list,
+    passed: Counter[str] | None = None,
 ) -> list[Job]:
     """Find the pictures of a run, and say which files are passed over.
 
     Args:
         inputs, recursive, limit, names: see `runs.inputs.find`; the limit counts what is left.
         drop: takes out what earlier runs made.
+        passed: counts what is passed over, by the reason.
 
     Raises:
         UsageError: there is none.
     """
     from flashdiff_cli.runs.inputs import find, say_passed
 
-    passed: Counter[str] = Counter()
+    passed = Counter() if passed is None else passed
     found = find(inputs, recursive, None, names, passed)
     jobs = drop(found)
     passed["made by earlier runs"] = len(found) - len(jobs)
@@ -57,6 +65,8 @@ def run_pictures(
     restored: bool = True,
     claims: Claims | None = None,
     together: Callable[[list[Record]], list[str]] = lambda records: [],
+    expected: Expectation | None = None,
+    close: Callable[[Sequence[Record]], str] | None = None,
 ) -> tuple[list[Record], int]:
     """Load the model, work on every picture, and show what comes of it.
 
@@ -71,20 +81,24 @@ def run_pictures(
         restored: whether the table tells of steps that were run.
         claims: see `runs.executor.each`.
         together: writes files about all records, before the table is shown; returns what went wrong.
+        expected: how long it may take, which is said if it is long.
+        close: says what became of the run; said where there are several pictures.
 
     Returns:
         (all records, exit code): 0 all done, 1 some failed, 128 and its number after a signal.
     """
     from flashdiff_cli.runs.executor import each
 
-    with meter(len(jobs), quiet) as shown, interruptible(shown) as stopped:
+    if expected is not None and expected.seconds >= LONG and not quiet:
+        say_error(str(expected))
+    with meter(len(early) + len(jobs), quiet, expected and expected.seconds / max(1, len(jobs))) as shown, interruptible(shown) as stopped:
         done: Iterable[Record] = ()
         if jobs:
             restorer = load()
             restorer.check(settings)
             done = each(
                 jobs,
-                lambda job, picture: work(restorer, job, picture, shown.step),
+                lambda job, picture: work(restorer, job, picture, shown),
                 lambda job: shown.begin(str(job.source)),
                 stopped.is_set,
                 claims,
@@ -95,6 +109,8 @@ def run_pictures(
         say_error(error)
         failed = True
     report(records, as_json, restored)
+    if close is not None and len(records) > 1 and not quiet:
+        say_error(close(records))
     # Not in the order of the jobs: those that another run had come last.
     finished = Counter(record.input for record in records[len(early) :])
     left = [job for job in jobs if not finished[str(job.source)]]

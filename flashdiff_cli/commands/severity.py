@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from flashdiff_cli.commands import options
+from flashdiff_cli.commands import helpful, options, process
 from flashdiff_cli.commands.flags import OPERATOR_FLAGS, closed, split, with_flags
 
 
@@ -30,9 +30,21 @@ def severity(
     offline: options.Offline = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
+    threads: process.Threads = None,
+    max_megapixels: process.MaxMegapixels = None,
+    verbose: process.Verbose = False,
+    log_file: process.LogFile = None,
+    help_all: helpful.HelpAll = False,
     **values,
 ) -> None:
-    """How hard is each picture? Its severity, estimated degradation and start step, without restoring it."""
+    """How hard is each picture? Its severity, estimated degradation and start step, without restoring it.
+
+    Examples:
+
+    flashdiff severity photo.png
+
+    flashdiff severity holiday/ -r --json
+    """
     from flashdiff_cli.commands.piped import STANDARD
     from flashdiff_cli.commands.run import find_pictures, run_pictures
     from flashdiff_cli.errors import UsageError

@@ -1,8 +1,9 @@
-"""What people see: progress on stderr, a table of at most 80 columns or JSON lines on stdout."""
+"""What people see while a run goes on: progress on stderr, JSON lines on stdout. Tables are in `table`."""
 
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager, suppress
@@ -13,14 +14,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.text import Text
 
 from flashdiff_cli.commands.flags import as_flags
 from flashdiff_cli.commands.signals import Interrupted, Stop, handled
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from flashdiff_cli.runs.resume import Decision
 
 WIDTH = 80
+log = logging.getLogger("flashdiff")
 
 
 def errors() -> Console:
@@ -62,42 +64,75 @@ def say_json(text: str) -> None:
 
 
 class Meter:
-    """Progress of pictures and of the steps of the present one."""
+    """Progress of pictures and of the steps of the present one; a line a picture where nobody watches a terminal.
 
-    def __init__(self, total: int, quiet: bool):
+    Args:
+        total: pictures.
+        quiet: show nothing.
+        expected: seconds that one picture may take, where they are known before any step is run.
+    """
+
+    def __init__(self, total: int, quiet: bool, expected: float | None = None):
         self.console = Console(stderr=True)
+        self.total, self.done, self.expected = total, 0, expected
+        self.name = ""
+        self.lines = not quiet and total > 1 and not self.console.is_terminal
         self.bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[count]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
-            TimeRemainingColumn(),
+            Left(),
             console=self.console,
             transient=True,
             disable=quiet or not self.console.is_terminal,
         )
-        self.pictures = self.bar.add_task("pictures", total=total, visible=total > 1)
-        self.steps = self.bar.add_task("loading the model", total=None)
+        self.pictures = self.bar.add_task("pictures", total=total, visible=total > 1, count=f"0/{total}")
+        self.steps = self.bar.add_task("loading the model", total=None, count="")
 
     def begin(self, name: str) -> None:
         """A picture begins."""
-        self.bar.reset(self.steps, total=None, description=escape(one_line(Path(name).name)[:24]))
+        self.name = escape(one_line(Path(name).name)[:24])
+        self.bar.reset(self.steps, total=None, description=self.name, expected=self.expected)
+        self.phase("reading")
+
+    def phase(self, name: str) -> None:
+        """What is done with the present picture now."""
+        self.bar.update(self.steps, description=f"{self.name}: {name}")
+        log.debug("%s: %s", self.name, name)
 
     def step(self, done: int, total: int) -> None:
         """`done` of `total` steps of the present picture are run."""
         self.bar.update(self.steps, completed=done, total=total)
 
-    def end(self) -> None:
-        """A picture is finished."""
-        self.bar.advance(self.pictures)
+    def end(self, record: Record) -> None:
+        """A picture is finished, or was left as it is."""
+        self.done += 1
+        self.bar.update(self.pictures, advance=1, count=f"{self.done}/{self.total}")
+        took = f"{record.status} in {record.seconds.get('total', 0.0):.1f} s"
+        log.info("%s: %s", one_line(record.input), record.error or took)
+        if self.lines and record.status == "done":
+            with suppress(OSError):
+                print(f"[{self.done}/{self.total}] {one_line(record.input)}: {took}", file=sys.stderr, flush=True)
+
+
+class Left(TimeRemainingColumn):
+    """Time that is left: by the steps that were run, and before any was by what was expected."""
+
+    def render(self, task: Task) -> Text:
+        expected = task.fields.get("expected")
+        if expected is None or task.speed or task.finished:
+            return super().render(task)
+        left = max(0, round(expected - (task.elapsed or 0)))
+        return Text(f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}", style="progress.remaining")
 
 
 @contextmanager
-def meter(total: int, quiet: bool):
+def meter(total: int, quiet: bool, expected: float | None = None):
     """A Meter on stderr, gone when the work is done."""
-    shown = Meter(total, quiet)
+    shown = Meter(total, quiet, expected)
     with shown.bar:
         yield shown
 
@@ -138,68 +173,7 @@ def say_plan(decisions: Sequence[Decision], as_json: bool) -> None:
             print(one_line(f"{decision.action:8} {job.source} > {job.target}{why}"))
 
 
-def describe_operator(record: Record) -> str:
-    """The degradation and its main parameters on one line, the noise on the next; "~" marks an estimate, with how sure it is."""
-    operator = dict(record.operator or {})
-    name, estimated = operator.pop("name", ""), operator.pop("estimated", False)
-    short = {"gaussian-blur": "blur", "motion-blur": "motion", "random-inpainting": "kept", "identity": ""}.get(name, name)
-    values = " ".join(f"{v:.2f}" if isinstance(v, float) else Path(v).name if isinstance(v, str) else str(v) for v in operator.values())
-    found = record.degradation or {}
-    if found.get("kind") in ("none", "noise"):
-        short = found["kind"]
-    sure = f" ({found['confidence']:.0%})" if estimated and "confidence" in found else ""
-    noise = "" if record.noise_std is None else f"noise {record.noise_std:.3f}"
-    lines = [line for line in (f"{short} {values}".strip() + sure, noise) if line]
-    return "\n".join(one_line(("~" if estimated else "") + line) for line in lines)
-
-
-def describe_files(record: Record) -> str:
-    """The input's name and below it the output: its name where it stands beside the input, else its path."""
-    source = Path(record.input)
-    if not record.output:
-        return escape(one_line(source.name))
-    target = Path(record.output)
-    shown = target.name if target.parent == source.parent else target
-    return escape(f"{one_line(source.name)}\n> {one_line(str(shown))}")
-
-
-def table(records: list[Record], restored: bool) -> Table:
-    """Two lines a picture; with ordinary names they fit 80 columns."""
-    written = restored or any(r.output for r in records)
-    shown = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    shown.add_column("file > output" if written else "file", overflow="fold", ratio=1)
-    shown.add_column("size", justify="right", no_wrap=True)
-    shown.add_column("severity", justify="right", no_wrap=True)
-    shown.add_column("degradation", overflow="fold", min_width=12)
-    shown.add_column("start", justify="right", no_wrap=True)
-    if restored:
-        shown.add_column("steps", justify="right", no_wrap=True)
-        shown.add_column("evals", justify="right", no_wrap=True)
-    shown.add_column("sec", justify="right", no_wrap=True)
-    for r in records:
-        if r.status == "failed" or r.severity is None:
-            shown.add_row(describe_files(r), "", "", f"[red]{r.status}[/red]", "", *([""] * 2 if restored else []), "")
-            continue
-        cells = [describe_files(r), f"{r.width}x{r.height}", f"{r.severity:.3f}", escape(describe_operator(r))]
-        cells.append(f"{r.start_step}/{r.schedule_steps}")
-        if restored:
-            cells += [str(r.steps), str(r.network_evaluations)]
-        spent = "skipped" if r.status == "skipped" else f"{r.seconds['total']:.1f}"
-        shown.add_row(*cells, spent)
-    return shown
-
-
-def report(records: list[Record], as_json: bool, restored: bool = True) -> None:
-    """The table on stdout, unless JSON lines went there already."""
-    if as_json or not records:
-        return
-    console = Console(highlight=False)
-    if not console.is_terminal or console.width > WIDTH:
-        console = Console(highlight=False, width=max(WIDTH, 0))
-    console.print(table(records, restored))
-
-
-def stream(records: Iterable[Record], as_json: bool, ended: Callable[[], None]) -> tuple[list[Record], bool]:
+def stream(records: Iterable[Record], as_json: bool, ended: Callable[[Record], None]) -> tuple[list[Record], bool]:
     """Take records as they come: failures to stderr, JSON lines to stdout. Returns (records, whether it was interrupted)."""
     taken: list[Record] = []
     try:
@@ -207,7 +181,7 @@ def stream(records: Iterable[Record], as_json: bool, ended: Callable[[], None]) 
             if record.error is not None:
                 record.error = as_flags(record.error)
             taken.append(record)
-            ended()
+            ended(record)
             if record.status == "failed":
                 say_error(record.error or "failed")
             if as_json:

@@ -67,7 +67,12 @@ def train(
     device: options.Device = "auto",
     quiet: options.Quiet = False,
 ) -> None:
-    """Train a network of a model. A killed run continues exactly where its last checkpoint was: run it again."""
+    """Train a network of a model. A killed run continues exactly where its last checkpoint was: run it again.
+
+    Example:
+
+    flashdiff train severity --recipe severity.toml --model my-model/ --data faces=faces/ --out run/severity
+    """
     from flashdiff_cli.commands.show import errors
     from flashdiff_cli.commands.training_bar import TrainingBar
     from flashdiff_cli.errors import UsageError

@@ -58,7 +58,7 @@ def watch(
     flashdiff watch scans/ -r -o restored/ --idle 600
     """
     from flashdiff_cli.commands.show import say_error
-    from flashdiff_cli.errors import UsageError
+    from flashdiff_cli.errors import UsageError, choose_from
     from flashdiff_cli.hub.download import sha256_of
     from flashdiff_cli.pictures.formats import FORMATS
     from flashdiff_cli.runs.journal import fingerprint
@@ -70,7 +70,7 @@ def watch(
 
     ending = None if format is None else "." + format.lower().lstrip(".")
     if ending is not None and ending not in FORMATS:
-        raise UsageError(f"--format {format!r} cannot be written; choose from {', '.join(name[1:] for name in FORMATS)}")
+        raise UsageError(f"--format {format!r} cannot be written; {choose_from(format, [name[1:] for name in FORMATS])}")
     if output is not None and output.suffix.lower() in FORMATS and not output.is_dir():
         raise UsageError(f"--output {output}: one file for many pictures; give a folder")
     settings = Settings(
@@ -134,11 +134,11 @@ class Desk:
         claims = Claims(self.journal, self.made_with)
         return run_pictures(todo, self.settings, lambda: self.restorer, self.work, self.json, self.quiet, refused, claims=claims)[1]
 
-    def work(self, restorer, job, picture, step):
+    def work(self, restorer, job, picture, shown):
         """See `commands.run.Work`."""
         from flashdiff_cli.pictures.files import write_picture
 
-        restored, record = restorer.restore(picture, self.settings, str(job.source), step)
+        restored, record = restorer.restore(picture, self.settings, str(job.source), shown.step, phase=shown.phase)
         digest = picture.digest.hex()
 
         def finish(record):

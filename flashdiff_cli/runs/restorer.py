@@ -15,7 +15,7 @@ from PIL import Image
 
 from flashdiff_cli import __version__
 from flashdiff_cli.diagnosis import Analysis, Diagnosis
-from flashdiff_cli.errors import FlashdiffError, UsageError
+from flashdiff_cli.errors import FlashdiffError, UsageError, choose_from
 from flashdiff_cli.hub.network import allow_network
 from flashdiff_cli.operators import OPERATORS, Jpeg, Operator
 from flashdiff_cli.operators.inpainting import missing
@@ -48,17 +48,23 @@ def pick_device(name: str = "auto") -> torch.device:
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if present[kind]))
     kind = name.split(":")[0]
     if kind not in present:
-        raise UsageError(f"`device` {name!r} is unknown; choose from auto, cpu, cuda, mps")
+        raise UsageError(f"`device` {name!r} is unknown; {choose_from(name, ('auto', 'cpu', 'cuda', 'mps'))}")
     if not present[kind]:
         raise UsageError(f"`device` {name}: torch finds no such device here; use `device` auto")
     return torch.device(name)
 
 
-def _part(callback: Callable[[int, int], None], index: int, count: int) -> Callable[[int, int], None]:
+def _part(callback: Callable[[int, int], None] | None, phase: Callable[[str], None], index: int, count: int) -> Callable[[int, int], None]:
     """Turn progress of one tile into progress of the whole: its own steps if it is the only one, else in hundredths of a tile."""
-    if count == 1:
-        return callback
-    return lambda done, total: callback(100 * index + 100 * done // max(total, 1), 100 * count)
+    tile = f"tile {index + 1} of {count}, " if count > 1 else ""
+    phase(tile + "severity")
+
+    def step(done: int, total: int) -> None:
+        phase(tile + (f"step {done + 1} of {total}" if done < total else "finishing"))
+        if callback is not None:
+            callback(*((done, total) if count == 1 else (100 * index + 100 * done // max(total, 1), 100 * count)))
+
+    return step
 
 
 def picture_seed(seed: int, digest: bytes) -> int:
@@ -113,7 +119,7 @@ class Restorer:
         cache_dir: str | Path | None = None,
     ):
         if dtype not in ("auto", *DTYPES):
-            raise UsageError(f"`dtype` {dtype!r} is unknown; choose from auto, {', '.join(DTYPES)}")
+            raise UsageError(f"`dtype` {dtype!r} is unknown; {choose_from(dtype, ('auto', *DTYPES))}")
         self.device = pick_device(device)
         self.dtype = "float32" if dtype == "auto" else dtype
         self.model = str(model)
@@ -207,6 +213,7 @@ class Restorer:
         name: str = "",
         callback: Callable[[int, int], None] | None = None,
         sample: int = 0,
+        phase: Callable[[str], None] = lambda name: None,
     ) -> tuple[Picture, Record]:
         """Restore one picture.
 
@@ -216,12 +223,14 @@ class Restorer:
             name: for the record.
             callback: called with (steps done, steps in all).
             sample: number of this restoration among several of the picture, each with draws of its own.
+            phase: told what is done now, in words.
 
         Raises:
             UsageError: settings that make no sense.
             FlashdiffError: the model lacks what is asked for, or the operator cannot be cut into tiles.
         """
         settings = settings or Settings()
+        phase("looking")
         look = self._look(picture, settings, name, settings.start_step != 0)
         operator, record, tiles = look.operator, look.record, look.tiles
         seed = picture_seed(settings.seed, picture.digest)
@@ -245,7 +254,7 @@ class Restorer:
                 generators=[generator],
                 noise=tile.of(noise, stage.size_multiple)[None],
                 diagnosis=look.diagnosis and replace(look.diagnosis, analysis=look.analyses.get(index)),
-                callback=None if callback is None else _part(callback, index, len(tiles)),
+                callback=_part(callback, phase, index, len(tiles)),
             )
             canvas.add(tile, result.images[0])
             results.append(figures(result))

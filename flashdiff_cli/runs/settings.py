@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flashdiff_cli.errors import UsageError
+from flashdiff_cli.errors import UsageError, choose_from
 from flashdiff_cli.parameters import STARTS
 from flashdiff_cli.runs.naming import files_of, name_operator, options_of
 
@@ -133,7 +133,7 @@ class Settings:
         elif given := [k for k, v in self.operator_options.items() if v is not None]:
             raise UsageError(f"`{given[0]}` needs `operator`: which degradation is it a parameter of?")
         if self.start not in STARTS:
-            raise UsageError(f"`start` {self.start!r} is unknown; choose from {', '.join(STARTS)}")
+            raise UsageError(f"`start` {self.start!r} is unknown; {choose_from(self.start, STARTS)}")
         if self.tile and not MIN_TILE <= self.tile <= MAX_TILE:
             raise UsageError(f"`tile` {self.tile} is out of range; give a number from {MIN_TILE} to {MAX_TILE}, or 0 for no tiles")
         for name, (low, high) in LIMITS.items():

@@ -26,6 +26,7 @@ class Proximal(Solver):
     name = "proximal"
     help = "exact data consistency at every step, solved in pixels, without derivatives"
     default_eta = 0.0
+    always_draws = False
     options = SOLVER_OPTIONS["proximal"]
 
     def check(self, problem: Problem) -> None:
@@ -33,7 +34,7 @@ class Proximal(Solver):
             raise FlashdiffError(f"solver {self.name} has no exact solution for {problem.operator.name}; use ldps, gml-dps or resample")
 
     @torch.no_grad()
-    def step(self, z: torch.Tensor, level: torch.Tensor, problem: Problem, noise: torch.Tensor) -> torch.Tensor:
+    def step(self, z: torch.Tensor, level: torch.Tensor, problem: Problem, noise: torch.Tensor | None) -> torch.Tensor:
         stage = problem.first_stage
         z0, _ = problem.predict(z, level)
         image = stage.decode(z0)

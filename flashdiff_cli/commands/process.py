@@ -1,0 +1,115 @@
+"""Options that are about the whole process: threads, limits, and what is logged where. They act as soon as they are read."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flashdiff_cli.errors import FlashdiffError, UsageError
+
+LIMIT = "FLASHDIFF_MAX_MEGAPIXELS"
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""What numeric libraries read when they are imported."""
+MOST_THREADS = 1024
+FORMAT = "%(asctime)s %(levelname)s %(message)s"
+
+log = logging.getLogger("flashdiff")
+
+
+def set_threads(number: int | None) -> int | None:
+    """Compute with so many threads; None: as torch likes."""
+    if number is not None:
+        if not 1 <= number <= MOST_THREADS:
+            raise UsageError(f"--threads {number} is out of range; give a number from 1 to {MOST_THREADS}")
+        for name in THREADS:
+            os.environ[name] = str(number)
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(number)
+    return number
+
+
+def set_limit(megapixels: float | None) -> float | None:
+    """Take pictures of so many million pixels and no larger ones; None: as the environment says."""
+    if megapixels is not None:
+        os.environ[LIMIT] = f"{megapixels:g}"
+        from flashdiff_cli.pictures.limits import max_pixels
+
+        try:
+            max_pixels()
+        except UsageError:
+            raise UsageError(f"--max-megapixels {megapixels:g} is out of range; give millions of pixels, above 0 and at most 4000") from None
+    return megapixels
+
+
+def set_verbose(asked: bool) -> bool:
+    """Say on stderr what is done."""
+    if asked:
+        _to(logging.StreamHandler(sys.stderr), logging.INFO)
+    return asked
+
+
+def set_log_file(path: Path | None) -> Path | None:
+    """Write what is done to a file, at its end; warnings go to stderr as they do without it.
+
+    Raises:
+        FlashdiffError: it cannot be written.
+    """
+    if path is not None:
+        if path.exists() and not path.is_file():
+            raise FlashdiffError(f"--log-file {path}: this is no file; choose another name")
+        try:
+            handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise FlashdiffError(f"--log-file {path}: cannot be written ({error.strerror}); choose another place") from error
+        _to(handler, logging.DEBUG)
+        if not any(type(one) is logging.StreamHandler for one in log.handlers):
+            _to(logging.StreamHandler(sys.stderr), logging.WARNING, "%(message)s")
+    return path
+
+
+def _to(handler: logging.Handler, level: int, format: str = FORMAT) -> None:
+    handler.setLevel(level)
+    handler.setFormatter(logging.Formatter(format))
+    log.addHandler(handler)
+    log.setLevel(min(level, log.level or level))
+
+
+@contextmanager
+def of_this_run() -> Iterator[None]:
+    """What these options change is as it was when the run is over."""
+    names = (LIMIT, *THREADS)
+    before = {name: os.environ.get(name) for name in names}
+    level, handlers = log.level, list(log.handlers)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        for handler in [one for one in log.handlers if one not in handlers]:
+            log.removeHandler(handler)
+            with suppress(OSError):
+                handler.close()
+        log.setLevel(level)
+
+
+Threads = Annotated[
+    int | None, typer.Option("--threads", callback=set_threads, show_default=False, help="Processor threads to compute with (default: all cores).")
+]
+MaxMegapixels = Annotated[
+    float | None,
+    typer.Option("--max-megapixels", callback=set_limit, show_default=False, help="Refuse pictures of more million pixels (default: 178)."),
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", callback=set_verbose, help="Say on stderr what is done, as it is done.")]
+LogFile = Annotated[
+    Path | None, typer.Option("--log-file", callback=set_log_file, show_default=False, help="Write what is done, with times, to this file.")
+]
