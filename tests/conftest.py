@@ -25,6 +25,16 @@ def parity() -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True, scope="session")
+def times_of_these_tests(tmp_path_factory):
+    """What runs of tests took is not what this machine's user is told to expect."""
+    from flashdiff_cli.runs import expected
+
+    kept, expected._file = expected._file, lambda: tmp_path_factory.getbasetemp() / "seconds.json"
+    yield
+    expected._file = kept
+
+
 @pytest.fixture
 def hub():
     found = Hub()

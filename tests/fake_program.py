@@ -21,7 +21,7 @@ import time
 import traceback
 import types
 from contextlib import suppress
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from typer.testing import CliRunner
@@ -62,14 +62,10 @@ class Restorer:
     def __init__(self, *arguments, **more):
         pass
 
-    @staticmethod
-    def identity(model, offline=False):
-        return {"model": "fake"}
-
     def check(self, settings):
         pass
 
-    def restore(self, picture, settings, name="", callback=None, sample=0):
+    def restore(self, picture, settings, name="", callback=None, sample=0, phase=None):
         time.sleep(float(os.environ.get("FAKE_SECONDS", 0)))
         edited = os.environ.get("FAKE_EDIT")
         if edited:
@@ -81,28 +77,12 @@ class Restorer:
         return Picture(b"R(" + picture.data + b")", b""), record
 
 
-NAMES = (
-    "operator operator_options mask kernel noise_std solver solver_options steps eta start start_step noise_correction "
-    "variance_multiplier encoder fidelity seed tile"
-)
-
-
-def settings_class():
-    made = make_dataclass("Settings", [(name, object, None) for name in NAMES.split()])
-    made.check, made.identity = lambda self: None, lambda self: dict(vars(self))
-    return made
-
-
 def module(name, **content):
     made = types.ModuleType(name)
     vars(made).update(content)
     sys.modules[name] = made
     package, _, last = name.rpartition(".")
     setattr(importlib.import_module(package), last, made)
-
-
-def extra_names(target, count, with_map):
-    return []
 
 
 def at(point):
@@ -157,9 +137,8 @@ def watch():
 
 def main(arguments=None):
     module("flashdiff_cli.pictures.files", Picture=Picture, read_picture=read_picture, write_picture=write_picture, picture_of=None)
-    module("flashdiff_cli.runs.restorer", Restorer=Restorer, Settings=settings_class())
-    module("flashdiff_cli.runs.extras", names=extra_names)
-    module("flashdiff_cli.runs.masks", files_of=lambda options: {})
+    module("flashdiff_cli.runs.restorer", Restorer=Restorer)
+    module("flashdiff_cli.runs.extras")
     watch()
     from flashdiff_cli.commands.app import main as program
 

@@ -71,7 +71,7 @@ def test_a_value_that_is_mistyped_is_understood():
 
 def test_shells_complete_values():
     assert complete.operators("gaussian-blur+ran") == ["gaussian-blur+random-inpainting", "gaussian-blur+random-box-inpainting"]
-    assert complete.solvers("ldps,p") == ["ldps,psld"] and "photos" in complete.models("ph")
+    assert complete.solvers("ldps,ps") == ["ldps,psld"] and "photos" in complete.models("ph")
     assert "gblur-varying" in complete.protocols("gblur") and complete.starts("in") == ["inversion"]
     assert complete.devices("c") == ["cpu", "cuda"] and complete.dtypes("bf") == ["bfloat16"] and "png" in complete.formats("p")
 
