@@ -32,6 +32,7 @@ class ModelDefaults:
 
     Attributes:
         solver: registered name.
+        solver_of: by operator, where another solver does better.
         steps: length of the schedule; None: all steps of the training table.
         eta: 0 deterministic to 1 ancestral; None: the solver's.
         noise_correction, variance_multiplier, noise_rule: see `flash.matched`.
@@ -55,6 +56,7 @@ class ModelDefaults:
     tuned: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict[str, Mapping[str, Mapping[str, Any]]])
     of_encoder: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
     calibration: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
+    solver_of: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @classmethod
     def read(cls, values: Any, where: str = "defaults") -> ModelDefaults:
@@ -99,6 +101,11 @@ def _object(value: Any, where: str) -> dict[str, Any]:
     return cast("dict[str, Any]", value)
 
 
+def _name(value: Any, where: str) -> None:
+    if not isinstance(value, str):
+        raise FlashdiffError(f"{where} is {value!r}; give a name")
+
+
 def _number(name: str, value: Any, where: str) -> None:
     """Refuse a value that is not in NUMBERS; null leaves steps and eta to the training table and the solver."""
     low, high = NUMBERS[name]
@@ -134,7 +141,7 @@ def _calibration(value: Any, where: str) -> None:
 
 
 def _tables(name: str, value: Any, where: str) -> None:
-    check = {"of_encoder": _choices, "calibration": _calibration, "solver_settings": _object, "tuned": _object}[name]
+    check = {"of_encoder": _choices, "calibration": _calibration, "solver_settings": _object, "tuned": _object, "solver_of": _name}[name]
     for key, entry in _object(value, where).items():
         check(entry, f"{where}.{key}")
         if name == "tuned":
@@ -321,7 +328,8 @@ def make_plan(
         UsageError: a setting that makes no sense, or that the solver or the model does not have.
     """
     load_entry_points()
-    name = request.solver.name if isinstance(request.solver, Solver) else request.solver or defaults.solver
+    usual = next((defaults.solver_of[kind] for kind in _kinds(operator) if kind in defaults.solver_of), defaults.solver)
+    name = request.solver.name if isinstance(request.solver, Solver) else request.solver or usual
     encoder = choose_encoder(encoders, operator, request.encoder, noise_std)
     asked = {k: v for k in NUMBERS if (v := getattr(request, k)) is not None}
     for k, value in asked.items():

@@ -61,6 +61,13 @@ def test_who_decides():
     assert of("gaussian-blur", solver=own, solver_options={"dc_step": 1.0}).solver is own
 
 
+def test_a_model_may_have_a_solver_for_some_operators():
+    pipe = tiny_pipeline(defaults={"solver": "proximal", "solver_of": {"random-inpainting": "ldps"}})
+    solvers = {name: pipe.plan(operator=name).solver.name for name in (None, "gaussian-blur", "random-inpainting", "box-inpainting")}
+    assert solvers == {None: "proximal", "gaussian-blur": "proximal", "random-inpainting": "ldps", "box-inpainting": "ldps"}
+    assert pipe.plan(SamplingRequest(solver="psld"), "random-inpainting").solver.name == "psld", "what is asked for goes over it"
+
+
 def test_without_an_encoder_nothing_is_taken_from_one():
     assert choices(without_encoder(**SAID).plan(SamplingRequest(start="noise"), "jpeg")) == (20, 1.0, 0.9, 3.0)
 
@@ -95,6 +102,7 @@ def test_the_same_plan_comes_out_of_the_request_that_a_plan_makes():
         ({"fidelity": 1}, "fidelity is 1; give true or false"),
         ({"denoiser_gain": [[1, 3]]}, "denoiser_gain"),
         ({"solver_settings": {"ldps": 3}}, "solver_settings.ldps is no JSON object"),
+        ({"solver_of": {"jpeg": 3}}, "solver_of.jpeg is 3; give a name"),
         ({"tuned": []}, "tuned is no JSON object"),
         ({"tuned": {"ldps": {"jpeg": {"settings": 1}}}}, "tuned.ldps.jpeg.settings"),
         ({"tuned": {"ldps": {"jpeg": {"dc_step": 1}}}}, "tuned.ldps.jpeg: unknown entry 'dc_step'"),

@@ -92,7 +92,7 @@ def calibrate(
     jobs = engine.take_turns(find(images, recursive, None, sys.stdin))[:limit]
     restorer = Restorer(model, device, dtype)
     pipeline = restorer.pipeline
-    solver = solver or pipeline.defaults.solver
+    solver = solver or pipeline.plan(operator=operator).solver.name
     base = engine.present(pipeline, solver, operator)
     axes = engine.parse_axes(solver, given) or engine.axes_around(base)
     tried = engine.candidates(solver, base, axes, candidates, seed)
