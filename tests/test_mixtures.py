@@ -28,6 +28,15 @@ def test_a_draw_is_repeated_by_its_seed(kind):
     assert first.measured.abs().max() <= 1
 
 
+def test_what_was_soft_already_is_to_stay_soft():
+    """Half of the pictures that were only compressed have a soft picture as their truth; of those that were blurred, none."""
+    sharp = torch.rand(3, 48, 48, generator=torch.Generator().manual_seed(0)).round() * 2 - 1
+    grainy = lambda kind, seed: degrade(sharp, torch.Generator().manual_seed(seed), kind).clean.diff(dim=2).abs().mean() > 0.5
+    soft = [not grainy("jpeg", seed) for seed in range(60)]
+    blurred = [not grainy("gaussian-blur", seed) for seed in range(60)]
+    assert 20 < sum(soft) < 45 and sum(blurred) < 8, "drawings aside"
+
+
 def test_colours_are_kept_grey_or_toned():
     kinds = {"grey": 0, "other": 0}
     for seed in range(200):

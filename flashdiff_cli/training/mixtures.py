@@ -35,6 +35,9 @@ WEIGHTS = {
 GREY, TONED, DRAWINGS = 0.14, 0.04, 0.05
 """Shares of grey pictures, of toned ones, and of drawings in place of photographs."""
 
+SOFT, STAY_SOFT = 0.5, ("clean", "noise", "jpeg", "enlargement", "chain")
+"""Share of the pictures of these kinds that are soft already, and are to stay so: what is to be restored is what was lost last."""
+
 
 @dataclass
 class Degraded:
@@ -258,4 +261,6 @@ def degrade(x: torch.Tensor, generator: torch.Generator, kind: str | None = None
     x = drawing(tuple(x.shape[1:]), draws) if draws.chance(DRAWINGS) else x
     x = stored(recolour(x, draws))
     kind = kind or draws.choose(WEIGHTS)
+    if kind in STAY_SOFT and draws.chance(SOFT):
+        x = stored(apply(GaussianBlur(draws.log_uniform(0.4, 2.5)), x))
     return Degraded(x, stored(KINDS[kind](x, draws, is_grey(x))), kind)
