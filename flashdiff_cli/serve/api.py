@@ -1,5 +1,7 @@
 """The HTTP API: a picture in; the restored one, or its record with it, out."""
 
+# What only the extra [web] brings may be missing where types are checked.
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import asyncio

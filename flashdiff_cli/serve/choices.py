@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
@@ -94,7 +95,7 @@ class Choices:
         rest = {name: value for name, value in given.items() if name not in options}
         if wrong := [name for name in rest if name not in {f.name for f in fields(cls)} - {"options", "operator"}]:
             raise UsageError(f"{one_line(wrong[0])[:60]!r} is not offered here; see GET /api/choices")
-        read = {name: _number(name, value) for name, value in rest.items() if name in NUMBERS}
+        read: dict[str, Any] = {name: _number(name, value) for name, value in rest.items() if name in NUMBERS}
         read |= {name: _flag(name, value) for name, value in rest.items() if name in FLAGS}
         if "format" in rest:
             read["format"] = _format(str(rest["format"]))
@@ -148,15 +149,12 @@ def _plain(value: Any) -> Any:
 
 def _number(name: str, value: Any) -> float:
     kind, low, high = NUMBERS[name]
-    try:
-        number = kind(value) if not isinstance(value, bool) else None
-        good = number is not None and low <= number <= high and (kind is float or float(value) == number)
-    except (TypeError, ValueError, OverflowError):
-        good = False
-    if not good:
-        whole = "whole " if kind is int else ""
-        raise UsageError(f"`{name}` {one_line(str(value))[:60]!r}: give a {whole}number from {low:g} to {high:g}")
-    return number
+    with suppress(TypeError, ValueError, OverflowError):
+        number = kind(value)
+        if not isinstance(value, bool) and low <= number <= high and (kind is float or float(value) == number):
+            return number
+    whole = "whole " if kind is int else ""
+    raise UsageError(f"`{name}` {one_line(str(value))[:60]!r}: give a {whole}number from {low:g} to {high:g}")
 
 
 def _flag(name: str, value: Any) -> bool:

@@ -1,5 +1,7 @@
 """The web page: pictures in; what was found, before and after, and the files, out."""
 
+# What only the extra [web] brings may be missing where types are checked.
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import json
@@ -153,7 +155,7 @@ def mask_from(painted: dict[str, Any] | None, size_of: Sequence[int] | None) -> 
         opacity.paste(255, mask=layer.getchannel("A").point(lambda value: 255 if value > 8 else 0))
     if not opacity.getbbox():
         return None
-    mask = opacity.point(lambda value: 0 if value else 255).resize(tuple(size_of), Image.Resampling.NEAREST)
+    mask = opacity.point(lambda value: 0 if value else 255).resize((size_of[0], size_of[1]), Image.Resampling.NEAREST)
     with tempfile.SpooledTemporaryFile() as file:
         mask.save(file, "PNG")
         file.seek(0)

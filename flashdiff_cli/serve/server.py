@@ -1,5 +1,7 @@
 """A server at an address of this machine, from the loaded model to the signal that ends it."""
 
+# What only the extra [web] brings may be missing where types are checked.
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import os

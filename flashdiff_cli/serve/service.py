@@ -212,13 +212,15 @@ class Service:
     def _serve(self, hand: Hand) -> None:
         while (job := self._next()) is not None:
             try:
-                answer, error = hand.run(job.task, job.step, self.seconds), None
-            except Exception as failure:
-                answer, error = None, failure
-            with self._changed:
-                self._running -= 1
-                self.counts["failed" if error else "done"] += 1
-            if error is not None:
+                answer = hand.run(job.task, job.step, self.seconds)
+            except Exception as error:
+                self._ended("failed")
                 job.future.set_exception(error)
             else:
+                self._ended("done")
                 job.future.set_result(answer)
+
+    def _ended(self, how: str) -> None:
+        with self._changed:
+            self._running -= 1
+            self.counts[how] += 1

@@ -1,5 +1,7 @@
 """Page and API as one application."""
 
+# What only the extra [web] brings may be missing where types are checked.
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -62,4 +62,4 @@ def _number(value: Any) -> str:
 def sureness(answer: Answer) -> dict[str, float] | None:
     """Return the probability of each kind in plain words; None where nothing was to be found out."""
     found = (answer.record.get("degradation") or {}).get("probabilities")
-    return {KINDS.get(name, name): value for name, value in found.items()} if found else None
+    return {KINDS.get(str(name), str(name)): float(value) for name, value in found.items()} if found else None

@@ -118,12 +118,16 @@ def work(task: Task, restorer: Restorer, tile: int, scratch: str, step: Callable
         data, notes = encoded(restored, ending, choices.quality)
         record.notes += notes
         record.output = f"{Path(task.name).stem}-restored{ending}"
-        before, after = (_preview(picture), _preview(restored)) if task.shown else (None, None)
-        if before is not None and before.size != after.size:
-            before = before.resize(after.size)
+        shown = _side_by_side(picture, restored) if task.shown else (None, None)
         said = json.loads(record.to_json().replace(folder + os.sep, ""))
         command = choices.command(task.name, tuple(task.uploads), restorer.model)
-    return Answer(record.output, data, said, command, map_, *(None if one is None else _jpeg(one) for one in (before, after)))
+    return Answer(record.output, data, said, command, map_, *shown)
+
+
+def _side_by_side(picture: Picture, restored: Picture) -> tuple[bytes, bytes]:
+    """Return JPEGs of both, of the size of the second."""
+    before, after = _preview(picture), _preview(restored)
+    return _jpeg(before if before.size == after.size else before.resize(after.size)), _jpeg(after)
 
 
 def _preview(picture: Picture) -> Image.Image:
