@@ -47,19 +47,24 @@ def _matches(value: Any, kind: Any) -> bool:
         return any(_matches(value, one) for one in inner)
     if kind is float:
         return type(value) in (int, float)
-    if origin is tuple or kind is tuple:
-        if not isinstance(value, (list, tuple)):
-            return False
-        if inner and inner[-1] is not Ellipsis:
-            return len(value) == len(inner) and all(_matches(v, one) for v, one in zip(value, inner, strict=True))
-        return all(_matches(v, inner[0]) for v in value) if inner else True
-    if origin is list:
-        return isinstance(value, list) and all(_matches(v, inner[0]) for v in value)
-    if origin is dict:
-        return isinstance(value, dict) and all(_matches(k, inner[0]) and _matches(v, inner[1]) for k, v in value.items())
+    if origin in (tuple, list, dict) or kind is tuple:
+        return _matches_all(value, origin or kind, inner)
     if kind is None or kind is type(None):
         return value is None
     return type(value) is kind or (isinstance(kind, type) and kind not in (int, bool, str) and isinstance(value, kind))
+
+
+def _matches_all(value: Any, outer: type, inner: tuple[Any, ...]) -> bool:
+    """Whether a list or table is of a type, and each of its entries of the inner one."""
+    if outer is dict:
+        return isinstance(value, dict) and all(_matches(k, inner[0]) and _matches(v, inner[1]) for k, v in value.items())
+    if outer is list:
+        return isinstance(value, list) and all(_matches(v, inner[0]) for v in value)
+    if not isinstance(value, (list, tuple)):
+        return False
+    if inner and inner[-1] is not Ellipsis:
+        return len(value) == len(inner) and all(_matches(v, one) for v, one in zip(value, inner, strict=True))
+    return all(_matches(v, inner[0]) for v in value) if inner else True
 
 
 def _words(kind: Any) -> str:

@@ -4,7 +4,7 @@ A picture is any bytes; restored, it is `R(` + bytes + `)`, so that one restored
 FAKE_SECONDS: how long a picture takes. FAKE_WRITING: how long its file.
 FAKE_KILL=POINT:N: the process kills itself at the N-th time at a point: "line" (before the
 journal's line), "name" (after it, before the file has its name), "named" (right after), "torn" (in the middle of the line).
-FAKE_PLAIN=1: a file system with neither hard links nor names that are given once; "empty" is then the point after an empty file has
+FAKE_PLAIN=1: a system without locks of bytes, hard links and names that are given once; "empty" is then the point after an empty file has
 taken the name. FAKE_EDIT=FILE: changed while the first picture is restored.
 """
 
@@ -29,7 +29,7 @@ from typer.testing import CliRunner
 from flashdiff_cli.commands.program import app
 from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.pictures import atomic as whole_files
-from flashdiff_cli.runs import journal
+from flashdiff_cli.runs import journal, locks
 from flashdiff_cli.runs.record import Record
 
 
@@ -132,6 +132,7 @@ def watch():
                 at("empty")
             replace(source, target)
 
+        locks._BYTES = False
         whole_files._renamer, os.link, os.replace = lambda: None, no_link, replaced
 
 

@@ -9,6 +9,7 @@ from tiny import save_tiny_model
 
 from flashdiff_cli.bench.protocol import packaged
 from flashdiff_cli.bench.records import read
+from flashdiff_cli.runs.entries import NAME
 
 DEFAULTS = {"solver": "ldps", "steps": 8, "eta": 0.0}
 
@@ -51,7 +52,7 @@ def test_a_packaged_protocol_leaves_records_tables_and_images(run):
     files = sorted(p.relative_to(run.out).as_posix() for p in run.out.rglob("*") if p.is_file())
     drawn = [name for name in files if name.startswith("figures/")]
     assert {"figures/figures.json", "figures/severity-sweep.gblur-varying.png"} <= set(drawn)
-    files = [name for name in files if name not in drawn]
+    files = [name for name in files if name not in drawn and name != NAME]
     names = ("clean", "decoded", "flash-ldps", "input", "wiener")
     assert files == [
         *(f"images/gblur-varying/0/{name}.png" for name in names),
@@ -73,6 +74,29 @@ def test_a_second_run_does_nothing_and_says_the_same(run):
     summary = (run.out / "summary.json").read_bytes()
     assert run(*arguments) == first and first[0] == 0
     assert (run.out / "records.jsonl").stat().st_size == size and (run.out / "summary.json").read_bytes() == summary
+
+
+@pytest.mark.parametrize("mine", ["summary.md", "protocol.json", "records.jsonl", "images/mine.png"])
+def test_what_a_bench_has_not_made_stays(run, mine):
+    """Seen before anything is computed; a folder that was moved, or made by a version without a journal, is gone on with."""
+    arguments = ("--operator", "identity", "--start", "input", "--limit", "1")
+    (run.out / mine).parent.mkdir(parents=True)
+    (run.out / mine).write_text("my notes\n")
+    code, _, err = run(*arguments)
+    assert code == 1 and mine.split("/")[0] in err and err.count("\n") == 1
+    assert [p.read_text() for p in run.out.rglob("*") if p.is_file()] == ["my notes\n"]
+    if mine == "records.jsonl":
+        return
+    assert run(*arguments, "--overwrite")[0] == 0
+    if "/" in mine:
+        assert (run.out / mine).read_text() == "my notes\n"
+        return
+    assert run(*arguments)[0] == 0
+    (run.out / mine).write_text("changed since\n")
+    code, _, err = run(*arguments)
+    assert code == 1 and mine in err and (run.out / mine).read_text() == "changed since\n"
+    (run.out / NAME).unlink()
+    assert run(*arguments)[0] == 0 and (run.out / mine).read_text() != "changed since\n"
 
 
 def test_arms_from_flags_as_json(run):

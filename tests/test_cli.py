@@ -1,6 +1,7 @@
 """The commands from end to end: what they write, print and leave with, on a tiny model and on awkward input."""
 
 import inspect
+import io
 import json
 import os
 import subprocess
@@ -204,6 +205,22 @@ def test_encode_writes_latent_and_preview(run, tmp_path):
     picture(tmp_path / "other" / "a.png", (37, 29), seed=1)
     assert run("encode", tmp_path / "other" / "a.png", "-o", tmp_path / "out")[0] == 1
     assert run("encode", tmp_path / "other" / "a.png", "-o", tmp_path / "out", "--overwrite")[0] == 0
+
+
+def test_encode_notes_what_its_preview_cannot_hold(run, tmp_path):
+    """In the record, and in the journal's line for the latent, which a later run shows."""
+    rng, iptc = np.random.default_rng(0), b"\x1c\x02\x78\x00\x04fair"
+    resources = b"8BIM\x04\x04\0\0" + len(iptc).to_bytes(4, "big") + iptc + bytes(len(iptc) & 1)
+    buffer = io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(buffer, "JPEG")
+    segment = b"Photoshop 3.0\0" + resources
+    data = buffer.getvalue()
+    (tmp_path / "a.jpg").write_bytes(data[:2] + b"\xff\xed" + (len(segment) + 2).to_bytes(2, "big") + segment + data[2:])
+    code, out, _ = run("encode", tmp_path / "a.jpg", "--json")
+    assert code == 0 and any("IPTC" in note for note in json.loads(out)["notes"])
+    lines = [json.loads(line) for line in (tmp_path / ".flashdiff.jsonl").read_text().splitlines()]
+    kept = next(line["record"] for line in lines if line["output"].endswith(".safetensors") and line.get("record"))
+    assert kept["notes"] == json.loads(out)["notes"]
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])

@@ -216,6 +216,21 @@ def test_checksums_of_a_folder(tmp_path):
             check_folder(tmp_path)
 
 
+def test_a_planted_list_of_checksums_is_not_followed(tmp_path):
+    """A stranger's model folder, whose list is a link and whose files are named as lines of another program's."""
+    victim, folder = tmp_path / "bashrc", tmp_path / "model"
+    victim.write_text("alias ls=ls\n")
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / SUMS).symlink_to(victim)
+    write_sums(folder)
+    assert victim.read_text() == "alias ls=ls\n" and not (folder / SUMS).is_symlink()
+    assert {check.state for check in check_folder(folder)} == {"ok"}
+    (folder / "x\ntouch here").write_text("")
+    with pytest.raises(FlashdiffError, match="is no name for a file of a model"):
+        write_sums(folder)
+
+
 def test_the_registry_is_complete_and_says_where_it_is_wrong():
     for name, model in known_models().items():
         assert model.terms and model.domain and model.megabytes > 0 and model.name == name

@@ -386,14 +386,15 @@ def test_results_with_new_settings_are_known_after_a_kill(here):
 # Side by side
 
 
-@pytest.mark.parametrize("in_place", [False, True])
-def test_three_runs_at_once(here, in_place):
-    for turn in range(AT_ONCE):
+@pytest.mark.parametrize(("in_place", "plain"), [(False, ""), (True, ""), (False, "1"), (True, "1")], ids=["new", "in place", "new, plain", "plain"])
+def test_three_runs_at_once(here, in_place, plain):
+    """Plain: where only whole files can be locked."""
+    for turn in range(1 if plain else AT_ONCE):
         (folder := here / str(turn)).mkdir()
         pictures(folder / "in", 8)
         pictures(folder / "keep", 8)
         arguments, output = (("in", "--in-place"), "in") if in_place else (("in", "-o", "out"), "out")
-        running = [Running("restore", *arguments, "--json", cwd=folder, FAKE_SECONDS=0.01) for _ in range(3)]
+        running = [Running("restore", *arguments, "--json", cwd=folder, FAKE_SECONDS=0.01, FAKE_PLAIN=plain) for _ in range(3)]
         done = 0
         for code, out, err in [each.wait() for each in running]:
             records = [json.loads(line) for line in out.splitlines()]

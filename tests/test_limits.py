@@ -5,6 +5,7 @@ import io
 import os
 import socket
 import struct
+import threading
 import time
 import zlib
 from pathlib import Path
@@ -17,7 +18,7 @@ from PIL import Image
 from flashdiff_cli.bounded import parse_json, read_bounded, read_text, short
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.operators.files import read_grey, read_kernel
-from flashdiff_cli.pictures import high_bit_depth, limits, structure
+from flashdiff_cli.pictures import high_bit_depth, limits, structure, time_limit
 from flashdiff_cli.pictures.files import read_picture
 from flashdiff_cli.runs.inputs import find
 from flashdiff_cli.training.data import Entry, entries
@@ -308,3 +309,86 @@ def test_honest_arrays_are_kernels(tmp_path):
         np.save(tmp_path / "k.npy", values)
         found = read_kernel(tmp_path / "k.npy").numpy()
         assert found.sum() == pytest.approx(1) and np.isclose(found.max(), values.max() / values.sum())
+
+
+def of_jpeg_2000(side, seed=0):
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)).save(buffer, "JPEG2000")
+    return buffer.getvalue()
+
+
+def test_a_decoder_that_does_not_end_is_one_failed_picture(tmp_path, monkeypatch):
+    """One that lets others work, and OpenJPEG, which does not; what is read in time is read."""
+    from flashdiff_cli.pictures import files
+
+    decode, hung = files.decode, threading.Event()
+
+    def slow(data):
+        if data.startswith(b"hang"):
+            hung.wait(60)
+        return decode(data)
+
+    monkeypatch.setattr(files, "decode", slow)
+    monkeypatch.setenv(time_limit.VARIABLE, "0.1")
+    (tmp_path / "hang.png").write_bytes(b"hang")
+    (tmp_path / "large.jp2").write_bytes(of_jpeg_2000(400))
+    Image.new("RGB", (8, 8)).save(tmp_path / "good.png")
+    for name in ("hang.png", "large.jp2"):
+        with pytest.raises(FlashdiffError, match=rf"{name}: decoding it took longer than 0.1 seconds.*{time_limit.VARIABLE}"):
+            read_picture(tmp_path / name)
+    with pytest.raises(UsageError, match=r"`mask_file` .*large.jp2: decoding it took longer"):
+        read_grey(tmp_path / "large.jp2", "`mask_file`")
+    monkeypatch.setenv(time_limit.VARIABLE, "60")
+    assert read_picture(tmp_path / "good.png").size == (8, 8)
+    hung.set()
+
+
+def test_the_time_that_a_decoder_has_grows_with_the_picture(monkeypatch):
+    monkeypatch.setattr(time_limit, "SECONDS", 0.05)
+    monkeypatch.setattr(time_limit, "SECONDS_PER_MEGAPIXEL", 100.0)
+
+    def decode(pixels):
+        time_limit.expect(pixels)
+        time.sleep(0.3)
+        return pixels
+
+    assert time_limit.in_time(lambda: decode(1_000_000)) == 1_000_000
+    with pytest.raises(time_limit.TooSlow):
+        time_limit.in_time(lambda: decode(1))
+    with pytest.raises(ZeroDivisionError):
+        time_limit.in_time(lambda: 1 / 0)
+    for text in ("0", "-1", "nan", "inf", "soon"):
+        monkeypatch.setenv(time_limit.VARIABLE, text)
+        with pytest.raises(UsageError, match=time_limit.VARIABLE):
+            time_limit.in_time(lambda: 1)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "I;16"])
+def test_jpeg_2000_in_its_own_process_is_the_same(tmp_path, mode):
+    rng = np.random.default_rng(3)
+    if mode == "I;16":
+        picture = Image.fromarray(rng.integers(0, 65536, (9, 14), dtype=np.uint16))
+    else:
+        picture = Image.fromarray(rng.integers(0, 256, (9, 14, 4), dtype=np.uint8)).convert(mode)
+    picture.save(tmp_path / "a.jp2")
+    with limits.open_image_file(tmp_path / "a.jp2") as found:
+        assert found.mode == picture.mode and np.array_equal(np.asarray(found), np.asarray(picture))
+    data = (tmp_path / "a.jp2").read_bytes()
+    (tmp_path / "a.jp2").write_bytes(data[: len(data) // 2])
+    with pytest.raises(FlashdiffError, match="damaged or truncated"):
+        read_picture(tmp_path / "a.jp2")
+
+
+def test_standard_input_is_bounded(monkeypatch):
+    from flashdiff_cli.runs.piped import read_standard_input
+
+    monkeypatch.setattr(limits, "MORE_BYTES", 1000)
+    monkeypatch.setenv(limits.VARIABLE, "0.001")
+
+    class Endless:
+        def read(self, most=-1):
+            assert most >= 0
+            return bytes(most)
+
+    with pytest.raises(FlashdiffError, match="standard input gives more than"):
+        read_standard_input(Endless())

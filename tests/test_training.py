@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import tarfile
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -193,6 +195,41 @@ def test_one_process_can_train_in_several_precisions(shard, folder, tmp_path):
         settings = recipe("autoencoder", model=AUTOENCODER, steps=1, precision=precision)
         train(settings, {"all": [shard]}, {"val": [folder]}, out, device="cpu")
         assert (out / "first_stage" / "config.json").exists()
+
+
+@pytest.mark.parametrize("mine", ["log.jsonl", "sheets", "first_stage"])
+def test_what_no_training_has_made_stays(shard, folder, tmp_path, mine):
+    arguments = recipe("autoencoder", model=AUTOENCODER), {"all": [shard]}, {"val": [folder]}
+    (tmp_path / "run").mkdir()
+    if mine == "log.jsonl":
+        (tmp_path / "run" / mine).write_text("Monday: sowed beans\n")
+    else:
+        (tmp_path / "run" / mine).mkdir()
+    with pytest.raises(FlashdiffError, match=f"{mine}: exists already, and no training has made it"):
+        train(*arguments, tmp_path / "run", device="cpu")
+    assert [p.name for p in (tmp_path / "run").iterdir()] == [mine]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links")
+@pytest.mark.parametrize("name", ["log.jsonl", "checkpoint.pt", "sheets/0000003.png"])
+def test_a_planted_link_in_a_folder_of_training_is_not_followed(shard, folder, tmp_path, name):
+    """Of a folder from a stranger that looks like one in which a training was stopped."""
+    victim, out = tmp_path / "bashrc", tmp_path / "run"
+    victim.write_text("alias ls=ls\n")
+    (out / "sheets").mkdir(parents=True)
+    if name != "log.jsonl":
+        (out / "log.jsonl").write_text(json.dumps({"event": "step", "step": 0}) + "\n")
+    (out / name).symlink_to(victim)
+    with suppress(FlashdiffError):
+        train(recipe("autoencoder", model=AUTOENCODER), {"all": [shard]}, {"val": [folder]}, out, device="cpu")
+    assert victim.read_text() == "alias ls=ls\n"
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_goes_on(shard, folder, tmp_path):
+    (tmp_path / "run" / "sheets").mkdir(parents=True)
+    (tmp_path / "run" / "log.jsonl").write_text(json.dumps({"event": "step", "step": 20, "loss": 1.0}) + "\n")
+    train(recipe("autoencoder", model=AUTOENCODER), {"all": [shard]}, {"val": [folder]}, tmp_path / "run", device="cpu")
+    assert (tmp_path / "run" / "first_stage").is_dir()
 
 
 def test_training_lowers_the_severity_loss(shard, folder, first_stage, tmp_path):

@@ -15,6 +15,7 @@ from flashdiff_cli.runs.lines import append, appending, safe_open
 from flashdiff_cli.runs.record import finite
 
 NAME = "records.jsonl"
+BEGIN = b'{"protocol": '
 Record = Mapping[str, Any]
 """One line of the file, as a plain dictionary."""
 
@@ -104,16 +105,30 @@ class Log:
 
     def __init__(self, folder: str | Path):
         self.path = Path(folder) / NAME
-        self.records: dict[tuple, BenchRecord] = {}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            data = b""
-            with suppress(FileNotFoundError), os.fdopen(safe_open(self.path), "rb") as file:
-                data = file.read()
         except OSError as error:
             raise FlashdiffError(f"{self.path}: cannot be used ({error.strerror}); choose another `output`") from error
-        for record in parse(data.decode(errors="replace").splitlines()):
-            self.records[record.key] = record
+        self.records = self.read(folder)
+
+    @staticmethod
+    def read(folder: str | Path) -> dict[tuple, BenchRecord]:
+        """Read the latest record of each measurement and arm, by their keys; none where there is no file.
+
+        Raises:
+            FlashdiffError: the file cannot be read, or holds something else than records.
+        """
+        path = Path(folder) / NAME
+        data = b""
+        try:
+            with suppress(FileNotFoundError), os.fdopen(safe_open(path), "rb") as file:
+                data = file.read()
+        except OSError as error:
+            raise FlashdiffError(f"{path}: cannot be used ({error.strerror}); choose another `output`") from error
+        found = {record.key: record for record in parse(data.decode(errors="replace").splitlines())}
+        if data.strip() and not found and (b"\n" in data or not data.startswith(BEGIN)):  # a killed run leaves part of a line at most
+            raise FlashdiffError(f"{path}: holds no records of a bench; choose another `output`")
+        return found
 
     def add(self, record: BenchRecord) -> None:
         """Add a record, all of its line or nothing.

@@ -17,6 +17,7 @@ from flashdiff_cli.commands.flags import OPERATOR_FLAGS, OPERATOR_NAMES, SOLVER_
 from flashdiff_cli.errors import FlashdiffError, UsageError
 
 if TYPE_CHECKING:
+    from flashdiff_cli.bench.folder import OutputFolder
     from flashdiff_cli.bench.runner import Bench
 
 PROTOCOL, HERE = "Protocol", "Without a protocol"
@@ -34,7 +35,7 @@ def _refuse_with_protocol(given: dict[str, Any]) -> None:
         raise UsageError(f"{flag(names[0])} does not go with --protocol, which says it itself")
 
 
-def _measure(runner: Bench, command: list[str], notes: Sequence[str], figures: bool, as_json: bool, quiet: bool) -> int:
+def _measure(runner: Bench, command: list[str], kept: OutputFolder, notes: Sequence[str], figures: bool, as_json: bool, quiet: bool) -> int:
     """Run a bench and write what comes of it.
 
     Returns:
@@ -45,11 +46,11 @@ def _measure(runner: Bench, command: list[str], notes: Sequence[str], figures: b
 
     for line in notes:
         show.say_error(line)
-    write_protocol(runner, command)
+    write_protocol(runner, command, kept.into)
     interrupted = show.follow(runner, as_json, quiet)
-    summary = write_summary(runner)
+    summary = write_summary(runner, kept.into)
     if figures:
-        write_pictures(runner, summary)
+        write_pictures(runner, summary, kept.into)
     if not as_json:
         show.say_summary(summary)
     return interrupted or int(any(r.status == "failed" for r in runner.current()))
@@ -69,6 +70,7 @@ def bench(
         ),
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of records, tables and images.", show_default=False)] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files in --output that no bench made, or that were changed.")] = False,
     protocol: Annotated[
         str | None,
         typer.Option(
@@ -179,13 +181,15 @@ def bench(
         show.say_plan(selected, len(jobs))
         return
     require("bench", "a bench needs")
+    from flashdiff_cli.bench.folder import OutputFolder
     from flashdiff_cli.bench.runner import Bench
     from flashdiff_cli.runs.restorer import Restorer
 
+    kept = OutputFolder(output, figures, overwrite)
     restorer = Restorer(model or plan.model, device, dtype, offline=offline)
     items, errors = scan(jobs, plan.size, restorer.pipeline.size_multiple)
     if not items:
         raise FlashdiffError(f"no picture can be used: {errors[0]}")
     runner = Bench(plan, selected, restorer.pipeline, restorer.model, items, output, batch, save_images, restorer.dtype)
-    code = _measure(runner, context.obj, (*errors, *runner.measures.missing), figures, json, quiet)
+    code = _measure(runner, context.obj, kept, (*errors, *runner.measures.missing), figures, json, quiet)
     raise typer.Exit(code or int(bool(errors)))

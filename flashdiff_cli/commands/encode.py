@@ -87,8 +87,9 @@ def encode(
 
         def finish(record):
             record.output = str(target)
+            # The preview first: what PNG cannot hold is a note in the record, which goes with the latent.
+            write_picture(picture.with_image(decoded), job.target, None, lambda path: journal.file(path, origin, of=main, **kept), record.notes)
             write_tensors(found, target, facts, lambda path: journal.file(path, origin, record=record, **kept))
-            write_picture(picture.with_image(decoded), job.target, into=lambda path: journal.file(path, origin, of=main, **kept))
 
         return record, finish
 

@@ -11,6 +11,7 @@ from flashdiff_cli.bounded import open_regular, read_text
 from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.hub.download import sha256_of
 from flashdiff_cli.hub.paths import within
+from flashdiff_cli.pictures.atomic import whole
 
 SUMS = "SHA256SUMS"
 """Written beside converted and shipped weights, in the format of `sha256sum`."""
@@ -50,8 +51,19 @@ def write_sums(folder: Path) -> None:
     Raises:
         FlashdiffError: a file is none, or a link that leads out of the folder.
     """
-    lines = [f"{_sha256(within(folder, p))}  {p.relative_to(folder).as_posix()}\n" for p in _files(folder)]
-    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+    _write(folder, {p.relative_to(folder).as_posix(): _sha256(within(folder, p)) for p in _files(folder)})
+
+
+def _write(folder: Path, sums: dict[str, str]) -> None:
+    """Write a folder's SHA256SUMS, whole or not at all; a link of that name is replaced, never followed.
+
+    Raises:
+        FlashdiffError: a name would make a line of its own, or the disk refuses.
+    """
+    if odd := next((name for name in sums if not name.isprintable()), None):
+        raise FlashdiffError(f"{folder}: {odd!r} is no name for a file of a model; rename or remove it")
+    with whole(folder / SUMS) as file:
+        file.write("".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode())
 
 
 def _sha256(path: Path) -> str:
@@ -65,7 +77,7 @@ def add_sums(folder: Path, below: Path) -> None:
     if sums is None:
         return
     sums |= {p.relative_to(folder).as_posix(): _sha256(within(folder, p)) for p in _files(below)}
-    (folder / SUMS).write_text("".join(f"{sums[key]}  {key}\n" for key in sorted(sums)), encoding="utf-8")
+    _write(folder, sums)
 
 
 def renewed_sums(folder: Path, name: str) -> str | None:

@@ -12,6 +12,7 @@ from PIL import ImageOps, UnidentifiedImageError
 from flashdiff_cli.bounded import read_bounded, short
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.pictures import limits
+from flashdiff_cli.pictures.time_limit import TooSlow, in_time
 
 KERNEL_BYTES, HEADER_BYTES = 128 << 20, 4096
 KERNEL_SIDE = 2048
@@ -73,22 +74,28 @@ def _read(path: str | Path, flag: str, mode: str) -> np.ndarray:
         UsageError: as `read_grey`.
     """
     try:
-        with limits.open_image_file(path) as picture:
-            picture = ImageOps.exif_transpose(picture)
-            if picture.mode == "F":
-                return np.array(picture, dtype=np.float32)[..., None]
-            deep = picture.mode.startswith("I")
-            values = np.array(picture if deep else picture.convert(mode), dtype=np.float32)
+        return in_time(lambda: _decode(path, mode))
     except FileNotFoundError:
         raise UsageError(f"{flag} {path}: no such file; give the path of a picture") from None
     except UsageError:
         raise
+    except TooSlow as error:
+        raise UsageError(f"{flag} {path}: {error}") from None
     except FlashdiffError as error:
         raise UsageError(f"{flag} {error}") from None
     except Exception as error:  # decoders raise whatever their formats make them raise
         known = not isinstance(error, UnidentifiedImageError)
         reason = (" ".join(str(error).split())[:120] or type(error).__name__) if known else "of no format that is read"
         raise UsageError(f"{flag} {path}: cannot be read as a picture ({reason}); give a PNG or the like") from error
+
+
+def _decode(path: str | Path, mode: str) -> np.ndarray:
+    with limits.open_image_file(path) as picture:
+        picture = ImageOps.exif_transpose(picture)
+        if picture.mode == "F":
+            return np.array(picture, dtype=np.float32)[..., None]
+        deep = picture.mode.startswith("I")
+        values = np.array(picture if deep else picture.convert(mode), dtype=np.float32)
     values /= 65535.0 if deep else 255.0
     return values if values.ndim == 3 else values[..., None]
 

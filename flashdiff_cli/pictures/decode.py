@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.pictures import high_bit_depth, jpeg, limits, metadata, png, tiff
 from flashdiff_cli.pictures.fill import fill
 from flashdiff_cli.pictures.limits import open_image
@@ -30,7 +31,7 @@ def decode(data: bytes) -> Picture:
     """
     try:
         return _decode(data)
-    except (high_bit_depth.UnknownKind, limits.Refused, MemoryError, Image.DecompressionBombError):
+    except (high_bit_depth.UnknownKind, limits.Refused, FlashdiffError, MemoryError, Image.DecompressionBombError):
         raise
     except Exception as error:
         for repaired, lost, note in _mended(data):

@@ -13,13 +13,14 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from flashdiff_cli.errors import FlashdiffError
+from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.pictures import high_bit_depth, limits
 from flashdiff_cli.pictures.atomic import whole
 from flashdiff_cli.pictures.decode import decode
 from flashdiff_cli.pictures.encode import encode
 from flashdiff_cli.pictures.formats import FORMATS, check_output, needed
 from flashdiff_cli.pictures.picture import Picture, from_pil
+from flashdiff_cli.pictures.time_limit import TooSlow, in_time
 
 __all__ = ["Picture", "check_output", "encoded", "from_pil", "picture_of", "read_picture", "write_picture", "write_to"]
 
@@ -57,8 +58,10 @@ def picture_of(data: bytes, name: str) -> Picture:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            picture = decode(data)
-    except (high_bit_depth.UnknownKind, limits.Refused) as error:
+            picture = in_time(lambda: decode(data))
+    except UsageError:
+        raise
+    except (high_bit_depth.UnknownKind, limits.Refused, TooSlow) as error:
         raise FlashdiffError(f"{name}: {error}") from None
     except Image.DecompressionBombError:
         raise FlashdiffError(f"{name}: its header claims more pixels than a photograph has; if it is one, set {limits.VARIABLE}") from None

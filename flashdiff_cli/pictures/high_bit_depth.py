@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from flashdiff_cli.pictures import limits, tiff
+from flashdiff_cli.pictures import limits, tiff, time_limit
 
 OTHER_ORDER = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
 TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -119,6 +119,7 @@ def read_tiff(data: bytes, limit: int) -> tuple[np.ndarray, dict[int, Any], list
                 raise ValueError("it has no pixels")
             if page.imagewidth * page.imagelength > limit:
                 raise Image.DecompressionBombError(f"{page.imagewidth} x {page.imagelength}")
+            time_limit.expect(page.imagewidth * page.imagelength)
             _check_stored(data, page)
             values = _pixels(data, page)
             if page.photometric == 0:

@@ -15,7 +15,7 @@ from PIL import Image, ImageFile
 
 from flashdiff_cli.bounded import read_bounded
 from flashdiff_cli.errors import UsageError
-from flashdiff_cli.pictures import structure
+from flashdiff_cli.pictures import structure, time_limit
 from flashdiff_cli.pictures.formats import OPENED
 from flashdiff_cli.pictures.structure import Refused
 
@@ -44,6 +44,15 @@ def max_pixels() -> int:
     return int(megapixels * 1e6)
 
 
+def most_bytes() -> int:
+    """Bytes that the file of one picture may have.
+
+    Raises:
+        UsageError: as `max_pixels`.
+    """
+    return BYTES_PER_PIXEL * max_pixels() + MORE_BYTES
+
+
 def read_file(path: str | Path) -> bytes:
     """The bytes of a picture file.
 
@@ -51,11 +60,11 @@ def read_file(path: str | Path) -> bytes:
         OSError: it is missing, a folder, or cannot be read.
         FlashdiffError: it is a pipe, a device or a socket, or larger than any picture within the limit of pixels.
     """
-    return read_bounded(path, BYTES_PER_PIXEL * max_pixels() + MORE_BYTES, f"for larger pictures set {VARIABLE}")
+    return read_bounded(path, most_bytes(), f"for larger pictures set {VARIABLE}")
 
 
 def open_image(data: bytes) -> ImageFile.ImageFile:
-    """Open a picture file's bytes with Pillow, once they are known to lie within the bounds. Nothing is decoded yet.
+    """Open a picture file's bytes with Pillow, once they are known to lie within the bounds. Nothing is decoded yet: see `time_limit.in_time`.
 
     Args:
         data: of the file.
@@ -81,6 +90,9 @@ def open_image(data: bytes) -> ImageFile.ImageFile:
         opened = Image.open(io.BytesIO(data), formats=known)
     if opened.width * opened.height > limit:
         raise Image.DecompressionBombError(f"{opened.width} x {opened.height} pixels")
+    time_limit.expect(opened.width * opened.height)
+    if opened.format in time_limit.ALONE:
+        time_limit.decode_alone(opened, data)
     structure.check_work(data, opened.width * opened.height)
     exif = opened.info.get("exif")
     if isinstance(exif, bytes):
@@ -93,4 +105,4 @@ def open_image_file(path: str | Path) -> ImageFile.ImageFile:
     return open_image(read_file(path))
 
 
-__all__ = ["OPENED", "VARIABLE", "Refused", "max_pixels", "open_image", "open_image_file", "read_file"]
+__all__ = ["OPENED", "VARIABLE", "Refused", "max_pixels", "most_bytes", "open_image", "open_image_file", "read_file"]

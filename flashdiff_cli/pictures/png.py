@@ -56,6 +56,16 @@ def _inflated(parts: Sequence[bytes], most: int) -> bytes | None:
     return bytes(out)
 
 
+def _rows(found: Sequence[tuple[bytes, bytes, bool]]) -> tuple[int, int, bool] | None:
+    """Of a file's chunks: rows, bytes of each with its filter's, whether they are interlaced; None if its header makes no sense."""
+    if not found or found[0][0] != b"IHDR" or len(found[0][1]) != 13:
+        return None
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", found[0][1])
+    if not width or not height or colour not in CHANNELS or depth not in (1, 2, 4, 8, 16):
+        return None
+    return height, 1 + -(-width * depth * CHANNELS[colour] // 8), bool(interlaced)
+
+
 def mended(data: bytes) -> tuple[bytes, int] | None:
     """The same file with only those chunks that its pixels need, and with an end.
 
@@ -64,12 +74,10 @@ def mended(data: bytes) -> tuple[bytes, int] | None:
         or a row cannot be told.
     """
     found = list(chunks(data))
-    if not found or found[0][0] != b"IHDR" or len(found[0][1]) != 13:
+    size = _rows(found)
+    if size is None:
         return None
-    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", found[0][1])
-    if not width or not height or colour not in CHANNELS or depth not in (1, 2, 4, 8, 16):
-        return None
-    row = 1 + -(-width * depth * CHANNELS[colour] // 8)
+    height, row, interlaced = size
     # Of an interlaced picture each of the seven passes has rows of its own; they are never more than this.
     pixels = _inflated(
         [contents for kind, contents, _ in found if kind == b"IDAT"],

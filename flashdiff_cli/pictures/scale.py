@@ -144,26 +144,31 @@ def _believed(seen: np.ndarray, low: float, high: float, full: float, largest: f
 
 def _evident(seen: np.ndarray, dark: np.ndarray, dtype: str, full: float, largest: float) -> tuple[Scale, str | None]:
     """The scale of floats and of wide or signed integers, by where nearly all values lie."""
-    upper, black = _upper(seen), 0.0
-    lit = seen[seen > 0]
+    upper = _upper(seen)
     usual = [white for white in WHITES if white > 1 and (full == 1 or white < full)]
     if full > 1 and upper > usual[-1] * MARGIN:
         return Scale(dtype, full), None
-    whole = bool(len(lit)) and lit.max() > 1 and bool((lit == lit.round()).mean() > 0.99)
-    if full == 1 and not whole and (not len(lit) or np.median(lit) <= 1):
-        white = 1.0
-    else:
-        white = next((white for white in usual if upper <= white * MARGIN), upper)
-        # So little of 255 would be black: what is white here has no usual name.
-        if full == 1 and not whole and upper < 255 / 16:
-            white = upper
-    if (dark < -0.02 * white).mean() > BELOW and np.partition(dark, len(dark) // 100)[len(dark) // 100] >= -white * MARGIN:
-        black = -white
+    white = _evident_white(seen, upper, usual, full)
+    lowest = np.partition(dark, len(dark) // 100)[len(dark) // 100] if (dark < -0.02 * white).mean() > BELOW else None
+    black = -white if lowest is not None and lowest >= -white * MARGIN else 0.0
     scale = Scale(dtype, white, black)
     if (white, black) == (full, 0.0):
         return scale, f"white is 1; what lies above it, up to {largest:g}, is kept as it is" if largest > 1 else None
     below = "" if not black else f", black {black:g}"
     return scale, f"the file does not say what is white; {white:g} was taken{below}, as nearly all values lie below it"
+
+
+def _evident_white(seen: np.ndarray, upper: float, usual: list[float], full: float) -> float:
+    """The white above which hardly a value lies: 1 or the end of a usual range, or, where none fits, the upper end of the values."""
+    lit = seen[seen > 0]
+    whole = bool(len(lit)) and lit.max() > 1 and bool((lit == lit.round()).mean() > 0.99)
+    if full == 1 and not whole:
+        if not len(lit) or np.median(lit) <= 1:
+            return 1.0
+        if upper < 255 / 16:
+            # So little of 255 would be black: what is white here has no usual name.
+            return upper
+    return next((white for white in usual if upper <= white * MARGIN), upper)
 
 
 def _fewer_bits(seen: np.ndarray, dtype: str, full: float, largest: float) -> tuple[Scale, str | None]:

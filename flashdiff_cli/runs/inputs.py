@@ -208,25 +208,16 @@ def with_targets(
     """
     if in_place:
         return [_in_place(job, output, ending) for job in jobs]
+    named = output is not None and not str(output).endswith("/")
     output = None if output is None else Path(output)
-    single = output is not None and output.suffix.lower() in FORMATS and not output.is_dir()
-    if single and len(jobs) > 1:
-        raise UsageError(f"--output {output}: one file for {len(jobs)} pictures; give a folder")
-    if output is not None and output.suffix and not single and len(jobs) == 1 and not output.is_dir() and not str(output).endswith("/"):
-        check_output(output)
-    if not len(suffix) >= 1 and output is None:
+    single = output is not None and named and _is_file(output, len(jobs))
+    if not suffix and output is None:
         raise UsageError("--suffix must not be empty without --output: it would overwrite the input")
     sources = {place(job.source) for job in jobs}
     taken: set[Path] = set()
     planned = []
     for job in jobs:
-        kind = ending or (job.source.suffix if job.source.suffix.lower() in FORMATS else ".png")
-        if single:
-            target = output
-        elif output is None:
-            target = job.source.with_name(job.source.stem + suffix + kind)
-        else:
-            target = output / job.below.with_suffix(kind)
+        target = output if output is not None and single else _target(job, output, suffix, ending)
         number, free = 2, target
         while place(free) in taken or (place(free) not in sources and not single and of_another(replace(job, target=free))):
             free, number = target.with_name(f"{target.stem}-{number}{target.suffix}"), number + 1
@@ -235,6 +226,31 @@ def with_targets(
         taken.add(place(free))
         planned.append(replace(job, target=free))
     return planned
+
+
+def _is_file(output: Path, jobs: int) -> bool:
+    """Whether an output is the name of a picture, not of a folder.
+
+    Raises:
+        UsageError: it is, for many pictures; or it has an ending of no format that is written.
+    """
+    if output.is_dir():
+        return False
+    if output.suffix.lower() in FORMATS:
+        if jobs > 1:
+            raise UsageError(f"--output {output}: one file for {jobs} pictures; give a folder")
+        return True
+    if output.suffix and jobs == 1:
+        check_output(output)
+    return False
+
+
+def _target(job: Job, output: Path | None, suffix: str, ending: str | None) -> Path:
+    """The name of a result beside its source, or in a folder."""
+    kind = ending or (job.source.suffix if job.source.suffix.lower() in FORMATS else ".png")
+    if output is None:
+        return job.source.with_name(job.source.stem + suffix + kind)
+    return output / job.below.with_suffix(kind)
 
 
 def _in_place(job: Job, output: str | Path | None, ending: str | None) -> Job:

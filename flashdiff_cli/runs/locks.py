@@ -1,7 +1,8 @@
 """Locks of one byte each in an open file, which end with the process: who writes a line, and who restores which picture.
 
-They are those of Linux that belong to an open file (OFD), not to a process. Elsewhere a file is locked as a whole for the
-moment of writing a line, and pictures are not claimed: runs side by side then do some twice.
+They are those of Linux that belong to an open file (OFD), not to a process. On other systems of the Unix kind files are locked as a whole: the
+one of lines for the moment of writing, and a small one for each picture that is being restored. On Windows pictures are not claimed: runs
+side by side do some twice.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ import hashlib
 import os
 import struct
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 from flashdiff_cli.errors import FlashdiffError
 
@@ -30,11 +34,49 @@ def byte_of(name: str) -> int:
     return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:7], "big")
 
 
-def claim(handle: int, byte: int) -> bool:
-    """Lock one byte of an open file until it is closed; False if another has it."""
-    if not _BYTES:
-        return True
-    return _try(handle, byte, fcntl.F_WRLCK)
+def claim(handle: int, folder: Path, name: str) -> Callable[[], None] | None:
+    """Claim a picture's output for this process.
+
+    Args:
+        handle: of the folder's journal, open; closing it ends the claim as well.
+        folder: of the output.
+        name: of the output.
+
+    Returns:
+        what gives it back; None if another has it.
+    """
+    if _BYTES:
+        return _nothing if _try(handle, byte_of(name), fcntl.F_WRLCK) else None
+    if fcntl is None:
+        return _nothing
+    # Of the kind of name that `pictures.atomic.sweep` removes when no process holds the file.
+    return _claim_file(folder / f".flashdiff-{byte_of(name):016x}.part")
+
+
+def _nothing() -> None:
+    return
+
+
+def _claim_file(path: Path) -> Callable[[], None] | None:
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    while True:
+        try:
+            handle = os.open(path, flags, 0o600)
+        except OSError:  # something else has that name: then there are no claims
+            return _nothing
+        if not _try_whole(handle):
+            os.close(handle)
+            return None
+        if os.fstat(handle).st_nlink:
+            break
+        os.close(handle)  # another run has given it back, or swept it away, since it was opened
+
+    def free() -> None:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        os.close(handle)
+
+    return free
 
 
 def _try(handle: int, byte: int, kind: int) -> bool:

@@ -36,8 +36,15 @@ def read_standard_input(stream: IO) -> bytes | list[bytes]:
     Raises:
         FlashdiffError: it is neither, or empty.
     """
+    from flashdiff_cli.pictures import limits
+
     source = getattr(stream, "buffer", stream)
-    found = source.read() if hasattr(source, "read") else "".join(source)
+    limit = limits.most_bytes()
+    found = source.read(limit + 1) if hasattr(source, "read") else "".join(source)
+    if len(found) > limit:
+        raise FlashdiffError(
+            f"-: standard input gives more than {limit:,} bytes, more than a picture or a list of names has; for larger ones set {limits.VARIABLE}"
+        )
     data = found.encode("utf-8", "surrogateescape") if isinstance(found, str) else found
     if not data.strip():
         raise FlashdiffError("-: standard input is empty; it takes one picture, or names of pictures, one a line")

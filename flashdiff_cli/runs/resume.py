@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from flashdiff_cli.bounded import JSON_BYTES, read_bounded
 from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.hub.checksums import SUMS
 from flashdiff_cli.hub.resolve import resolve_model
@@ -28,7 +29,7 @@ from flashdiff_cli.runs.journal import (
     place_of,
 )
 from flashdiff_cli.runs.lines import appending, safe_open
-from flashdiff_cli.runs.locks import byte_of, claim
+from flashdiff_cli.runs.locks import claim
 from flashdiff_cli.runs.record import Record
 
 DO, SKIP, REFUSE = "restore", "skip", "refuse"
@@ -142,7 +143,7 @@ class Claims:
 
     def __init__(self, journal: Journal, settings: str, overwrite: bool = False, resume: bool = False):
         self.journal, self.settings, self.overwrite, self.resume = journal, settings, overwrite, resume
-        self._held: dict[Job, tuple[int, Path, list[Path]]] = {}
+        self._held: dict[Job, tuple[int, Path, list[Path], Callable[[], None]]] = {}
 
     def take(self, job: Job) -> Record | bool:
         """True: the picture is this run's. False: another run has it. A record: there is nothing to do any more.
@@ -155,10 +156,11 @@ class Claims:
         path = place_of(job).parent / NAME
         made = _make(path.parent)
         handle = safe_open(path, writing=True)
-        if not claim(handle, byte_of(place_of(job).name)):
+        release = claim(handle, path.parent, place_of(job).name)
+        if release is None:
             os.close(handle)
             return False
-        self._held[job] = (handle, path, made)
+        self._held[job] = (handle, path, made, release)
         decision = decide_one(job, self.journal, self.settings, self.overwrite, self.resume, anew=True)
         if decision.action == DO:
             return True
@@ -169,9 +171,10 @@ class Claims:
         """Give a picture back; a journal and folders that were made for it and stayed empty are removed."""
         if job not in self._held:
             return
-        handle, path, made = self._held.pop(job)
+        handle, path, made, release = self._held.pop(job)
+        release()
         os.close(handle)
-        if any(path == other for _, other, _ in list(self._held.values())):
+        if any(path == other for _, other, *_ in list(self._held.values())):
             return
         with suppress(OSError, FlashdiffError):
             if path.stat().st_size == 0:
@@ -210,6 +213,6 @@ def model_state(folder: Path) -> str:
     """Something that changes when a model's files do: its list of checksums, or its files' sizes and times."""
     sums = folder / SUMS
     if sums.is_file():
-        return sums.read_text(encoding="utf-8", errors="replace")
+        return read_bounded(sums, JSON_BYTES).decode(errors="replace")
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     return "\n".join(f"{p.relative_to(folder)} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flashdiff_cli.bounded import in_one_line
-from flashdiff_cli.errors import UsageError
+from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.training.recipe import Recipe
 
 
@@ -37,7 +37,7 @@ def train(
         The last validation figures.
 
     Raises:
-        FlashdiffError: data, model or checkpoint cannot be read.
+        FlashdiffError: data, model or checkpoint cannot be read, or the folder holds what no training has made.
         UsageError: data groups do not match the recipe.
     """
     from flashdiff_cli.training.data import Source, validation_images
@@ -57,10 +57,23 @@ def train(
     if not held_out:
         raise UsageError("give at least one `val` NAME=PATH: a run without a validation figure shows nothing")
     task = make_task(recipe, sources, held_out, model)
+    if resume:
+        check_folder(Path(folder), ["sheets", task.component, *(["scheduler"] if recipe.stage == "diffusion" else [])])
     trainer = Trainer(recipe, task, sources, folder, callback, device)
     if resume:
         trainer.resume()
     return trainer.run()
+
+
+def check_folder(folder: Path, names: list[str]) -> None:
+    """Raise a FlashdiffError if a folder holds what a training would write, by name, and no training has made it."""
+    from flashdiff_cli.training.trainer import CHECKPOINT, LOG, made_by_training
+
+    if (folder / CHECKPOINT).exists() or made_by_training(folder / LOG):
+        return
+    there = [name for name in (LOG, *names) if (folder / name).exists()]
+    if there:
+        raise FlashdiffError(f"{folder / there[0]}: exists already, and no training has made it; choose another `out`, or pass `restart`")
 
 
 def make_task(recipe: Recipe, sources: list, held_out: dict, model: str | Path | None) -> Any:

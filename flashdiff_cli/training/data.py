@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, Sampler
 from flashdiff_cli.bounded import open_regular
 from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.pictures import limits
+from flashdiff_cli.pictures.time_limit import in_time
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
@@ -39,7 +40,7 @@ class Entry:
             with open_regular(self.path) as file:
                 file.seek(self.offset)
                 data = file.read(self.size)
-        return limits.open_image(data).convert("RGB")
+        return in_time(lambda: limits.open_image(data).convert("RGB"))
 
 
 def entries(path: str | Path) -> list[Entry]:

@@ -22,10 +22,12 @@ from torch.utils.data import DataLoader
 from flashdiff_cli.bounded import open_regular
 from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.hub.pickles import check_checkpoint
+from flashdiff_cli.pictures.atomic import whole
+from flashdiff_cli.runs.lines import append, appending, safe_open
 from flashdiff_cli.training.data import Crops, ResumableSampler, Source
 from flashdiff_cli.training.recipe import Recipe
 
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
 
 
 class Task(Protocol):
@@ -70,9 +72,18 @@ def fastest_precision(device: torch.device) -> str:
 
 def atomic_save(state: dict, path: Path) -> None:
     """torch.save under a temporary name, then rename: a kill at any moment leaves the old file or the new one."""
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    with whole(path) as file:
+        torch.save(state, file)
+
+
+def made_by_training(log: Path) -> bool:
+    """Whether a file is the log of a training, as far as its first line says; one that has just begun is empty."""
+    try:
+        with open_regular(log) as file:
+            first = file.readline(1 << 16)
+        return not first or {"event", "step"} <= json.loads(first).keys()
+    except (OSError, FlashdiffError, ValueError, AttributeError, RecursionError):
+        return False
 
 
 class Trainer:
@@ -168,10 +179,12 @@ class Trainer:
 
     def _cut_log(self) -> None:
         """Drop log lines of steps after the checkpoint: they will be run again."""
-        log = self.folder / "log.jsonl"
+        log = self.folder / LOG
         if log.exists():
-            kept = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if self._before(line)]
-            log.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            with os.fdopen(safe_open(log), "rb") as file:
+                lines = file.read().decode(errors="replace").splitlines()
+            with whole(log) as file:
+                file.write("".join(line + "\n" for line in lines if self._before(line)).encode())
 
     def _before(self, line: str) -> bool:
         """Whether a line of the log is whole, and of a step that the checkpoint holds."""
@@ -196,8 +209,8 @@ class Trainer:
 
     def _log(self, event: dict) -> None:
         if self.accelerator.is_main_process:
-            with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps(event) + "\n")
+            with appending(self.folder / LOG) as handle:
+                append(handle, self.folder / LOG, json.dumps(event), sync=False)
             self.callback(event)
 
     def _batches(self):
@@ -227,7 +240,8 @@ class Trainer:
             bare.train()
             self.ema.restore(bare.parameters())
         (self.folder / "sheets").mkdir(exist_ok=True)
-        sheet.save(self.folder / "sheets" / f"{self.step:07d}.png")
+        with whole(self.folder / "sheets" / f"{self.step:07d}.png") as file:
+            sheet.save(file, "PNG")
         return figures
 
     def train_step(self, images: torch.Tensor) -> dict[str, float]:
@@ -253,6 +267,8 @@ class Trainer:
         A KeyboardInterrupt is passed on after a checkpoint.
         """
         self.module.train()
+        with appending(self.folder / LOG):
+            pass  # a run that is killed early has begun here
         batches = self._batches()
         figures: dict[str, float] = {}
         last_save = tick = time.perf_counter()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flashdiff_cli.errors import UsageError
+from flashdiff_cli.bounded import read_toml
+from flashdiff_cli.errors import FlashdiffError, UsageError
+from flashdiff_cli.pages import write_text
 from flashdiff_cli.training.recipe import Recipe
 
 COMPONENTS = {
@@ -38,10 +38,12 @@ def read_stages(folder: str | Path) -> tuple[list[dict[str, Any]], dict[str, Any
     """
     path = Path(folder) / "model.toml"
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = read_toml(path)
     except OSError as error:
         raise UsageError(f"{path}: cannot read ({error.strerror}); give a folder of recipes with a model.toml") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except FlashdiffError as error:
+        raise UsageError(str(error)) from error
+    except ValueError as error:
         raise UsageError(f"{path}: not valid TOML ({error})") from error
     stages = values.get("stage", [])
     good = isinstance(stages, list) and stages and all(isinstance(s, dict) and isinstance(s.get("recipe"), str) for s in stages)
@@ -60,9 +62,7 @@ def write_index(model: Path, defaults: dict[str, Any]) -> Path:
             config = model / name / ("scheduler_config.json" if name == "scheduler" else "config.json")
             index[name] = [library, read_config(config)["_class_name"]]
     path = model / "model_index.json"
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(json.dumps(index, indent=2) + "\n", path)
     return path
 
 
@@ -90,7 +90,7 @@ def train_whole(
 
     Raises:
         UsageError: recipes that make no sense.
-        FlashdiffError: data or a checkpoint cannot be read.
+        FlashdiffError: data or a checkpoint cannot be read, or the folder holds what no training has made.
     """
     from flashdiff_cli.training import train
 
@@ -98,7 +98,10 @@ def train_whole(
     whole = sum(stage["share"] for stage in stages)
     out = Path(out)
     model = out / "model"
-    model.mkdir(parents=True, exist_ok=True)
+    if not (out / "stages").is_dir() and model.is_dir() and any(model.iterdir()):
+        raise FlashdiffError(f"{model}: exists already, and no training has made it; choose another `out`")
+    (out / "stages").mkdir(parents=True, exist_ok=True)
+    model.mkdir(exist_ok=True)
     for number, stage in enumerate(stages):
         recipe = Recipe.load(Path(recipes) / stage["recipe"], minutes=minutes * stage["share"] / whole)
         # The time is what is given here; a recipe's own number of steps belongs to another budget.

@@ -18,6 +18,7 @@ from PIL import Image
 
 from flashdiff_cli.bench.figures.data import View
 from flashdiff_cli.bench.records import Record, kind, one, solver
+from flashdiff_cli.pictures.atomic import whole
 from flashdiff_cli.pictures.limits import open_image_file
 
 WIDTH = 8.0
@@ -167,6 +168,8 @@ def save(drawing: Drawing, folder: Path) -> list[Path]:
     words = {"Title": drawing.title, "Description": drawing.caption}
     # Thumbnails are small: finer would only be larger.
     dpi = PHOTO_DPI if any(axes.images for axes in drawing.figure.axes) else DPI
-    drawing.figure.savefig(paths[0], dpi=dpi, metadata=words | {"Software": "flashdiff"})
-    drawing.figure.savefig(paths[1], dpi=dpi, metadata=words | {"Date": None, "Creator": "flashdiff"})
+    with whole(paths[0]) as file:
+        drawing.figure.savefig(file, format="png", dpi=dpi, metadata=words | {"Software": "flashdiff"})
+    with whole(paths[1]) as file:
+        drawing.figure.savefig(file, format="svg", metadata=words | {"Date": None, "Creator": "flashdiff"})
     return paths
