@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from PIL import Image
 from tiny import tiny_pipeline
 
 from flashdiff_cli.bench.arms import condition_identity, plan
@@ -232,3 +233,14 @@ def test_noise_may_be_a_range_of_which_a_picture_takes_its_level():
     assert condition.noise(0.0) == 0.02 and condition.noise(0.5) == pytest.approx(0.06) and condition.noise(1.0, told=True) == 0.1
     with pytest.raises(UsageError, match="noise.std"):
         Condition("c", "identity", noise_std=[0.02, -0.1])
+
+
+def test_what_a_protocol_says_does_not_act_on_the_terminal(tmp_path, cli):
+    path = tmp_path / "p.toml"
+    path.write_text(
+        'name = "p"\ntitle = "t"\n[[condition]]\nname = "a\\u001b]0;owned\\u0007"\noperator = "identity"\nnoise_std = 0.1\n'
+        '[[arm]]\nname = "x\\u001b[2J"\nbaseline = "input"\n'
+    )
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    code, out, err = cli("bench", tmp_path / "a.png", "--protocol", path, "--dry-run")
+    assert "\x1b" not in out + err and (code == 2 or "x\\x1b[2J" in out)

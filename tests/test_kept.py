@@ -5,31 +5,13 @@ import io
 import numpy as np
 import pytest
 import torch
+from picture_files import read, saved, scene
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from flashdiff_cli.pictures.files import read_picture, write_picture
 from flashdiff_cli.pictures.png import chunks as png_chunks
 from flashdiff_cli.pictures.png import with_chunks, write_png
 from flashdiff_cli.pictures.tiff import LZW, write_tiff
-
-
-def scene(width=48, height=40, seed=3):
-    """A smooth picture with some texture, RGB."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:height, :width] / max(width, height)
-    values = np.stack([x, y, 1 - x], -1) * 200 + rng.normal(0, 6, (height, width, 3))
-    return Image.fromarray(values.clip(0, 255).astype(np.uint8))
-
-
-def saved(picture, kind, **options):
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def read(folder, data, name):
-    (folder / name).write_bytes(data)
-    return read_picture(folder / name)
 
 
 @pytest.mark.parametrize(("sampling", "name"), [(0, "444"), (1, "422"), (2, "420")])

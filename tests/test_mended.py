@@ -8,29 +8,12 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from picture_files import read, saved, scene
 from PIL import Image, ImageFile
 
 from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.pictures import png
 from flashdiff_cli.pictures.files import read_picture, write_picture
-
-
-def scene(width=120, height=96, seed=3):
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:height, :width] / max(width, height)
-    values = np.stack([x, y, 1 - x], -1) * 200 + rng.normal(0, 6, (height, width, 3))
-    return Image.fromarray(values.clip(0, 255).astype(np.uint8))
-
-
-def saved(picture, kind, **options):
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def read(folder, data, name):
-    (folder / name).write_bytes(data)
-    return read_picture(folder / name)
 
 
 def rgb(picture):
@@ -40,7 +23,7 @@ def rgb(picture):
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_blocks": 4}], ids=str)
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_a_jpeg_without_its_end_marker_is_whole(tmp_path, mode, options):
-    data = saved(scene().convert(mode), "JPEG", quality=90, **options)
+    data = saved(scene(120, 96).convert(mode), "JPEG", quality=90, **options)
     whole, cut = read(tmp_path, data, "a.jpg"), read(tmp_path, data[:-2], "b.jpg")
     assert np.abs(rgb(whole) - rgb(cut)).max() <= 1 and any("end is missing" in note for note in cut.notes) and not whole.notes
     assert not any("lost" in note for note in cut.notes)
@@ -51,7 +34,7 @@ def test_a_jpeg_without_its_end_marker_is_whole(tmp_path, mode, options):
 def test_lost_rows_of_a_jpeg_are_filled_and_said(tmp_path, sampling, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = saved(scene(), "JPEG", quality=92, subsampling=sampling, exif=exif)
+    data = saved(scene(120, 96), "JPEG", quality=92, subsampling=sampling, exif=exif)
     whole, cut = read(tmp_path, data, "a.jpg"), read(tmp_path, data[: int(0.9 * len(data))], "b.jpg")
     off = np.abs(rgb(whole) - rgb(cut)).max(-1)
     grey = (np.abs(rgb(cut) - 128).max(-1) <= 1).mean()
@@ -61,7 +44,7 @@ def test_lost_rows_of_a_jpeg_are_filled_and_said(tmp_path, sampling, orientation
 
 @pytest.mark.parametrize("share", [0.3, 0.6])
 def test_of_half_a_jpeg_nothing_is_made_up(tmp_path, share):
-    data = saved(scene(), "JPEG", quality=92)
+    data = saved(scene(120, 96), "JPEG", quality=92)
     with pytest.raises(FlashdiffError, match="truncated"):
         read(tmp_path, data[: int(share * len(data))], "a.jpg")
 
@@ -84,7 +67,7 @@ def bad_segment(data, marker, contents):
     ids=str,
 )
 def test_odd_segments_of_a_jpeg_never_matter(tmp_path, marker, contents):
-    data = saved(scene(), "JPEG", quality=90)
+    data = saved(scene(120, 96), "JPEG", quality=90)
     odd = read(tmp_path, bad_segment(data, marker, contents), "a.jpg")
     assert np.array_equal(rgb(odd), rgb(read(tmp_path, data, "b.jpg")))
     write_picture(odd, tmp_path / "c.jpg")
@@ -118,20 +101,20 @@ ODD = {
 @pytest.mark.parametrize("name", ODD)
 def test_odd_exif_is_left_out_whatever_it_is(tmp_path, name, ending):
     block = exif_of(ODD[name])
-    data = bad_segment(saved(scene(), "JPEG", quality=90), 0xE1, b"Exif\0\0" + block)
+    data = bad_segment(saved(scene(120, 96), "JPEG", quality=90), 0xE1, b"Exif\0\0" + block)
     picture = read(tmp_path, data, "a.jpg")
     write_picture(picture, tmp_path / f"b{ending}")
     again = read_picture(tmp_path / f"b{ending}")
     assert again.size == (96, 120) and np.abs(rgb(again) - rgb(picture)).mean() < 3
-    whole = saved(scene(), "PNG")
+    whole = saved(scene(120, 96), "PNG")
     from_png = read(tmp_path, png.with_chunks(whole, [(b"eXIf", block)]), "c.png")
-    assert np.array_equal(rgb(from_png), np.asarray(scene()))
+    assert np.array_equal(rgb(from_png), np.asarray(scene(120, 96)))
     write_picture(from_png, tmp_path / f"d{ending}")
 
 
 def test_other_tags_survive_an_odd_one(tmp_path):
     block = exif_of(ODD["text for a resolution"])
-    picture = read(tmp_path, bad_segment(saved(scene(), "JPEG"), 0xE1, b"Exif\0\0" + block), "a.jpg")
+    picture = read(tmp_path, bad_segment(saved(scene(120, 96), "JPEG"), 0xE1, b"Exif\0\0" + block), "a.jpg")
     notes = []
     write_picture(picture, tmp_path / "b.jpg", notes=notes)
     assert Image.open(tmp_path / "b.jpg").getexif()[0x010E] == "abc" and any("0x011A" in note for note in picture.notes)
@@ -143,7 +126,7 @@ CUTS = {"without its end": -12, "cut in its last checksum": -14, "cut in its pix
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "I;16"])
 def test_a_png_without_its_end(tmp_path, mode, cut):
-    picture = Image.fromarray(np.asarray(scene().convert("L")).astype(np.uint16) * 200) if mode == "I;16" else scene().convert(mode)
+    picture = Image.fromarray(np.asarray(scene(120, 96).convert("L")).astype(np.uint16) * 200) if mode == "I;16" else scene(120, 96).convert(mode)
     data = saved(picture, "PNG", compress_level=1)
     # The pixels of the last tenth of the file are a bit more than the last tenth of the picture.
     end = CUTS[cut] if CUTS[cut] is not None else int(0.9 * len(data)) - len(data)
@@ -159,18 +142,18 @@ def test_a_png_without_its_end(tmp_path, mode, cut):
 @pytest.mark.parametrize("contents", [b"", b"\0\0\0", b"Raw profile type exif\0\0\x78\x9cjunk", bytes(99)], ids=str)
 @pytest.mark.parametrize("good", [True, False])
 def test_odd_chunks_of_a_png_never_matter(tmp_path, kind, contents, good):
-    whole = saved(scene(), "PNG")
+    whole = saved(scene(120, 96), "PNG")
     part = png.chunk(kind, contents)
     data = whole[:33] + (part if good else part[:-1] + bytes([part[-1] ^ 1])) + whole[33:]
     picture = read(tmp_path, data, "a.png")
-    assert np.array_equal(rgb(picture), np.asarray(scene()))
+    assert np.array_equal(rgb(picture), np.asarray(scene(120, 96)))
     for ending in (".png", ".jpg", ".tif"):
         write_picture(picture, tmp_path / f"b{ending}")
         assert read_picture(tmp_path / f"b{ending}").size == (96, 120)
 
 
 def test_damage_within_the_pixels_of_a_png_is_refused(tmp_path):
-    data = bytearray(saved(scene(), "PNG"))
+    data = bytearray(saved(scene(120, 96), "PNG"))
     data[len(data) // 2] ^= 64
     with pytest.raises(FlashdiffError, match=r"a\.png: damaged"):
         read(tmp_path, bytes(data), "a.png")
@@ -179,7 +162,7 @@ def test_damage_within_the_pixels_of_a_png_is_refused(tmp_path):
 @pytest.mark.parametrize("options", [{}, {"bigtiff": True}, {"byteorder": ">"}, {"rowsperstrip": 8}], ids=str)
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_a_tiff_without_its_last_rows(tmp_path, dtype, options):
-    values = (np.asarray(scene()) / 255 * (1 if dtype == np.float32 else np.iinfo(dtype).max)).astype(dtype)
+    values = (np.asarray(scene(120, 96)) / 255 * (1 if dtype == np.float32 else np.iinfo(dtype).max)).astype(dtype)
     buffer = io.BytesIO()
     tifffile.imwrite(buffer, values, photometric="rgb", metadata=None, **options)
     data = buffer.getvalue()
@@ -192,7 +175,7 @@ def test_a_tiff_without_its_last_rows(tmp_path, dtype, options):
 @pytest.mark.parametrize("tag", [34665, 34853, 700, 33723, 34377, 34675, 270, 282, 65000])
 def test_odd_tags_of_a_tiff_never_matter(tmp_path, tag, compression):
     options = {} if compression is None else {"compression": compression}
-    data = bytearray(saved(scene(), "TIFF", tiffinfo={65001: "abc"}, **options))
+    data = bytearray(saved(scene(120, 96), "TIFF", tiffinfo={65001: "abc"}, **options))
     begin = struct.unpack_from("<I", data, 4)[0]
     count = struct.unpack_from("<H", data, begin)[0]
     for i in range(count):
@@ -200,13 +183,13 @@ def test_odd_tags_of_a_tiff_never_matter(tmp_path, tag, compression):
         if struct.unpack_from("<H", data, place)[0] == 65001:
             struct.pack_into("<HHI4s", data, place, tag, 2, 4, b"\xff\xfe!\0")
     picture = read(tmp_path, bytes(data), "a.tif")
-    assert np.array_equal(rgb(picture), np.asarray(scene()))
+    assert np.array_equal(rgb(picture), np.asarray(scene(120, 96)))
     write_picture(picture, tmp_path / "b.tif")
-    assert np.array_equal(rgb(read_picture(tmp_path / "b.tif")), np.asarray(scene()))
+    assert np.array_equal(rgb(read_picture(tmp_path / "b.tif")), np.asarray(scene(120, 96)))
 
 
 def test_big_tiffs_of_16_bits_are_written_as_tiff_again(tmp_path):
-    values = np.asarray(scene()).astype(np.uint16) * 257
+    values = np.asarray(scene(120, 96)).astype(np.uint16) * 257
     buffer = io.BytesIO()
     tifffile.imwrite(buffer, values, photometric="rgb", bigtiff=True, description="a caption", metadata=None, resolution=(300, 300))
     picture = read(tmp_path, buffer.getvalue(), "a.tif")
@@ -217,7 +200,7 @@ def test_big_tiffs_of_16_bits_are_written_as_tiff_again(tmp_path):
 
 
 def test_a_bmp_without_its_last_rows(tmp_path):
-    data = saved(scene(), "BMP")
+    data = saved(scene(120, 96), "BMP")
     whole, cut = read(tmp_path, data, "a.bmp"), read(tmp_path, data[: -5 * 360 - 7], "b.bmp")
     assert torch.equal(cut.image[:, :, 6:], whole.image[:, :, 6:]) and (cut.image - whole.image).abs().max() < 0.6
     with pytest.raises(FlashdiffError):
@@ -225,7 +208,7 @@ def test_a_bmp_without_its_last_rows(tmp_path):
 
 
 def test_a_writer_that_chokes_on_metadata_writes_the_pixels(tmp_path, monkeypatch):
-    picture = read(tmp_path, saved(scene(), "JPEG", comment=b"hello", dpi=(300, 300)), "a.jpg")
+    picture = read(tmp_path, saved(scene(120, 96), "JPEG", comment=b"hello", dpi=(300, 300)), "a.jpg")
     plain = Image.Image.save
 
     def choke(self, *args, **options):
@@ -257,5 +240,5 @@ def test_whatever_a_decoder_raises_is_one_line(tmp_path, monkeypatch, error):
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
     with pytest.raises(FlashdiffError, match=r"a\.jpg") as caught:
-        read(tmp_path, saved(scene(), "JPEG"), "a.jpg")
+        read(tmp_path, saved(scene(120, 96), "JPEG"), "a.jpg")
     assert "\n" not in str(caught.value)

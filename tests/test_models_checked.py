@@ -252,3 +252,12 @@ def test_settings_of_a_model_have_their_types(model, defaults):
     edit(model / "model_index.json", defaults=defaults)
     with pytest.raises(FlashdiffError, match=r"model_index\.json: |denoiser_gain"):
         load(model)
+
+
+def test_what_a_model_says_does_not_act_on_the_terminal(model, cli):
+    """Names of folders and texts of configurations are a stranger's."""
+    part = model / "sever\x1b]0;owned\x07ity"
+    part.mkdir()
+    (part / "config.json").write_text(json.dumps({"_class_name": "X\x1b[2J", "degradations": [{"operator": "\x1b[31mred\u202e"}]}))
+    code, out, _ = cli("models", "info", model)
+    assert code == 0 and "\x1b" not in out and "\u202e" not in out and "\\x1b]0;owned" in out and "\\x1b[31mred" in out

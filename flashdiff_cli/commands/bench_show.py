@@ -12,6 +12,7 @@ from rich.table import Table
 
 from flashdiff_cli.commands.show import WIDTH, interruptible, say_error
 from flashdiff_cli.commands.signals import Interrupted
+from flashdiff_cli.errors import one_line
 
 if TYPE_CHECKING:
     from flashdiff_cli.bench.protocol import Protocol
@@ -29,6 +30,11 @@ def _time(seconds: float | None) -> str:
     return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02}:{int(seconds) % 60:02}"
 
 
+def _say(line: str) -> None:
+    """One line on stdout; what a protocol says may be anybody's."""
+    print(one_line(line))
+
+
 class BenchMeter:
     """A bar on a terminal; a line now and then elsewhere, for logs of long runs."""
 
@@ -41,10 +47,10 @@ class BenchMeter:
 
     def __call__(self, what: str, share: float, left: float | None) -> None:
         if self.live:
-            self.bar.update(self.task, description=escape(what[:40]), completed=share, left=_time(left))
+            self.bar.update(self.task, description=escape(one_line(what)[:40]), completed=share, left=_time(left))
         elif not self.quiet and time.monotonic() - self._said >= EVERY:
             self._said = time.monotonic()
-            self.console.print(escape(f"{share:.0%} {what}, left {_time(left)}"))
+            self.console.print(escape(f"{share:.0%} {one_line(what)}, left {_time(left)}"))
 
 
 def follow(runner: Bench, as_json: bool, quiet: bool) -> int:
@@ -74,13 +80,13 @@ def say_plan(protocol: Protocol, pictures: int) -> None:
     """Conditions, arms and how much that is."""
     for condition in protocol.condition:
         values = " ".join(f"{k} {v}" for k, v in condition.options.items())
-        print(f"condition  {condition.name}: {condition.operator} {values}".rstrip() + f", noise {condition.noise_std}")
+        _say(f"condition  {condition.name}: {condition.operator} {values}".rstrip() + f", noise {condition.noise_std}")
         if condition.assumed is not None:
             name, options, noise = condition.told
-            print(f"           told {name} " + " ".join(f"{k} {v}" for k, v in options.items()) + f", noise {noise}")
+            _say(f"           told {name} " + " ".join(f"{k} {v}" for k, v in options.items()) + f", noise {noise}")
     for arm in protocol.arm:
         what = arm.baseline or f"{arm.solver}, start {arm.start}" + (f", {arm.steps} steps" if arm.steps else "")
-        print(f"arm        {arm.name}: {what}" + (", blind" if arm.blind else ""))
+        _say(f"arm        {arm.name}: {what}" + (", blind" if arm.blind else ""))
     if protocol.levels:
         print(f"severity   {protocol.levels} levels")
     count = len(protocol.condition) * len(protocol.arm)
@@ -96,16 +102,16 @@ def say_summary(summary: dict[str, Any]) -> None:
     columns = [m for m in summary["measures"] if m in ("psnr", "ssim", "ms_ssim", "gmsd", "haarpsi", "gradient")][:5]
     columns += ["network_evaluations", "seconds"]
     for name, block in summary["conditions"].items():
-        table = Table(title=escape(name), title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+        table = Table(title=escape(one_line(name)), title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 1, 0, 0))
         table.add_column("arm", overflow="fold", ratio=1)
         for heading in ("n", *(short.get(m, TITLES[m]) for m in columns)):
             table.add_column(heading, justify="right", no_wrap=True)
         for arm, row in block["arms"].items():
             if not row["n"]:
                 reason = "[red]failed[/red]" if row["failed"] else "skipped"
-                table.add_row(escape(arm), reason, *[""] * len(columns))
+                table.add_row(escape(one_line(arm)), reason, *[""] * len(columns))
                 continue
-            table.add_row(escape(arm), str(row["n"]), *(number(row["measures"][m], DIGITS[m], interval=False) for m in columns))
+            table.add_row(escape(one_line(arm)), str(row["n"]), *(number(row["measures"][m], DIGITS[m], interval=False) for m in columns))
         console.print(table)
         for line in severity_lines(block["severity"]):
             console.print(escape(line))

@@ -103,12 +103,15 @@ def info(model: Name, json: Json = False) -> None:
     if json:
         print(jsonlib.dumps(found))
         return
+    from flashdiff_cli.errors import one_line
+
+    # Of a folder from a stranger, names and texts are too.
     for key in ("name", "domain", "resolution", "megabytes", "terms", "source", "paper", "path", "note"):
         if found.get(key):
-            print(f"{key:12} {found[key]}")
+            print(one_line(f"{key:12} {found[key]}"))
     for name, component in found["components"].items():
         degradations = "; ".join(", ".join(f"{k} {v}" for k, v in d.items()) for d in component.get("degradations", []))
-        print(f"{name:20} {component['class']}, {component['megabytes']} MB{', ' + degradations if degradations else ''}")
+        print(one_line(f"{name:20} {component['class']}, {component['megabytes']} MB{', ' + degradations if degradations else ''}"))
     for encoder in found.get("encoders", ()):
         print(f"{encoder['role']:20} for {encoder['degradation']}: {encoder['url']}")
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.pictures import high_bit_depth, jpeg, limits, metadata, png, tiff
-from flashdiff_cli.pictures.fill import fill
+from flashdiff_cli.pictures.fill import fill_smoothly
 from flashdiff_cli.pictures.limits import open_image
 from flashdiff_cli.pictures.picture import Picture, frames_note, from_pil, from_samples
 
@@ -149,5 +149,5 @@ def _without_lost(picture: Picture, missing: np.ndarray | None, note: str) -> Pi
         if share > MOST_LOST:
             raise ValueError("too little of it is there")
         notes.append(f"{share:.1%} of its pixels are lost and were filled from those around them")
-        return replace(picture, image=fill(picture.image, torch.from_numpy(np.ascontiguousarray(missing))), notes=notes)
+        return replace(picture, image=fill_smoothly(picture.image, torch.from_numpy(np.ascontiguousarray(missing))), notes=notes)
     return replace(picture, notes=notes)

@@ -1,4 +1,8 @@
-"""Pixels that are not part of a picture, filled from those around them."""
+"""Pixels that are not part of a picture (hidden under transparency, lost at a file's end), filled so that nothing shows there.
+
+It takes a moment for any share of any picture, in any range of numbers. Holes that are to be restored are filled by `operators.fill`,
+which carries edges through them.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 
-def fill(image: torch.Tensor, missing: torch.Tensor) -> torch.Tensor:
+def fill_smoothly(image: torch.Tensor, missing: torch.Tensor) -> torch.Tensor:
     """Fill what is missing smoothly from its surroundings; every other pixel stays as it is.
 
     Averages of what is known, over squares of 2, 4, 8, ... pixels, go down until each holds something; back up, what is

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from flashdiff_cli.pictures import high_bit_depth, jpeg
-from flashdiff_cli.pictures.fill import fill
+from flashdiff_cli.pictures.fill import fill_smoothly
 from flashdiff_cli.pictures.metadata import Metadata, find_orientation, read_metadata
 from flashdiff_cli.pictures.scale import Scale, find_scale
 
@@ -76,7 +76,7 @@ class Picture:
         hidden = torch.from_numpy(self.hides())
         if not bool(hidden.any()) or bool(hidden.all()):
             return self
-        return replace(self, image=fill(self.image, hidden), hidden=self.image[0][:, hidden].clone())
+        return replace(self, image=fill_smoothly(self.image, hidden), hidden=self.image[0][:, hidden].clone())
 
     def to_samples(self, scale: Scale = FULL) -> np.ndarray:
         """(H, W, C) as a scale stores them: grey or RGB, then the opacity where there is one."""
@@ -229,7 +229,7 @@ def from_samples(
     if odd.any():
         missing = odd.any(-1)
         notes.append(f"{int(missing.sum()):,} pixels that are not finite numbers were filled from those around them")
-        image = torch.where(torch.from_numpy(odd).permute(2, 0, 1)[None], fill(image, torch.from_numpy(missing)), image)
+        image = torch.where(torch.from_numpy(odd).permute(2, 0, 1)[None], fill_smoothly(image, torch.from_numpy(missing)), image)
     image = image.expand(1, 3, *image.shape[-2:]).contiguous()
     kept = None if scale.plain else scale
     return Picture(image, grey=channels < 3, deep=True, scale=kept, excess=excess, alpha=opacity, notes=notes).without_hidden()
