@@ -50,6 +50,9 @@ class DeviationHead(nn.Module):
 
     def __init__(self, features: int, factor: int, channels: int, width: int = 96):
         super().__init__()
+        self.rotation: torch.Tensor
+        self.basis: torch.Tensor
+        self.average: torch.Tensor
         self.factor, self.width = factor, width
         # Made from formulas, so not among the weights. Rotates R, G, B to grey and two differences, lengths kept. Computed on the CPU even where a
         # network is only outlined: arithmetic on the meta device imports torch's compiler.
@@ -65,9 +68,9 @@ class DeviationHead(nn.Module):
         self.position = nn.Conv2d(width, width, 3, padding=1)
         self.whole = nn.Sequential(nn.Linear(WHOLE, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 3 * width + channels))
         self.out = nn.Conv2d(width, channels, 1)
-        for layer in (self.whole[-1], self.out):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for tensor in (*self.whole[-1].parameters(), *self.out.parameters()):
+            nn.init.zeros_(tensor)
+        assert self.out.bias is not None
         nn.init.constant_(self.out.bias, math.log(0.25))
 
     def _bands(self, planes: torch.Tensor) -> torch.Tensor:

@@ -140,8 +140,8 @@ def operator_of(kind: str, seen: Degradation) -> Operator:
 
 def predict_kind(seen: Degradation) -> tuple[str, dict[str, float]]:
     """Return the likeliest kind of one picture, and the probabilities of all."""
-    probabilities = dict(zip(KINDS, seen.probabilities[0].tolist(), strict=True))
-    return max(probabilities, key=probabilities.get), probabilities
+    probabilities: dict[str, float] = dict(zip(KINDS, seen.probabilities[0].tolist(), strict=True))
+    return max(probabilities, key=lambda kind: probabilities[kind]), probabilities
 
 
 def noise_of(kind: str, seen: Degradation, picture: torch.Tensor) -> float:

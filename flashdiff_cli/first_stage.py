@@ -6,6 +6,8 @@ codebook entry with a straight-through gradient) and `dc` (AutoencoderDC, determ
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers import AutoencoderDC, AutoencoderKL, VQModel
 
@@ -32,8 +34,9 @@ class FirstStage:
         if kind is None:
             known = ", ".join(cls.__name__ for cls in KINDS)
             raise FlashdiffError(f"first stage {type(model).__name__} is not supported; known are {known}")
-        self.model, self.kind = model, kind
-        config = model.config
+        self.model: Any = model
+        self.kind = kind
+        config = self.model.config
         widths = config.encoder_block_out_channels if kind == "dc" else config.block_out_channels
         self.size_multiple: int = 2 ** (len(widths) - 1)
         self.channels: int = (config.vq_embed_dim if kind == "vq" else None) or config.latent_channels

@@ -44,7 +44,7 @@ class _Deferred(ModuleType):
             loader = self.__dict__.pop("_loader", None)
             if loader is not None:
                 # Other modules that import it from now on find an ordinary module.
-                self.__class__ = ModuleType
+                self.__class__ = ModuleType  # type: ignore[assignment]
                 loader.exec_module(self)
         return getattr(self, name)
 
@@ -86,9 +86,10 @@ class _UncompiledLoader(importlib.abc.Loader):
             compiler.disable = usual
             del sys.modules[COMPILER]
         if module.__name__ == "diffusers.utils.torch_utils":
-            compiled = module.is_compiled_module
+            utils: Any = module
+            compiled = utils.is_compiled_module
             # Nothing is compiled before the compiler is there; to ask it would bring it.
-            module.is_compiled_module = lambda network: COMPILER in sys.modules and compiled(network)
+            utils.is_compiled_module = lambda network: COMPILER in sys.modules and compiled(network)
 
 
 def _left_to_the_compiler(disable: Callable[..., Any]) -> Callable[..., Any]:

@@ -255,7 +255,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
     @torch.no_grad()
     def _with_path(self, measurement: torch.Tensor, seen: Diagnosis) -> Diagnosis:
         """Return a diagnosis with the camera's path in place of a straight one, where the model can tell; from a part of large pictures."""
-        if self.last_step is None or not self.encoders:
+        if self.last_step is None or not self.encoders or not isinstance(seen.operator, MotionBlur):
             return seen
         part = busiest_window(measurement, self.size_multiple).of(measurement)
         analysis = self.analyse(part, seen.kind)

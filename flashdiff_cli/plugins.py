@@ -30,7 +30,7 @@ def load_plugins(group: str, registry: Registry, base: type) -> None:
     """
     for entry in entry_points(group=group):
         key = (group, entry.name, entry.value)
-        if key in _seen and (_seen[key] is None or _seen[key] in map(registry.__getitem__, registry)):
+        if key in _seen and (_seen[key] is None or any(_seen[key] is registry[name] for name in registry)):
             continue
         _seen[key] = None
         try:

@@ -81,7 +81,7 @@ class Registry(Generic[Kind]):
         self._classes[cls.name] = cls
         return cls
 
-    def __getitem__(self, name: str) -> type[Kind]:
+    def __getitem__(self, name: object) -> type[Kind]:
         if not isinstance(name, str) or name not in self._classes:
             if isinstance(name, str) and name in self.broken:
                 raise FlashdiffError(self.broken[name])

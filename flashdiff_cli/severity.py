@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -56,6 +56,11 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
 
     config_name = "config.json"
 
+    config: Any
+    """Entries by name, made at run time from the arguments."""
+    encoder: Any
+    refine: Any
+
     @register_to_config
     def __init__(
         self,
@@ -100,7 +105,8 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
         if self.quant_conv is not None:
             code = self.quant_conv(code)
         if self.config.kind == "kl":
-            return tuple(code.chunk(2, dim=1))
+            estimate, deviation = code.chunk(2, dim=1)
+            return estimate, deviation
         return code, self.std_conv(code)
 
     def forward(self, measurement: torch.Tensor, where: torch.Tensor | None = None) -> SeverityEstimate:
@@ -143,7 +149,8 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
     @classmethod
     def from_first_stage(cls, stage: FirstStage, extra_layers: int = 0, degradations: list[dict] | None = None):
         """Return a severity encoder with the first stage's encoder weights, ready for training."""
-        model, c = stage.model, stage.model.config
+        model: Any = stage.model
+        c = model.config
         if stage.kind == "dc":
             encoder = {
                 "in_channels": c.in_channels,
@@ -174,9 +181,9 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
         new.encoder.load_state_dict(model.encoder.state_dict())
         if stage.kind == "dc":
             for block in new.refine:
-                nn.init.zeros_(block.norm.weight)
-                nn.init.zeros_(block.norm.bias)
-        elif new.quant_conv is not None:
+                for tensor in block.norm.parameters():
+                    nn.init.zeros_(tensor)
+        elif new.quant_conv is not None and model.quant_conv is not None:
             new.quant_conv.load_state_dict(model.quant_conv.state_dict())
         return new
 
@@ -188,8 +195,8 @@ def trained_for(encoders: Mapping[str, SeverityEncoder], operators: Sequence[str
     beyond its training an encoder takes noise for detail.
     """
     for operator in operators:
-        reach = {name: encoder.trained_noise(operator) for name, encoder in encoders.items()}
-        reach = {name: most for name, most in reach.items() if most is not None}
+        found = {name: encoder.trained_noise(operator) for name, encoder in encoders.items()}
+        reach = {name: most for name, most in found.items() if most is not None}
         if reach:
-            return next((name for name, most in reach.items() if noise_std is None or noise_std <= most), max(reach, key=reach.get))
+            return next((name for name, most in reach.items() if noise_std is None or noise_std <= most), max(reach, key=lambda name: reach[name]))
     return None

@@ -16,6 +16,7 @@ from flashdiff_cli.loading import load_component
 from flashdiff_cli.training import Recipe, train
 from flashdiff_cli.training.data import Crops, Entry, Source, entries
 from flashdiff_cli.training.degradation import Degradations
+from flashdiff_cli.training.trainer import atomic_save
 
 AUTOENCODER = {
     "latent_channels": 4,
@@ -223,6 +224,40 @@ def test_a_planted_link_in_a_folder_of_training_is_not_followed(shard, folder, t
     with suppress(FlashdiffError):
         train(recipe("autoencoder", model=AUTOENCODER), {"all": [shard]}, {"val": [folder]}, out, device="cpu")
     assert victim.read_text() == "alias ls=ls\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="limits of files")
+def test_a_full_disk_is_one_line_and_leaves_the_old_checkpoint(tmp_path):
+    """The disk is a limit on the size of files."""
+    import resource
+
+    from safetensors.torch import save_file
+
+    from flashdiff_cli.hub.paths import new_folder
+
+    path = tmp_path / "checkpoint.pt"
+    atomic_save({"step": 1}, path)
+    before, (soft, hard) = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(FlashdiffError, match=r"checkpoint\.pt: cannot be written"):
+            atomic_save({"weights": torch.ones(100_000)}, path)
+        with pytest.raises(FlashdiffError, match="model: cannot write"), new_folder(tmp_path / "model", "is there room?") as part:
+            save_file({"weights": torch.ones(100_000)}, part / "a.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_a_member_of_a_shard_that_claims_far_too_much_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLASHDIFF_MAX_MEGAPIXELS", "1")
+    member = tarfile.TarInfo("a.png")
+    member.size = 2**33
+    with open(tmp_path / "a.tar", "wb") as file:
+        file.write(member.tobuf())
+        file.truncate(2**33 + 10_240)
+    with pytest.raises(FlashdiffError, match="is no picture"):
+        entries(tmp_path / "a.tar")[0].read()
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_goes_on(shard, folder, tmp_path):

@@ -52,12 +52,21 @@ KEPT = 3
 BASELINES = ("input", "decoded")
 
 
+def measured(record: BenchRecord, name: str) -> float:
+    """Return a measure of a finished record, which has it."""
+    value = getattr(record, name)
+    if value is None:
+        raise ValueError(f"{record.image}, {record.arm}: no {name}")
+    return value
+
+
 def balanced(record: BenchRecord) -> float:
     """PSNR + 20 HaarPSI - 10 |ln gradient|, in decibels: 0.05 of HaarPSI, or a tenth of the clean picture's sharpness, is worth one.
 
     PSNR and HaarPSI rise as a picture is smoothed; what holds against that is its gradient, which should be the clean one's.
     """
-    return record.psnr + PER_HAARPSI * record.haarpsi - PER_SHARPNESS * abs(math.log(max(record.gradient, 1e-3)))
+    psnr, haarpsi, gradient = (measured(record, name) for name in ("psnr", "haarpsi", "gradient"))
+    return psnr + PER_HAARPSI * haarpsi - PER_SHARPNESS * abs(math.log(max(gradient, 1e-3)))
 
 
 @dataclass(frozen=True)
@@ -71,9 +80,9 @@ class Objective:
 
 OBJECTIVES = {
     "balanced": Objective(balanced, 0.1),
-    "psnr": Objective(lambda record: record.psnr, 0.1),
-    "ssim": Objective(lambda record: record.ssim, 0.003),
-    "haarpsi": Objective(lambda record: record.haarpsi, 0.003),
+    "psnr": Objective(lambda record: measured(record, "psnr"), 0.1),
+    "ssim": Objective(lambda record: measured(record, "ssim"), 0.003),
+    "haarpsi": Objective(lambda record: measured(record, "haarpsi"), 0.003),
 }
 
 
@@ -292,7 +301,7 @@ class Search:
         found = [self.records.get(("decoded", item.below)) for item in self.items]
         if None in found:
             raise FlashdiffError(f"{self.items[found.index(None)].below}: no severity; the model needs a severity encoder")
-        variance = torch.tensor([record.variance for record in found]) * candidate.choice["variance_multiplier"]
+        variance = torch.tensor([record.variance for record in found if record is not None]) * candidate.choice["variance_multiplier"]
         return self.pipeline.schedule(candidate.choice["steps"]).start_level(variance).double().mean().item()
 
     def worth(self, candidate: Candidate, items: Sequence[Item]) -> list[float]:
@@ -320,8 +329,8 @@ class Search:
         return sorted(rows, key=lambda row: -row.means["objective"])
 
     def _ties(self, difference: dict[str, float | int | None]) -> bool:
-        known = difference["low"] is not None
-        return known and difference["low"] <= 0 <= difference["high"] and difference["mean"] >= -self.objective.tolerance
+        low, high, mean = (difference[name] for name in ("low", "high", "mean"))
+        return low is not None and high is not None and mean is not None and low <= 0 <= high and mean >= -self.objective.tolerance
 
     def _mean(self, candidate: Candidate, measure: str) -> float:
         values = [getattr(self.records[candidate.name, item.below], measure) for item in self.items]

@@ -112,7 +112,7 @@ def scan(jobs: Sequence[Job], size: int | None, size_multiple: int) -> tuple[lis
             errors.append(str(error) if str(job.source) in str(error) else f"{job.source}: {error}")
             continue
         below = job.below.as_posix()
-        items.append(Item(job.source, below, picture.digest.hex(), tuple(cut.shape[-2:]), size, size_multiple))
+        items.append(Item(job.source, below, picture.digest.hex(), (cut.shape[-2], cut.shape[-1]), size, size_multiple))
     return items, errors
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +37,8 @@ def ssim(image: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
     """Structural similarity (torchmetrics: Gaussian window of 11, standard deviation 1.5)."""
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    return structural_similarity_index_measure(image, clean, data_range=1.0, reduction="none").reshape(-1)
+    found = structural_similarity_index_measure(image, clean, data_range=1.0, reduction="none")
+    return cast(torch.Tensor, found).reshape(-1)  # no map is asked for
 
 
 def ms_ssim_window(side: int) -> int | None:
@@ -79,8 +81,8 @@ def gmsd(image: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
     """
     prewitt = torch.tensor([[-1.0, 0.0, 1.0]] * 3, dtype=image.dtype, device=image.device) / 3
     kernels = torch.stack([prewitt, prewitt.T])[:, None]
-    gradients = [F.conv2d(_planes(x)[:, :1], kernels, padding=1).square().sum(1).sqrt() for x in (image, clean)]
-    similarity = _similarity(*gradients, 170 / 255**2)
+    one, other = (F.conv2d(_planes(x)[:, :1], kernels, padding=1).square().sum(1).sqrt() for x in (image, clean))
+    similarity = _similarity(one, other, 170 / 255**2)
     return similarity.flatten(1).std(1, correction=0)
 
 
@@ -101,9 +103,9 @@ def haarpsi(image: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
         coefficients.append([F.conv2d(F.pad(p[:, :1], margins), kernels).abs() for p in planes])
     # The coarsest scale weighs, the two finer ones are compared; once for each orientation, and chroma once.
     weights = torch.maximum(*coefficients[2])
-    finer = torch.stack([_similarity(*pair, constant) for pair in coefficients[:2]]).mean(0)
-    chroma = [F.avg_pool2d(F.pad(p[:, 1:], (0, 1, 0, 1)), 2, stride=1).abs() for p in planes]
-    similar = torch.cat([finer, _similarity(*chroma, constant).mean(1, keepdim=True)], 1)
+    finer = torch.stack([_similarity(one, other, constant) for one, other in coefficients[:2]]).mean(0)
+    one, other = (F.avg_pool2d(F.pad(p[:, 1:], (0, 1, 0, 1)), 2, stride=1).abs() for p in planes)
+    similar = torch.cat([finer, _similarity(one, other, constant).mean(1, keepdim=True)], 1)
     weights = torch.cat([weights, weights.mean(1, keepdim=True)], 1)
     tiny = torch.finfo(image.dtype).eps
     score = ((alpha * similar).sigmoid() * weights).sum((1, 2, 3)) + tiny
@@ -192,7 +194,7 @@ def _lpips(network: str, device: torch.device | str) -> Callable:
     """LPIPS with the weights of torchmetrics and torchvision; its own weights are downloaded by torchvision."""
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-    metric = LearnedPerceptualImagePatchSimilarity(net_type=network, normalize=True).to(device)
+    metric = LearnedPerceptualImagePatchSimilarity(net_type=cast(Any, network), normalize=True).to(device)
 
     def measure(image: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
         return torch.stack([metric(a[None].to(device), b[None].to(device)).cpu() for a, b in zip(image, clean, strict=True)])

@@ -144,7 +144,7 @@ class Arm:
                 raise UsageError(f"arm {self.name}: a baseline has no start")
             return
         load_entry_points()
-        SOLVERS[self.solver]
+        SOLVERS[str(self.solver)]
         if self.start is None:
             object.__setattr__(self, "start", "flash")
         fixed = isinstance(self.start, int) and not isinstance(self.start, bool) and self.start >= 0
@@ -259,7 +259,7 @@ class Protocol:
             arm: with a solver.
             model: as named by the user; a folder counts by its last name.
         """
-        table = self.settings.get(model, self.settings.get(Path(model).name, {})).get(arm.solver, {})
+        table = self.settings.get(model, self.settings.get(Path(model).name, {})).get(arm.solver or "", {})
         own = {name: getattr(arm, name) for name in SETTINGS if getattr(arm, name) is not None}
         ofarm = {k: v for k, v in table.items() if k in SETTINGS} | own
         return ofarm, {k: v for k, v in table.items() if k not in SETTINGS} | arm.settings

@@ -235,7 +235,7 @@ class Bench:
             ]
         return self._records(plan, condition, batch, facts, outcome)
 
-    def _records(self, plan: Plan, condition: Condition, batch: Batch, facts: dict[str, Any], outcome: Outcome) -> list[BenchRecord]:
+    def _records(self, plan: Plan, condition: Condition, batch: Batch, facts: list[dict[str, Any]], outcome: Outcome) -> list[BenchRecord]:
         count = len(batch.cases)
         seconds = {k: v / count for k, v in outcome.seconds.items()}
         seconds["total"] = float(sum(seconds.values()))

@@ -177,7 +177,7 @@ def bench(
     jobs = find(images, recursive, None, sys.stdin)
     ids = ids or plan.dataset.get("ids")
     jobs = (choose_ids(jobs, ids) if ids else jobs)[:limit]
-    if dry_run:
+    if dry_run or output is None:
         show.say_plan(selected, len(jobs))
         return
     require("bench", "a bench needs")

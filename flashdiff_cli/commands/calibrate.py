@@ -96,7 +96,7 @@ def calibrate(
     base = engine.present(pipeline, solver, operator)
     axes = engine.parse_axes(solver, given) or engine.axes_around(base)
     tried = engine.candidates(solver, base, axes, candidates, seed)
-    if dry_run:
+    if dry_run or output is None:
         show.say_plan(tried, engine.round_sizes(len(jobs), len(tried)))
         return
     items, errors = scan(jobs, size, pipeline.size_multiple)

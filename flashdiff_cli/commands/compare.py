@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -48,8 +48,8 @@ def compare(
             if picture.size != pictures[2].size:
                 raise UsageError(f"--truth {truth} is of another size than {paths[index]}")
             image = (picture.image + 1) / 2
-            psnr = peak_signal_noise_ratio(image, clean, data_range=1.0).item()
-            ssim = structural_similarity_index_measure(image, clean, data_range=1.0).item()
+            psnr = float(peak_signal_noise_ratio(image, clean, data_range=1.0))
+            ssim = float(cast(Any, structural_similarity_index_measure(image, clean, data_range=1.0)))  # one number, for no map is asked for
             captions[index] += f": {psnr:.2f} dB, SSIM {ssim:.3f}"
             print(one_line(f"{paths[index]}: PSNR {psnr:.2f} dB, SSIM {ssim:.4f}"))
     sheet = side_by_side([picture.to_rgb() for picture in pictures], captions)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,13 +22,13 @@ def _downloads(quiet: bool):
     """A bar on stderr for downloads that are not the Hub's; yields what `resolve_model` reports to."""
     from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     console = Console(stderr=True)
     (disable_progress_bars if quiet or not console.is_terminal else enable_progress_bars)()
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
-        tasks: dict[str, int] = {}
+        tasks: dict[str, TaskID] = {}
 
         def report(name: str, done: int, total: int | None) -> None:
             if name not in tasks:
@@ -95,7 +95,7 @@ def info(model: Name, json: Json = False) -> None:
     from flashdiff_cli.hub.resolve import find_model
 
     folder, known = find_model(model), known_models().get(model)
-    found = known.describe() if known else {"name": model}
+    found: dict[str, Any] = known.describe() if known else {"name": model}
     if not known and folder is None:
         found["note"] = f"not on this machine; fetch it: flashdiff models pull {model}"
     found["path"] = None if folder is None else str(folder)

@@ -144,7 +144,9 @@ def restore(
         check_piped(inputs, content, output, json, refused | {"--dry-run": dry_run, "--csv": csv, "--report": page})
         check_free(output, overwrite)
     else:
-        jobs = find_pictures(inputs, recursive, limit, content, lambda found: without_outputs(found, journal), passed)
+        jobs = find_pictures(
+            inputs, recursive, limit, [] if isinstance(content, bytes) else content, lambda found: without_outputs(found, journal), passed
+        )
         # Each part gives names as if it did all, so that no two parts give the same.
         jobs = part.of(with_targets(jobs, output, suffix, ending, in_place, journal.is_of_another))
     tables = Tables(journal, [*inputs, *([Path(str(part))] if shard else [])], jobs, csv, page, overwrite)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 from rich.markup import escape
@@ -50,8 +50,9 @@ def say_error(message: str) -> None:
 def lenient() -> None:
     """What a console's code page cannot show is written as its escape, on stdout and stderr: names are any bytes."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
 
 
 def say_json(text: str) -> None:
@@ -137,8 +138,14 @@ def meter(total: int, quiet: bool, expected: float | None = None):
         yield shown
 
 
+class HasConsole(Protocol):
+    """A meter of progress, with the console that it stands on."""
+
+    console: Console
+
+
 @contextmanager
-def interruptible(shown: Meter):
+def interruptible(shown: HasConsole):
     """Ctrl-C, SIGTERM or SIGHUP asks to stop after the present picture; a second one stops at once. Yields the Stop that is then set."""
     stop = Stop()
 

@@ -62,8 +62,9 @@ def leave(number: int, frame: object) -> None:
 def abandon() -> None:
     """Remove the files that are being written, for the process is about to end; nothing is imported for it."""
     atomic = sys.modules.get("flashdiff_cli.pictures.atomic")
-    if hasattr(atomic, "abandon"):  # it may be half imported
-        atomic.abandon()
+    remove = getattr(atomic, "abandon", None)  # it may be half imported
+    if remove is not None:
+        remove()
 
 
 def interrupt(number: int, frame: object) -> None:

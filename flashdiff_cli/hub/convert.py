@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import diffusers
 import torch
@@ -31,6 +31,7 @@ SCHEDULE = r"(betas|alphas_cumprod(_prev)?|(sqrt|log)_.*|posterior_.*|lvlb_weigh
 """Buffers that follow from the schedule, and the scale factor, which goes into the configuration."""
 UNUSED_FIRST_STAGE = r"first_stage_model\.(loss|model_ema)\..*"
 UNET = "model.diffusion_model."
+Network = TypeVar("Network", bound=torch.nn.Module)
 
 
 @dataclass
@@ -92,7 +93,7 @@ def _convert_ldm(params: ldm.Section, tensors: Source, target: str | Path, raw: 
     stage = params.section("first_stage_config")
     kind = ldm.first_stage_kind(stage.need("target"), stage.where)
     check_scale(scale, tensors.where)
-    first_stage = _fitting(lambda: ldm.make_first_stage(stage.section("params"), kind, scale), tensors)
+    first_stage: Any = _fitting(lambda: ldm.make_first_stage(stage.section("params"), kind, scale), tensors)
     levels = len(first_stage.config.block_out_channels)
     fill(first_stage, tensors, lambda layer: autoencoder_name(layer, levels), "first_stage_model.{}".format)
 
@@ -110,7 +111,7 @@ def _convert_ldm(params: ldm.Section, tensors: Source, target: str | Path, raw: 
     return Conversion(str(target), written, dropped, not raw, scale)
 
 
-def _fitting(make: Callable[[], torch.nn.Module], source: Source) -> torch.nn.Module:
+def _fitting(make: Callable[[], Network], source: Source) -> Network:
     """A new network that has no more numbers than a checkpoint; counted before any memory is taken."""
     with torch.device("meta"):
         wanted = sum(p.numel() for p in make().parameters())
@@ -135,17 +136,14 @@ def _save_model(folder: Path, **components: Any) -> None:
 
 
 def _unet(params: ldm.Section, source: Source, raw: bool):
-    unet = _fitting(lambda: ldm.make_unet(params), source)
+    unet: Any = _fitting(lambda: ldm.make_unet(params), source)
     up = unet.config.up_block_types
     ema = any(key.startswith("model_ema.diffusion_model") for key in source.tensors)
     if not ema and not raw:
         raise FlashdiffError(f"{source.where}: no EMA weights in it, which sampling needs; pass --raw-weights to take the raw ones")
-    if raw:
-        prefix = UNET.__add__
-    else:
 
-        def prefix(name: str) -> str:
-            return "model_ema." + (UNET.removeprefix("model.") + name).replace(".", "")
+    def prefix(name: str) -> str:
+        return UNET + name if raw else "model_ema." + (UNET.removeprefix("model.") + name).replace(".", "")
 
     head = unet.config.attention_head_dim
     layers = unet.config.layers_per_block

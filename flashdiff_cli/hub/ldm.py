@@ -164,10 +164,10 @@ def make_unet(params: Section) -> UNet2DModel:
         sample_size=params.need("image_size"),
         in_channels=params.need("in_channels"),
         out_channels=params.need("out_channels"),
-        block_out_channels=widths,
+        block_out_channels=tuple(widths),
         layers_per_block=params.need("num_res_blocks"),
-        down_block_types=["AttnDownBlock2D" if a else "DownBlock2D" for a in attends],
-        up_block_types=["AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)],
+        down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attends),
+        up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
         attention_head_dim=_head_width(params, [w for w, a in zip(widths, attends, strict=True) if a] + widths[-1:]),
         resnet_time_scale_shift="scale_shift" if params.get("use_scale_shift_norm") else "default",
         dropout=params.get("dropout", 0.0),
@@ -197,7 +197,7 @@ def make_scheduler(params: Section, table: torch.Tensor | None) -> DDIMScheduler
     """
     params.only("parameterization", ("eps",), "eps")
     timesteps = int(params.get("timesteps", 1000))
-    shared = {"num_train_timesteps": timesteps, "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
+    shared: dict[str, Any] = {"num_train_timesteps": timesteps, "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
     schedule = params.get("beta_schedule", "linear")
     if schedule == "linear":
         # What the original calls linear is linear in the square root.
@@ -213,4 +213,4 @@ def make_scheduler(params: Section, table: torch.Tensor | None) -> DDIMScheduler
         raise FlashdiffError(f"{params.where}: beta_schedule = {short(schedule)} needs the checkpoint's alphas_cumprod, which it lacks")
     alphas = table.double()
     betas = 1 - alphas / torch.cat([torch.ones(1, dtype=torch.float64), alphas[:-1]])
-    return DDIMScheduler(trained_betas=betas.tolist(), **(shared | {"num_train_timesteps": len(table)}))
+    return DDIMScheduler(trained_betas=betas.tolist(), **(shared | {"num_train_timesteps": len(table)}))  # type: ignore[arg-type]

@@ -70,5 +70,11 @@ def new_folder(target: Path, remedy: str, replace: bool = False) -> Iterator[Pat
         part.rename(target)
     except OSError as error:
         raise FlashdiffError(f"{target}: cannot write ({error.strerror or error}); {remedy}") from error
+    except Exception as error:
+        from safetensors import SafetensorError
+
+        if not isinstance(error, SafetensorError):
+            raise
+        raise FlashdiffError(f"{target}: cannot write the weights ({' '.join(str(error).split())[:160]}); {remedy}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -10,7 +10,7 @@ import pickletools
 import tarfile
 import zipfile
 from pickle import UnpicklingError
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 DEPTH = 400
 """How deeply values may be nested."""
@@ -64,7 +64,7 @@ def _check_zip(file: BinaryIO, size: int) -> None:
                     check_pickle(values, record.file_size)
 
 
-def check_pickle(file: BinaryIO, size: int) -> None:
+def check_pickle(file: IO[bytes], size: int) -> None:
     """Follow the opcodes of one pickle without building anything, as far as memo and nesting go.
 
     Args:
@@ -85,7 +85,7 @@ def check_pickle(file: BinaryIO, size: int) -> None:
             _follow(opcode, argument, stack, marks, memo)
             if stack and stack[-1] > DEPTH:
                 raise UnpicklingError("it nests values too deeply")
-            if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > size:
+            if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and isinstance(argument, int) and argument > size:
                 raise UnpicklingError("it numbers its memo beyond its own length")
     except (IndexError, AttributeError) as error:
         raise ValueError("damaged pickle") from error

@@ -47,7 +47,10 @@ def unet_name(layer: str, layers: int, attends: Callable[[str, int], bool]) -> s
     if found := re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d)\.(.*)", layer):
         kind, j, inner = found.groups()
         return f"middle_block.{1 if kind == 'attentions' else 2 * int(j)}.{_inner(kind, inner)}"
-    side, b, kind, j, inner = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)\.(.*)", layer).groups()
+    found = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)\.(.*)", layer)
+    if found is None:
+        raise KeyError(layer)
+    side, b, kind, j, inner = found.groups()
     b, j = int(b), int(j)
     per_level = layers + 1
     if side == "down":

@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch import _utils
 
 from flashdiff_cli.bounded import in_one_line, open_regular, short
 from flashdiff_cli.errors import FlashdiffError
@@ -61,7 +62,7 @@ def _storage(name: str) -> Any:
 ALLOWED: dict[tuple[str, str], Any] = (
     {("collections", "OrderedDict"): _only(OrderedDict, SEQUENCES), ("torch", "Size"): _only(torch.Size, (list, tuple))}
     | {("torch", "device"): _only(torch.device, (str, int))}
-    | {("torch._utils", name): _only(getattr(torch._utils, name), (object,)) for name in REBUILD}
+    | {("torch._utils", name): _only(getattr(_utils, name), (object,)) for name in REBUILD}
     | {("torch.nn.parameter", "Parameter"): _only(torch.nn.Parameter, (torch.Tensor, bool))}
     | {("torch", name): value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
     | {("builtins", kind.__name__): _only(kind, PLAIN) for kind in (bool, int, float, str, complex, slice)}

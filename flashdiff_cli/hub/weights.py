@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -86,7 +86,7 @@ def weight_files(root: Path, folder: Path) -> list[Path]:
     if not (folder / SINGLE).exists() and (folder / INDEX).exists():
         listed = read_config(within(root, folder / INDEX)).get("weight_map")
         with in_one_line(folder / INDEX, REMEDY):
-            names = sorted(set(listed.values()))
+            names = sorted(set(cast(dict, listed).values()))
             if not 1 <= len(names) <= 1000 or not all(re.fullmatch(r"[\w-][\w.-]*\.safetensors", name, re.ASCII) for name in names):
                 raise ValueError("it names files that are none of its folder")
         check_file(root, folder / INDEX)
@@ -118,7 +118,7 @@ def check_table(table: torch.Tensor) -> None:
         raise ValueError("its table of noise does not fall from 1 towards 0")
 
 
-def outline(cls: type[nn.Module], config: dict[str, Any], where: str | Path) -> nn.Module:
+def outline(cls: Any, config: dict[str, Any], where: str | Path) -> nn.Module:
     """A network of a configuration on the meta device, where its tensors have shapes but no memory.
 
     Raises:
@@ -129,7 +129,7 @@ def outline(cls: type[nn.Module], config: dict[str, Any], where: str | Path) -> 
         return cls.from_config(config)
 
 
-def load_module(cls: type[nn.Module], root: Path, folder: Path, dtype: torch.dtype = torch.float32, **overrides: Any) -> nn.Module:
+def load_module(cls: Any, root: Path, folder: Path, dtype: torch.dtype = torch.float32, **overrides: Any) -> Any:
     """A diffusers network of a folder's config.json and safetensors, in evaluation mode.
 
     Args:
@@ -162,7 +162,7 @@ def load_module(cls: type[nn.Module], root: Path, folder: Path, dtype: torch.dty
     return module.eval()
 
 
-def _compare(cls: type[nn.Module], config: dict, wanted: dict, found: dict, folder: Path) -> None:
+def _compare(cls: Any, config: dict, wanted: dict, found: dict, folder: Path) -> None:
     """Raise a FlashdiffError, naming one tensor, if a file has others than a network, or of other shapes."""
     rename = getattr(cls, "_fix_state_dict_keys_on_load", None)
     if rename is not None and set(wanted) != set(found):

@@ -7,6 +7,7 @@ trained on the motion blur of real cameras. The class name is part of every conv
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +45,9 @@ class BlurNetwork(ModelMixin, ConfigMixin):
     """
 
     config_name = "config.json"
+
+    config: Any
+    """Entries by name, made at run time from the arguments."""
 
     @register_to_config
     def __init__(

@@ -31,8 +31,8 @@ class Composition(Operator):
         if not operators:
             raise UsageError("a composition needs at least one operator")
         self.operators = operators
-        self.name = "+".join(operator.name for operator in operators)
-        self.linear = all(operator.linear for operator in operators)
+        # Of the class they are what `registry.chain` says; here of these very parts.
+        vars(self).update(name="+".join(operator.name for operator in operators), linear=all(operator.linear for operator in operators))
 
     @classmethod
     def make(cls, size: tuple[int, int], generator: torch.Generator, **values: Any) -> Composition:

@@ -240,7 +240,7 @@ class MaskInpainting(Inpainting):
         return {"mask_file": self.mask_file} | ({"invert_mask": True} if self.inverted else {})
 
     @classmethod
-    def _stack(cls, operators: Sequence[MaskInpainting]) -> MaskInpainting:
+    def _stack(cls, operators: Sequence[MaskInpainting]) -> Inpainting:
         if len({(operator.mask_file, operator.inverted) for operator in operators}) > 1:
             raise cls._unstackable("masks of different files")
         return super()._stack(operators)

@@ -130,7 +130,7 @@ class Jpeg(Operator):
         for plane, values in enumerate(self.coefficients(exact)):
             table = self._table(plane, exact)
             rounded.append(_straight(values, (values / table).round() * table))
-        decoded = self.picture(rounded, tuple(x.shape[-2:]))
+        decoded = self.picture(rounded, (x.shape[-2], x.shape[-1]))
         return _straight(decoded, decoded.clamp(0, 1)).to(x)
 
     def noise_std(self) -> torch.Tensor:

@@ -105,7 +105,7 @@ class MotionBlur(Operator):
 
     def _spectrum(self, padded: torch.Tensor) -> tuple[tuple[int, int], torch.Tensor]:
         """A size for the transforms, and the kernels' transform (B or 1, 1, ...) at that size."""
-        extent = tuple(_fast_length(n) for n in padded.shape[-2:])
+        extent = (_fast_length(padded.shape[-2]), _fast_length(padded.shape[-1]))
         key = (padded.device, _real(padded), extent)
         if key not in self._spectra:
             kernel = self.kernel.to(padded.device, _real(padded))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -58,7 +58,7 @@ class NonlinearBlur(Operator):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         height, width = x.shape[-2:]
         size_multiple = self.network.size_multiple
-        network = self.network.to(x.device)
+        network = cast(Any, self.network).to(x.device)
         padded = pad(x, Margins(0, -height % size_multiple, 0, -width % size_multiple)).to(network.dtype)
         places = (padded.shape[-2] // size_multiple, padded.shape[-1] // size_multiple)
         code = F.interpolate(self.code.to(padded), size=places, mode="nearest").expand(len(x), -1, -1, -1)

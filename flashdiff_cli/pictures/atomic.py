@@ -8,20 +8,21 @@ import os
 import re
 import secrets
 import stat
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 from flashdiff_cli.errors import FlashdiffError
 
-try:
-    import fcntl
-except ImportError:  # Windows
+if sys.platform == "win32":
     fcntl = None
+else:
+    import fcntl
 
 TEMPORARY = re.compile(r"\.flashdiff-[0-9a-f]{16}\.part")
 """Names of files that are being written: random, so that nobody can wait for them, and no two runs share one."""
@@ -243,7 +244,7 @@ def _copy_attributes(path: Path, handle: int) -> None:
 def _finished(file: BinaryIO) -> Finished:
     found = os.fstat(file.fileno())
     file.seek(0)
-    return Finished(found.st_size, found.st_mtime_ns, hashlib.file_digest(file, "sha256").hexdigest())
+    return Finished(found.st_size, found.st_mtime_ns, hashlib.file_digest(cast(Any, file), "sha256").hexdigest())  # any binary file will do
 
 
 @lru_cache(maxsize=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -75,6 +76,7 @@ def _decode_tiff(data: bytes) -> Picture:
         return replace(kept, metadata=said, notes=notes)
     bits = tags.get(258)
     bits = bits[0] if isinstance(bits, tuple) and bits else bits
+    bits = bits if isinstance(bits, int) else None
     return replace(from_samples(values, None, notes, tags, bits), metadata=said)
 
 
@@ -128,7 +130,7 @@ def _lost_of_bmp(data: bytes) -> np.ndarray:
     """Rows of a file that begins with the lowest; of one that is compressed, all."""
     with open_image(data) as file:
         width, height = file.size
-        name, _, begin, args = file.tile[0]
+        name, _, begin, args = cast(Any, file.tile[0])  # of BMP: (raw mode, bytes of a row, direction)
     lost = np.ones((height, width), bool)
     if name == "raw":
         there = max(0, len(data) - begin) // max(int(args[1]), 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from PIL import Image
 
@@ -106,5 +106,5 @@ def _finer(picture: Picture, pil: Image.Image) -> bool:
     buffer = io.BytesIO()
     Image.new(pil.mode, (8, 8)).save(buffer, "JPEG", quality=QUALITY)
     with Image.open(buffer, formats=["JPEG"]) as usual:
-        known = [list(usual.quantization[i]) for i in range(len(tables))]
+        known = [list(cast(Any, usual).quantization[i]) for i in range(len(tables))]
     return all(own <= other for a, b in zip(tables, known, strict=True) for own, other in zip(a, b, strict=True)) and tables != known

@@ -12,10 +12,10 @@ import logging
 import sys
 import zlib
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from flashdiff_cli.pictures import limits, tiff, time_limit
 
@@ -42,11 +42,11 @@ def _raw_mode(tile: Any) -> str:
 def _decoded(data: bytes, raw_mode: str) -> np.ndarray:
     """(H, W, bands) uint8: the first frame of a file, decoded as if its pixels were laid out as `raw_mode` says."""
     with limits.open_image(data) as file:
-        file.tile = [tile._replace(args=raw_mode if isinstance(tile.args, str) else (raw_mode, *tile.args[1:])) for tile in file.tile]
+        file.tile = [tile._replace(args=raw_mode if isinstance(tile.args, str) else (raw_mode, *(tile.args or ())[1:])) for tile in file.tile]
         return np.asarray(file)
 
 
-def samples(file: Image.Image, data: bytes) -> np.ndarray | None:
+def samples(file: ImageFile.ImageFile, data: bytes) -> np.ndarray | None:
     """The pixels of a 16-bit colour PNG or TIFF, or of a 16-bit grey PNG with transparency.
 
     Args:
@@ -83,9 +83,9 @@ def is_tiff(data: bytes) -> bool:
     return data[:4] in TIFF_HEADS
 
 
-def is_planar(file: Image.Image) -> bool:
+def is_planar(file: ImageFile.ImageFile) -> bool:
     """Whether a TIFF file keeps 16-bit colours as planes one after the other, which Pillow reads wrongly."""
-    return file.format == "TIFF" and getattr(file, "_planar_configuration", 1) == 2 and 16 in file.tag_v2.get(258, ())
+    return file.format == "TIFF" and getattr(file, "_planar_configuration", 1) == 2 and 16 in cast(Any, file).tag_v2.get(258, ())
 
 
 def read_tiff(data: bytes, limit: int) -> tuple[np.ndarray, dict[int, Any], list[str]]:

@@ -129,7 +129,7 @@ def lost(pixels: np.ndarray) -> np.ndarray:
     rows, columns = -(-height // 8), -(-width // 8)
     padded = np.pad(known, ((0, 8 * rows - height), (0, 8 * columns - width)), mode="edge")
     # Along its border a lost block takes colour from its neighbours, where colours were stored more coarsely.
-    blocks = padded.reshape(rows, 8, columns, 8)[:, 1:7, :, 1:7].any((1, 3))
+    blocks = np.asarray(padded.reshape(rows, 8, columns, 8)[:, 1:7, :, 1:7].any(axis=(1, 3)))
     found = np.zeros((rows, columns), bool)
     last = int(np.flatnonzero(blocks.any(1))[-1]) if blocks.any() else -1
     found[last + 1 :] = True

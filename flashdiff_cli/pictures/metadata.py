@@ -141,14 +141,14 @@ def read_metadata(file: Image.Image, data: bytes | None, notes: list[str], turne
         notes: what could not be read is added.
         turned: whether width and height change places when it is upright.
     """
-    size = file.size[::-1] if turned else file.size
+    size = (file.height, file.width) if turned else file.size
     found = Metadata(exif=_tried("EXIF", notes, lambda: clean_exif(file.getexif(), size, notes)))
     profile = file.info.get("icc_profile")
     found.profile = profile if isinstance(profile, bytes) and profile else None
     found.xmp = _tried("XMP", notes, lambda: _bytes(file.info.get("xmp")))
     found.dpi = _tried("the resolution", notes, lambda: _dpi(file))
-    if file.format in ("GIF",) and file.info.get("comment"):
-        found.comments = [_bytes(file.info["comment"])]
+    if file.format in ("GIF",) and (comment := _bytes(file.info.get("comment"))):
+        found.comments = [comment]
     if found.profile is not None and found.profile[16:20] in (b"CMYK", b"Lab ", b"LAB "):
         found.profile = None
         notes.append("the colour profile is of other colours than those that are written, and was left out")

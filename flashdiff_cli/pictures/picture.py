@@ -51,7 +51,7 @@ class Picture:
     @property
     def size(self) -> tuple[int, int]:
         """(H, W)."""
-        return tuple(self.image.shape[-2:])
+        return self.image.shape[-2], self.image.shape[-1]
 
     def with_image(self, image: torch.Tensor) -> Picture:
         """The same surroundings around another image; transparency and excess are scaled to its size."""

@@ -119,5 +119,5 @@ def write_png(file: BinaryIO, values: np.ndarray, more: Sequence[tuple[bytes, by
     # Filter 2, "up": what the row above predicts is left out.
     filtered[:, 0], filtered[:1, 1:] = 2, rows[:1]
     np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
-    putchunk(file, b"IDAT", zlib.compress(filtered, 6))
+    putchunk(file, b"IDAT", zlib.compress(filtered.data, 6))
     putchunk(file, b"IEND", b"")

@@ -226,7 +226,8 @@ class _Directory:
         code = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}.get(kind)
         if code is None:
             return []
-        return list(struct.unpack_from(f"{self.order}{min(number, most)}{code}", *((where,) if isinstance(where, bytes) else (self.data, where))))
+        data, place = (where, 0) if isinstance(where, bytes) else (self.data, where)
+        return list(struct.unpack_from(f"{self.order}{min(number, most)}{code}", data, place))
 
     def first(self, tag: int) -> int:
         """The first whole number of a tag, or 0."""

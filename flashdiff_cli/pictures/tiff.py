@@ -6,7 +6,7 @@ import io
 import struct
 import zlib
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
@@ -83,13 +83,13 @@ def _strips(rows: np.ndarray, compression: int) -> tuple[list[bytes], int]:
         Image.fromarray(rows).save(buffer, "TIFF", compression=LIBTIFF[compression])
         data = buffer.getvalue()
         with Image.open(io.BytesIO(data), formats=["TIFF"]) as file:
-            tags = file.tag_v2
+            tags = cast(Any, file).tag_v2
             places = zip(_many(tags[TiffImagePlugin.STRIPOFFSETS]), _many(tags[TiffImagePlugin.STRIPBYTECOUNTS]), strict=True)
             return [data[begin : begin + length] for begin, length in places], int(tags.get(TiffImagePlugin.ROWSPERSTRIP, height))
     if compression == PLAIN:
         return [rows.tobytes()], height
     count = max(1, min(height, STRIP // max(width, 1)))
-    return [zlib.compress(np.ascontiguousarray(rows[top : top + count]), 6) for top in range(0, height, count)], count
+    return [zlib.compress(np.ascontiguousarray(rows[top : top + count]).data, 6) for top in range(0, height, count)], count
 
 
 def _many(value: Any) -> tuple[int, ...]:

@@ -38,7 +38,7 @@ def check_result(before: torch.Tensor, after: torch.Tensor, filled: bool = False
     if filled or before[0, 0].numel() < FEWEST or bool((high.clamp(-1, 1) - low.clamp(-1, 1) >= FLAT).any()):
         return
     # Of 8 pixels a side at the least: the mean of fewer is still noise.
-    size = tuple(min(PARTS, max(1, side // PARTS)) for side in before.shape[2:])
+    size = (min(PARTS, max(1, before.shape[2] // PARTS)), min(PARTS, max(1, before.shape[3] // PARTS)))
     parts = F.adaptive_avg_pool2d(before, size)
     if bool(((parts - low.clamp(-1, 1)[None, :, None, None]).abs() > APART).any()):
         raise FlashdiffError(f"the result is one colour, which the picture is not: {REMEDY}")

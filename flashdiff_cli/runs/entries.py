@@ -150,7 +150,7 @@ class Entries:
                 self._end = end
                 self._lines += 1
                 name = None if line is None else key(line)
-                if name is not None:
+                if line is not None and name is not None:
                     self._places.setdefault(name, array("q")).append(begin)
                     if b'"others": ' in line and _NO_OTHERS not in line and _NEW not in line:
                         self._note_others(line)

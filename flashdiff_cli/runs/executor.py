@@ -27,6 +27,7 @@ class Work(Protocol):
 
     def __call__(self, job: Job, picture: Picture) -> tuple[Record, Finish | None]:
         """Compute; returns the record, and what is still to be written, which is done while the next one computes."""
+        ...
 
 
 class Claims(Protocol):
@@ -34,6 +35,7 @@ class Claims(Protocol):
 
     def take(self, job: Job) -> Record | bool:
         """True: do it. False: another run has it. A record: nothing is to be done any more."""
+        ...
 
     def free(self, job: Job) -> None:
         """The picture is done, or has failed."""
@@ -141,6 +143,7 @@ def each(
     claims = claims or Everything()
     with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(1, "write") as writer:
         ahead, writing = _Ahead(jobs, claims, reader), None
+        record: Record | Future[Record] | None
         try:
             while not stopped():
                 taken = ahead.take()
@@ -159,8 +162,10 @@ def each(
                     continue
                 if writing is not None:
                     yield writing.result()
-                writing = record if isinstance(record, Future) else None
-                if writing is None:
+                    writing = None
+                if isinstance(record, Future):
+                    writing = record
+                else:
                     yield record
             if writing is not None:
                 yield writing.result()
@@ -168,7 +173,7 @@ def each(
             ahead.leave()
 
 
-def _compute(job: Job, reading: Future, work: Work, claims: Claims, writer: ThreadPoolExecutor) -> Record | Future | None:
+def _compute(job: Job, reading: Future, work: Work, claims: Claims, writer: ThreadPoolExecutor) -> Record | Future[Record] | None:
     """The record of a picture, at once or when it is written; None if another run has the picture."""
     try:
         picture, seconds = reading.result()

@@ -36,7 +36,7 @@ def severity_map(
     """
     measured, operator, size = restorer.prepare(picture, settings)
     lifted = measured if operator is None else operator.seen(measured)
-    whole = tuple(lifted.shape[2:])
+    whole = (lifted.shape[2], lifted.shape[3])
     canvas = Canvas(1, whole, SHARED)
     for tile in cut(whole, WINDOW, size_multiple_of(restorer.pipeline, operator), SHARED):
         analysis = restorer.pipeline.analyse(tile.of(lifted), settings.operator or operator_name, settings.encoder, noise_std)

@@ -50,9 +50,16 @@ class Job:
         """Whether the output takes the input's place."""
         return self.target is not None and place(self.target) == place(self.source)
 
+    @property
+    def result(self) -> Path:
+        """The target of a job that has one; see `with_targets`."""
+        if self.target is None:
+            raise ValueError(f"{self.source}: no target was chosen")
+        return self.target
+
     def renamed(self, suffix: str) -> Job:
         """The same job with `suffix` before the ending of its target."""
-        return replace(self, target=self.target.with_name(self.target.stem + suffix + self.target.suffix))
+        return replace(self, target=self.result.with_name(self.result.stem + suffix + self.result.suffix))
 
 
 def _listed(listed: Iterable[str | bytes]) -> list[tuple[Path, bool]]:

@@ -63,7 +63,7 @@ class Origin:
 
 def place_of(job: Job) -> Path:
     """Where a job's result goes: in place, into the file that a link means."""
-    return Path(os.path.realpath(job.target)) if job.in_place else job.target
+    return Path(os.path.realpath(job.result)) if job.in_place else job.result
 
 
 class Journal:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,10 +18,10 @@ from pathlib import Path
 
 from flashdiff_cli.errors import FlashdiffError
 
-try:
-    import fcntl
-except ImportError:  # Windows
+if sys.platform == "win32":
     fcntl = None
+else:
+    import fcntl
 
 LINES = 2**62
 """The byte that is locked while a line is added."""

@@ -82,7 +82,7 @@ def merged(places: Sequence[Path]) -> list[Record]:
             for folder in journals_below(place):
                 found = True
                 for record in of_journal(folder, journal):
-                    done[os.path.abspath(record.output)] = record
+                    done[os.path.abspath(record.output or "")] = record
             if not found:
                 raise FlashdiffError(f"{place}: no run has written into this folder; give folders of results, or files that `json` has printed")
             continue

@@ -36,8 +36,8 @@ def options_of(operator: str, values: dict[str, Any]) -> dict[str, Option]:
 def name_operator(
     operator: str | None,
     options: dict[str, Any],
-    mask: str | None,
-    kernel: str | None,
+    mask: str | Path | None,
+    kernel: str | Path | None,
     invert_mask: bool | None = None,
     scale: int | None = None,
 ) -> tuple[str | None, dict[str, Any]]:

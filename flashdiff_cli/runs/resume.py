@@ -63,16 +63,16 @@ def decide(
         resume: keep every output that flashdiff made, whatever its settings were.
         extras: what would be written besides, by target.
     """
-    names = {place(path) for job in jobs for path in (job.source, job.target)}
+    names = {place(path) for job in jobs for path in (job.source, job.result)}
     sources = {_file(job.source) for job in jobs} - {None}
     decisions = []
     for job in jobs:
         decision = decide_one(job, journal, settings, overwrite, resume)
-        if not job.in_place and _file(job.target) in sources:
+        if not job.in_place and _file(job.result) in sources:
             decision = Decision(job, REFUSE, "stands for an input, by another name or a link; choose another --output or --suffix")
         if decision.action == DO:
-            decision = _with_extras(decision, journal, names, overwrite, extras(job.target))
-        names.update(map(place, extras(job.target)))
+            decision = _with_extras(decision, journal, names, overwrite, extras(job.result))
+        names.update(map(place, extras(job.result)))
         decisions.append(decision)
     return decisions
 
@@ -93,7 +93,7 @@ def _with_extras(decision: Decision, journal: Journal, names: set[Path], overwri
             reason = f"{path} is another picture of this run, or its result; choose another --output, or restore them one after the other"
             return Decision(job, REFUSE, reason)
         try:
-            journal.check(path, Origin.of(job.source), job.target.name, overwrite)
+            journal.check(path, Origin.of(job.source), job.result.name, overwrite)
         except FlashdiffError as error:
             return Decision(job, REFUSE, str(error))
     return decision

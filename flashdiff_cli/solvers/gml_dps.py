@@ -14,6 +14,7 @@ class GMLDPS(GuidedSolver):
     name = "gml-dps"
     help = "GML-DPS: Latent-DPS with a latent that the autoencoder leaves as it is"
     options = SOLVER_OPTIONS["gml-dps"]
+    ae_weight: float
 
     def penalty(self, z0, image, difference, problem):
         return self.ae_weight * norm(z0 - problem.first_stage.encode(image))

@@ -25,6 +25,9 @@ class GuidedSolver(Solver):
 
     options = SOLVER_OPTIONS["ldps"]
     always_draws = False
+    dc_step: float
+    guidance: str
+    model_std: float
 
     @abstractmethod
     def penalty(self, z0: torch.Tensor, image: torch.Tensor, difference: torch.Tensor, problem: Problem) -> torch.Tensor | float:

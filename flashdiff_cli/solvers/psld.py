@@ -15,6 +15,7 @@ class PSLD(GuidedSolver):
     help = "PSLD: Latent-DPS with a latent that agrees with the image glued to the measurement; linear operators"
     needs_adjoint = True
     options = SOLVER_OPTIONS["psld"]
+    ae_weight: float
 
     def penalty(self, z0, image, difference, problem):
         # `difference` is y - A x0 in the [-1, 1] range, where the offsets of A have cancelled.

@@ -24,6 +24,15 @@ class ReSample(Solver):
     help = "ReSample: the measurement is solved for at every few steps, in pixels first and in the latent later"
     draws = 2
     options = SOLVER_OPTIONS["resample"]
+    every: int
+    pixels_below: int
+    latent_below: int
+    proximal: float
+    inner_lr: float
+    inner_steps: int
+    inner_stop: float
+    resampling: str
+    gamma: float
 
     @torch.no_grad()
     def step(self, z: torch.Tensor, level: torch.Tensor, problem: Problem, noise: torch.Tensor) -> torch.Tensor:

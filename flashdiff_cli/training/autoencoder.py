@@ -47,8 +47,8 @@ class AutoencoderTask:
         std = torch.empty(len(images)).uniform_(0.3, 3.0, generator=generator)
         measured = GaussianBlur(std).forward(images)
         measured = measured + 0.1 * torch.randn(images.shape, generator=generator)
-        codes = (torch.einsum("bdhw,dc->bchw", blocks(x), basis) for x in (images, measured))
-        return estimation_error(*codes)
+        clean, degraded = (torch.einsum("bdhw,dc->bchw", blocks(x), basis) for x in (images, measured))
+        return estimation_error(clean, degraded)
 
     def prepare(self, device: torch.device) -> None:
         self.mean, self.encode = self.mean.to(device), self.encode.to(device)

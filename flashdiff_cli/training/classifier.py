@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from flashdiff_cli.bounded import short
 from flashdiff_cli.classifier import KINDS, PARAMETERS, DegradationClassifier
 from flashdiff_cli.errors import UsageError
 from flashdiff_cli.operators import Jpeg
-from flashdiff_cli.operators.motion_blur import kernel_axis
+from flashdiff_cli.operators.motion_blur import MotionBlur, kernel_axis
 from flashdiff_cli.training.degradation import Degradations, Draw
 from flashdiff_cli.training.recipe import Recipe, new_network
 from flashdiff_cli.training.sample_grid import grid, to_picture
@@ -116,7 +117,7 @@ def targets(draw: Draw, kinds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
         if KINDS[kind] == "gaussian-blur":
             put(sample, "blur_std", math.log(said["blur_std"]))
         elif KINDS[kind] == "motion-blur":
-            length, angle = kernel_axis(operator.kernel[0])
+            length, angle = kernel_axis(cast(MotionBlur, operator).kernel[0])
             put(sample, "blur_length", math.log(max(length, 1.0)))
             put(sample, "cosine", math.cos(2 * angle))
             put(sample, "sine", math.sin(2 * angle))

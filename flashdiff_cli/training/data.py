@@ -37,6 +37,8 @@ class Entry:
         if self.size is None:
             data = limits.read_file(self.path)
         else:
+            if self.size > limits.most_bytes():
+                raise FlashdiffError(f"{self.path}: a member of {self.size:,} bytes is no picture; for larger ones set {limits.VARIABLE}")
             with open_regular(self.path) as file:
                 file.seek(self.offset)
                 data = file.read(self.size)

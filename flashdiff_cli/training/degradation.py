@@ -99,7 +99,7 @@ class Degradations:
                 low, high = given
                 share = torch.rand(len(chosen), generator=generator) if level is None else torch.full((len(chosen),), level)
                 values[name] = low + (high - low) * share
-            operator = OPERATORS[table["operator"]].batch(images.shape[-2:], generator, **values)
+            operator = OPERATORS[table["operator"]].batch((images.shape[-2], images.shape[-1]), generator, **values)
             spread = table.get("noise_spread", 0.0) if level is None else 0.0
             draw = torch.randn(len(chosen), generator=generator)
             noise_std = table.get("noise_std", 0.05) * torch.exp(spread * draw)

@@ -46,7 +46,7 @@ class Noisy:
 def spoil(x: torch.Tensor, generator: torch.Generator) -> Noisy:
     """Add noise, compression, both or nothing to a clean picture (3, H, W) in [-1, 1]."""
     draws = Draws(generator)
-    x = drawing(tuple(x.shape[1:]), draws) if draws.chance(DRAWINGS) else x
+    x = drawing((x.shape[1], x.shape[2]), draws) if draws.chance(DRAWINGS) else x
     x = stored(recolour(x, draws))
     grey, what = is_grey(x), draws.uniform()
     noise, rounding = 0.0, 0.0

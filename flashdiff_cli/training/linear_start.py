@@ -7,6 +7,8 @@ components are chosen so that the error that an estimate from a blurred, noisy p
 method models it with one variance (paper section 3.1), and this is where that is decided.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderDC
@@ -76,7 +78,8 @@ def start_linearly(model: AutoencoderDC, mean: torch.Tensor, encode: torch.Tenso
     Raises:
         UsageError: the model does not have that shape.
     """
-    c = model.config
+    network: Any = model
+    c = network.config
     fits = (
         len(c.encoder_block_out_channels) == 3
         and c.encoder_layers_per_block[0] == c.decoder_layers_per_block[0] == 0
@@ -90,18 +93,19 @@ def start_linearly(model: AutoencoderDC, mean: torch.Tensor, encode: torch.Tenso
             "the recipe's autoencoder must have three levels, no layers at full size, at least 64 and 96 channels at the "
             "second and the third, and no outer shortcuts: training starts from a linear code"
         )
-    for module in model.modules():
+    for module in network.modules():
         if type(module).__name__ == "ResBlock":
             module.norm.weight.zero_()
             module.norm.bias.zero_()
-    _start_encoder(model.encoder, mean, encode)
-    _start_decoder(model.decoder, mean, decode)
+    _start_encoder(network.encoder, mean, encode)
+    _start_decoder(network.decoder, mean, decode)
 
 
 def _centre(conv: torch.nn.Conv2d, rows, columns, weights: torch.Tensor) -> None:
     """Write `weights` (len(rows), len(columns)) into the centre tap and clear whatever else reaches these rows."""
     conv.weight[rows] = 0
-    conv.bias[rows] = 0
+    if conv.bias is not None:
+        conv.bias[rows] = 0
     conv.weight[rows.unsqueeze(1), columns.unsqueeze(0), 1, 1] = weights
 
 

@@ -82,7 +82,8 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise UsageError(f"{name} must be from {low:g} to {high:g}, not {short(value)}")
-        self.betas = tuple(self.betas)
+        first, second = self.betas
+        self.betas = (first, second)
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UsageError(f"betas must be from 0 to below 1, not {short(self.betas)}")
         if self.precision not in PRECISIONS:

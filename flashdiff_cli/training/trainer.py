@@ -19,7 +19,7 @@ from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from flashdiff_cli.bounded import open_regular
+from flashdiff_cli.bounded import in_one_line, open_regular
 from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.hub.pickles import check_checkpoint
 from flashdiff_cli.pictures.atomic import whole
@@ -41,12 +41,15 @@ class Task(Protocol):
 
     def loss(self, module: torch.nn.Module, images: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Losses of a batch of images (B, 3, H, W) in [-1, 1]; `loss` is differentiated, the others are logged."""
+        ...
 
     def validate(self, module: torch.nn.Module) -> dict[str, float]:
         """Figures on the validation images."""
+        ...
 
     def sample_grid(self, module: torch.nn.Module) -> Image.Image:
         """A picture that shows how far the training has come."""
+        ...
 
     def export(self, module: torch.nn.Module, folder: Path) -> None:
         """Write the finished component in the diffusers layout."""
@@ -61,10 +64,10 @@ def fastest_precision(device: torch.device) -> str:
 
     def seconds(dtype: torch.dtype) -> float:
         a = torch.ones(384, 384, dtype=dtype)
-        a @ a
+        torch.matmul(a, a)
         start = time.perf_counter()
         for _ in range(3):
-            a @ a
+            torch.matmul(a, a)
         return time.perf_counter() - start
 
     return "bf16" if seconds(torch.bfloat16) < 0.8 * seconds(torch.float32) else "no"
@@ -73,7 +76,10 @@ def fastest_precision(device: torch.device) -> str:
 def atomic_save(state: dict, path: Path) -> None:
     """torch.save under a temporary name, then rename: a kill at any moment leaves the old file or the new one."""
     with whole(path) as file:
-        torch.save(state, file)
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # what torch makes of a disk that is full
+            raise FlashdiffError(f"{path}: cannot be written ({' '.join(str(error).split())[:160]}); is there room on the disk?") from error
 
 
 def made_by_training(log: Path) -> bool:
@@ -297,5 +303,6 @@ class Trainer:
         self._log({"event": "validation", "step": self.step, **figures})
         bare = self._bare()
         self.ema.copy_to(bare.parameters())
-        self.task.export(bare.eval(), self.folder)
+        with in_one_line(self.folder, "the weights cannot be written; is there room on the disk? The checkpoint is there, run again"):
+            self.task.export(bare.eval(), self.folder)
         return figures

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import matplotlib
 
@@ -75,7 +75,7 @@ def draw_all(records: Sequence[Record], folder: Path | str) -> list[Path]:
     before = {entry["name"] for entry in read_index(folder)}
     paths, index = [], []
     try:
-        with matplotlib.rc_context(RC):
+        with matplotlib.rc_context(cast(Any, RC)):
             for condition, drawing in drawings(View.of(records, Path(folder))):
                 paths += save(drawing, target)
                 index.append({"name": drawing.name, "condition": condition, "title": drawing.title, "caption": drawing.caption})

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from flashdiff_cli.bench.figures.data import Mean, Metric, View, mean, pictures, sizes, values
+from flashdiff_cli.bench.figures.data import Mean, Metric, View, pictures, sizes, some_mean, values
 from flashdiff_cli.bench.figures.style import LINE, SOFT, Drawing, Look, log_ticks, looks, new_figure, slug
 from flashdiff_cli.bench.records import Record, kind, one, solver
 
@@ -27,7 +27,7 @@ def steps_histogram(view: View) -> Drawing | None:
     taken = {arm: values(of, "steps") for arm, of in arms.items()}
     look = looks(view.arms)
     # Arms on schedules of different length would crush each other's bars: one panel a length.
-    lengths: dict[int, list[str]] = {}
+    lengths: dict[int | None, list[str]] = {}
     for arm, of in arms.items():
         lengths.setdefault(one(of).get("schedule_steps"), []).append(arm)
     figure = new_figure(1.0 + 2.9 * len(lengths))
@@ -102,8 +102,8 @@ def _axis(axes: Axes, metric: Metric, arms: Mapping[str, Mapping[str, Record]], 
     spent = {"evaluations": lambda r: r.get("network_evaluations") or 0, "seconds": lambda r: max(r["seconds"]["total"], QUICK)}[key]
     places: dict[str, tuple[Mean, Mean]] = {}
     for arm, of in arms.items():
-        quality = mean([of[i][metric.key] - usual[i] + level for i in images])
-        places[arm] = mean([spent(of[i]) for i in images]), quality
+        quality = some_mean([of[i][metric.key] - usual[i] + level for i in images])
+        places[arm] = some_mean([spent(of[i]) for i in images]), quality
     sign = 1 if metric.higher else -1
     best = front([(cost.value, sign * quality.value) for cost, quality in places.values()])
     axes.plot([x for x, _ in best], [sign * y for _, y in best], color=LINE, linewidth=5, solid_capstyle="round", zorder=1)
@@ -175,7 +175,7 @@ def quality_against_cost(view: View) -> Drawing | None:
             _axis(axes, metric, arms, images, key, look)
         row[0].set_ylabel(metric.axis)
         for reference in inputs:
-            _say_input(row[0], metric, mean(values(reference, metric.key, images)))
+            _say_input(row[0], metric, some_mean(values(reference, metric.key, images)))
     _cost_axes(*panels[-1], most=2 * max([1, *(r.get("network_evaluations") or 0 for r in records)]))
     figure.legend(handles=_legend(arms, look), loc="outside lower center", ncols=4)
     missing = [arm for arm in view.arms if arm not in shared]

@@ -179,7 +179,7 @@ class Mean:
     @property
     def reach(self) -> tuple[float, float]:
         """Lengths of the interval below and above the mean; 0 where there is none."""
-        return (0.0, 0.0) if self.low is None else (max(self.value - self.low, 0.0), max(self.high - self.value, 0.0))
+        return (0.0, 0.0) if self.low is None or self.high is None else (max(self.value - self.low, 0.0), max(self.high - self.value, 0.0))
 
     def text(self, digits: int = 2, sign: bool = False) -> str:
         """`+0.12 [+0.05, +0.19]`."""
@@ -197,6 +197,18 @@ def mean(values: Sequence[float], seed: int = 0) -> Mean | None:
     """
     found = mean_interval(values, seed)
     return Mean(found["mean"], found["low"], found["high"], found["n"]) if found["n"] else None
+
+
+def some_mean(values: Sequence[float], seed: int = 0) -> Mean:
+    """Return the `mean` of values of which there are some.
+
+    Raises:
+        ValueError: there are none.
+    """
+    found = mean(values, seed)
+    if found is None:
+        raise ValueError("a mean of no values")
+    return found
 
 
 def values(of: Mapping[str, Record], key: str, images: Iterable[str] | None = None) -> list[float]:

@@ -51,7 +51,7 @@ def choose(view: View, arms: Sequence[str]) -> list[tuple[str, float]]:
     return spread(sorted(kept, key=lambda k: (k[1], k[0])), ROWS)
 
 
-def _draw(rows: Sequence[tuple[View, str, str]], shown: Sequence[str]) -> Figure:
+def _draw(rows: Sequence[tuple[View, str, str | None]], shown: Sequence[str]) -> Figure:
     """Rows of (view, picture, words at its left)."""
     tall = max(picture.shape[0] / picture.shape[1] for view, image, _ in rows if (picture := thumbnail(view, image, "clean")) is not None)
     figure = new_figure(0.25 + len(rows) * (tall * (WIDTH - 0.4) / len(shown) + 0.12))

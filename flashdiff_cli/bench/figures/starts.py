@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from flashdiff_cli.bench.figures.data import Metric, View, mean, paired, pictures, sizes, values
+from flashdiff_cli.bench.figures.data import Metric, View, paired, pictures, sizes, some_mean, values
 from flashdiff_cli.bench.figures.style import CLASSES, SOFT, Drawing, log_ticks, new_figure, slug
 from flashdiff_cli.bench.records import Record
 from flashdiff_cli.bench.starts import NAMES, best_start, complete, families, severity_classes
@@ -21,12 +21,12 @@ def _panel(axes: Axes, metric: Metric, fixed: Mapping, matched: Mapping[str, Rec
     """The lines of all classes, their marks, and above them the differences in words."""
     words = []
     for part, color, name in zip(classes, CLASSES[len(classes)], NAMES[len(classes)], strict=True):
-        axes.plot(list(fixed), [mean(values(of, metric.key, part)).value for of in fixed.values()], color=color, marker=".", markersize=6)
-        own, at = mean(values(matched, metric.key, part)), mean(values(matched, "start_step", part))
+        axes.plot(list(fixed), [some_mean(values(of, metric.key, part)).value for of in fixed.values()], color=color, marker=".", markersize=6)
+        own, at = some_mean(values(matched, metric.key, part)), some_mean(values(matched, "start_step", part))
         best, best_mean = best_start(fixed, part, metric.key)
         axes.scatter(at.value, own.value, s=190, marker="*", color=color, edgecolors="white", linewidths=1.0, zorder=5)
         axes.scatter(best, best_mean, s=110, facecolors="none", edgecolors=color, linewidths=1.6, zorder=4)
-        gain = mean(list(paired({i: matched[i] for i in part}, fixed[best], metric).values()))
+        gain = some_mean(list(paired({i: matched[i] for i in part}, fixed[best], metric).values()))
         words.append((f"{name}: {gain.text(2 if metric.unit else 3, sign=True)}", color))
     head = "matched \N{MINUS SIGN} best" if metric.higher else "best \N{MINUS SIGN} matched"
     words.insert(0, (f"{head}{f', {metric.unit}' if metric.unit else ''}:", SOFT))

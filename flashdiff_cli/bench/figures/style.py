@@ -90,10 +90,11 @@ def slug(text: str | None) -> str:
 def looks(arms: Mapping[str, Mapping[str, Record]]) -> dict[str, Look]:
     """A look for every arm: colour by solver, marker by kind; further arms of the same solver and kind are hollow or hatched."""
     others = iter((RED, YELLOW, PURPLE, GREEN, ORANGE, INK) * 4)
-    chosen, used = {}, {}
+    chosen: dict[str, Look] = {}
+    used: dict[tuple[str, str], int] = {}
     for arm, of in arms.items():
         record = one(of)
-        what, name = kind(record), solver(record)
+        what, name = str(kind(record)), solver(record)
         if name is None:
             chosen[arm] = Look(BASELINES[what] if what in BASELINES else next(others), {"input": "X", "decoded": "D"}.get(what, "P"))
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flashdiff_cli.bench.figures.data import View, mean, ordering, pictures, sizes
+from flashdiff_cli.bench.figures.data import View, ordering, pictures, sizes, some_mean
 from flashdiff_cli.bench.figures.level import level_label
 from flashdiff_cli.bench.figures.style import BLUE, RED, SOFT, Drawing, new_figure, note, slug
 
@@ -45,7 +45,7 @@ def severity_sweep(view: View) -> Drawing | None:
         more = twin.get_legend_handles_labels()
         lines, labels = lines + more[0], labels + more[1]
     axes.legend(lines, labels, loc="lower right", ncols=2)
-    share = mean(ordering(sweep))
+    share = some_mean(ordering(sweep))
     note(axes, f"ordering accuracy {share.text(3)}")
     caption = (
         f"Severity of the same {pictures(len(sweep))} {sizes(r for of in sweep.values() for r in of)} at {len(levels)} levels, "
