@@ -49,7 +49,8 @@ def serve(
     import webbrowser
 
     from flashdiff_cli.commands.show import say_error
-    from flashdiff_cli.serve.server import LOOPBACK, Address, Limits
+    from flashdiff_cli.serve.limits import Limits
+    from flashdiff_cli.serve.server import LOOPBACK, Address
     from flashdiff_cli.serve.server import serve as run
     from flashdiff_cli.serve.worker import Model
 

@@ -14,31 +14,13 @@ from pathlib import Path
 import uvicorn
 
 from flashdiff_cli.errors import FlashdiffError, UsageError
+from flashdiff_cli.serve.limits import Limits
 from flashdiff_cli.serve.service import Service
 from flashdiff_cli.serve.worker import Model
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 GRACE = 3
 """Seconds that open connections get when the server ends."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What visitors may ask of a server.
-
-    Attributes:
-        megabytes: of an uploaded file.
-        seconds: of one picture, not counting the wait.
-        waiting: pictures in the queue.
-        batch: pictures that the page takes at once.
-        workers: pictures that are restored at once.
-    """
-
-    megabytes: float = 50.0
-    seconds: float = 600.0
-    waiting: int = 32
-    batch: int = 50
-    workers: int = 1
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from flashdiff_cli import __version__
 from flashdiff_cli.serve.api import Bounded, routes
+from flashdiff_cli.serve.limits import Limits
 from flashdiff_cli.serve.page import Page
-from flashdiff_cli.serve.server import Limits
 from flashdiff_cli.serve.service import Service
 
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}

@@ -28,6 +28,8 @@ class Proximal(Solver):
     default_eta = 0.0
     always_draws = False
     options = SOLVER_OPTIONS["proximal"]
+    error_weight: float
+    model_std: float
 
     def check(self, problem: Problem) -> None:
         if not (problem.operator.linear or isinstance(problem.operator, Jpeg)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -101,7 +102,8 @@ class LastStepTask:
         if begin is not None:
             if model is None:
                 raise UsageError(f"training from {short(begin)} needs `model`: the folder that it is in")
-            self.module.load_state_dict(load_component(model, begin).state_dict())
+            loaded: Any = load_component(model, begin)
+            self.module.load_state_dict(loaded.state_dict())
         self.validation = validation
 
     def prepare(self, device: torch.device) -> None:

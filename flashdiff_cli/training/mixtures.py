@@ -219,12 +219,12 @@ def specks(x: torch.Tensor, draws: Draws) -> torch.Tensor:
 
 def chain(x: torch.Tensor, draws: Draws, grey: bool) -> torch.Tensor:
     """Degrade by a chain of blur, resizing, noise and JPEG, the second half at random."""
-    size, y = tuple(x.shape[1:]), x
+    size, y = (x.shape[1], x.shape[2]), x
     if draws.chance(0.7):
         y = apply(blur_of(draws, 2.5) if draws.chance(0.8) else shake_of(draws), y)
     if draws.chance(0.65):
         factor = draws.uniform(1.0, 3.0)
-        y = resized(y, tuple(max(16, round(n / factor)) for n in size), draws)
+        y = resized(y, (max(16, round(size[0] / factor)), max(16, round(size[1] / factor))), draws)
     if draws.chance(0.8):
         y = add_noise(y, draws.log_uniform(0.004, 0.1), draws, grey)
     if draws.chance(0.04):
@@ -258,7 +258,7 @@ def degrade(x: torch.Tensor, generator: torch.Generator, kind: str | None = None
         kind: of WEIGHTS; None draws one.
     """
     draws = Draws(generator)
-    x = drawing(tuple(x.shape[1:]), draws) if draws.chance(DRAWINGS) else x
+    x = drawing((x.shape[1], x.shape[2]), draws) if draws.chance(DRAWINGS) else x
     x = stored(recolour(x, draws))
     kind = kind or draws.choose(WEIGHTS)
     if kind in STAY_SOFT and draws.chance(SOFT):
