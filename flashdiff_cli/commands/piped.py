@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from flashdiff_cli.pictures.picture import Picture
     from flashdiff_cli.runs.inputs import Job
     from flashdiff_cli.runs.record import Record
+    from flashdiff_cli.runs.restorer import Restorer
+    from flashdiff_cli.runs.settings import Settings
 
 STANDARD = Path("-")
 
@@ -54,6 +56,33 @@ def check_free(output: Path | None, overwrite: bool) -> None:
         check_output(output)
         if os.path.lexists(output) and not overwrite:
             raise FlashdiffError(f"{output}: exists already; choose another --output, or pass --overwrite")
+
+
+def restore_piped(
+    job: Job,
+    load: Callable[[], Restorer],
+    settings: Settings,
+    output: Path | None,
+    ending: str | None,
+    quality: int | None,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Restore one picture from or to a pipe, and show what was done where standard output is free for it; arguments as for `write_piped`."""
+    from flashdiff_cli.commands.show import meter, say_json
+    from flashdiff_cli.commands.table import report
+
+    with meter(1, quiet) as shown:
+        restorer = load()
+        restorer.check(settings)
+        shown.begin(str(job.source))
+        restored, record = restorer.restore(job.read(), settings, str(job.source), shown.step, phase=shown.phase)
+        write_piped(job, restored, record, output, ending, quality, overwrite)
+    if output not in (None, STANDARD):
+        report([record], as_json)
+    if as_json:
+        say_json(record.to_json())
 
 
 def write_piped(

@@ -112,29 +112,22 @@ def restore(
 
     flashdiff restore holiday/ -r -o restored/
     """
-    from flashdiff_cli.commands.piped import STANDARD, check_free, check_piped, write_piped
+    given = dict(locals())  # the settings are among these arguments
+    from flashdiff_cli.commands.piped import STANDARD, check_free, check_piped, restore_piped
+    from flashdiff_cli.commands.restoring import Restoring, check_choices, ending_named, settings_among
     from flashdiff_cli.commands.run import find_pictures, run_pictures
-    from flashdiff_cli.commands.show import meter, say_error, say_json, say_plan
-    from flashdiff_cli.commands.table import closing, report
-    from flashdiff_cli.errors import UsageError, choose_from
-    from flashdiff_cli.pictures.formats import FORMATS
+    from flashdiff_cli.commands.show import say_error, say_plan
+    from flashdiff_cli.commands.table import closing
     from flashdiff_cli.runs import expected
     from flashdiff_cli.runs.inputs import Job, with_targets
-    from flashdiff_cli.runs.journal import Journal, Origin, fingerprint
+    from flashdiff_cli.runs.journal import Journal, fingerprint
     from flashdiff_cli.runs.piped import read_standard_input
-    from flashdiff_cli.runs.resume import DO, REFUSE, SKIP, Claims, decide, model_identity, refusal, sweep_outputs, without_outputs
+    from flashdiff_cli.runs.resume import DO, REFUSE, Claims, decide, known_records, model_identity, sweep_outputs, without_outputs
     from flashdiff_cli.runs.shards import Shard
     from flashdiff_cli.runs.tables import Tables
 
-    ending = None
-    if format is not None:
-        ending = "." + format.lower().lstrip(".")
-        if ending not in FORMATS:
-            raise UsageError(f"--format {format!r} cannot be written; {choose_from(format, [name[1:] for name in FORMATS])}")
-    if fast and start_step is not None:
-        raise UsageError("--fast and --start-step exclude each other: --fast is --start-step 0")
-    if overwrite and resume:
-        raise UsageError("--overwrite and --resume exclude each other: the one does all again, the other keeps all that is there")
+    ending = ending_named(format)
+    check_choices(fast and start_step is not None, overwrite and resume)
     content = read_standard_input(sys.stdin) if STANDARD in inputs else []
     piped = isinstance(content, bytes) or output == STANDARD
     journal, jobs, part = Journal(), [], Shard.parse(shard or "1/1")
@@ -154,28 +147,9 @@ def restore(
 
     from flashdiff_cli.hub.download import sha256_of
     from flashdiff_cli.runs.naming import files_of, names_beside
-    from flashdiff_cli.runs.settings import Settings
 
-    settings = Settings(
-        operator=operator,
-        operator_options=of_operator,
-        mask=mask,
-        kernel=kernel,
-        scale=scale,
-        noise_std=noise_std,
-        solver=solver,
-        solver_options=of_solver,
-        steps=steps,
-        eta=eta,
-        start=start,
-        start_step=0 if fast else start_step,
-        noise_correction=noise_correction,
-        variance_multiplier=variance_multiplier,
-        encoder=encoder,
-        fidelity=fidelity,
-        seed=seed,
-        tile=tile,
-    )
+    changed = {"operator_options": of_operator, "solver_options": of_solver, "start_step": 0 if fast else start_step}
+    settings = settings_among(given, **changed)
     settings.check()
 
     def load():
@@ -185,16 +159,7 @@ def restore(
 
     if piped:
         job = Job(inputs[0], inputs[0], data=content if isinstance(content, bytes) else None)
-        with meter(1, quiet) as shown:
-            restorer = load()
-            restorer.check(settings)
-            shown.begin(str(job.source))
-            restored, record = restorer.restore(job.read(), settings, str(job.source), shown.step, phase=shown.phase)
-            write_piped(job, restored, record, output, ending, quality, overwrite)
-        if output not in (None, STANDARD):
-            report([record], json)
-        if json:
-            say_json(record.to_json())
+        restore_piped(job, load, settings, output, ending, quality, overwrite, json, quiet)
         raise typer.Exit(0)
     files = {name: sha256_of(path) for name, path in files_of(settings.operator_options).items()}
     asked = {"quality": quality, "dtype": dtype, "samples": samples, "map": severity_map, "files": files}
@@ -209,35 +174,11 @@ def restore(
             say_error(str(expectation))
         raise typer.Exit(int(any(d.action == REFUSE for d in decisions)))
     sweep_outputs(decisions)
-    early = [journal.record(d.job) for d in decisions if d.action == SKIP]
-    early += [refusal(d) for d in decisions if d.action == REFUSE]
+    early = known_records(decisions, journal)
     for note in journal.notes():
         say_error(note)
 
-    def work(restorer, job, picture, shown):
-        from flashdiff_cli.pictures.files import write_picture
-        from flashdiff_cli.runs import extras
-
-        restored, record = restorer.restore(picture, settings, str(job.source), shown.step, phase=shown.phase)
-        map_ = extras.severity_map(restorer, picture, settings, record.operator["name"], record.noise_std) if severity_map else None
-        more, digest = None, picture.digest.hex()
-
-        def beside(path):
-            return journal.file(path, Origin.of(job.source), made_with, digest, of=job.target.name, overwrite=overwrite)
-
-        if samples > 1:
-            more = extras.write_samples(restorer, picture, settings, restored, job.target, samples, quality, shown.step, beside)
-
-        def finish(record):
-            if map_ is not None:
-                record.others.append(str(extras.write_severity_map(map_, job.target, beside)))
-            if more is not None:
-                more(record)
-            record.output = str(job.target)
-            write_picture(restored, job.target, quality, lambda path: journal.result(job, made_with, digest, record, overwrite), record.notes)
-
-        shown.phase("writing")
-        return record, finish
+    work = Restoring(journal, made_with, settings, samples, severity_map, quality, overwrite)
 
     def together(records):
         if samples == 1:

@@ -127,6 +127,11 @@ def refusal(decision: Decision) -> Record:
     return Record(str(decision.job.source), status="failed", error=reason if target in reason else f"{target}: {reason}")
 
 
+def known_records(decisions: Sequence[Decision], journal: Journal) -> list[Record]:
+    """The records of what is not to be done: of those that are skipped, then of those that are refused."""
+    return [journal.record(d.job) for d in decisions if d.action == SKIP] + [refusal(d) for d in decisions if d.action == REFUSE]
+
+
 def sweep_outputs(decisions: Sequence[Decision]) -> None:
     """Remove what killed runs have left in the folders of a run's outputs, also where nothing is left to be written."""
     for folder in {place_of(decision.job).parent for decision in decisions if decision.action != REFUSE}:

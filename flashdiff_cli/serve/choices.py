@@ -86,11 +86,7 @@ class Choices:
         """
         given = {name: value for name, value in values.items() if value not in (None, "")}
         operator = given.pop("operator", None)
-        table = offered()
-        parts = str(operator).split("+") if operator is not None else []
-        if unknown := [name for name in parts if name not in table]:
-            raise UsageError(f"`operator` {one_line(unknown[0])[:60]!r} is not offered here; choose from {', '.join(table)}")
-        known = {option.name: option for options in table.values() for option in options}
+        known = _known_options(operator)
         options = {name: known[name].parse(_plain(value)) for name, value in list(given.items()) if name in known and name not in FLAGS}
         rest = {name: value for name, value in given.items() if name not in options}
         if wrong := [name for name in rest if name not in {f.name for f in fields(cls)} - {"options", "operator"}]:
@@ -140,6 +136,19 @@ class Choices:
         words += ["--seed", str(self.seed)] if self.seed else []
         words += ["--model", model] if model != "photos" else []
         return shlex.join(words)
+
+
+def _known_options(operator: Any) -> dict[str, Option]:
+    """Return the options of all operators that are offered, by name.
+
+    Raises:
+        UsageError: the operator, or a part of a chain, is none of them.
+    """
+    table = offered()
+    parts = str(operator).split("+") if operator is not None else []
+    if unknown := [name for name in parts if name not in table]:
+        raise UsageError(f"`operator` {one_line(unknown[0])[:60]!r} is not offered here; choose from {', '.join(table)}")
+    return {option.name: option for options in table.values() for option in options}
 
 
 def _plain(value: Any) -> Any:
