@@ -61,7 +61,9 @@ class Schedule:
     timesteps: torch.Tensor
     eta: float = 0.0
     final_alpha: float = 1.0
-    _moved: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _moved: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = field(
+        default_factory=dict[torch.device, tuple[torch.Tensor, torch.Tensor]], init=False, repr=False, compare=False
+    )
 
     @classmethod
     def from_table(cls, table: torch.Tensor, steps: int | None = None, eta: float = 0.0, offset: int = 0, final_alpha: float = 1.0) -> Schedule:

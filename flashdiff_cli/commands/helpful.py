@@ -17,7 +17,7 @@ class Helpful(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help; the options of experts only where all are asked for."""
-        expert = [option for option in self.params if getattr(option, "rich_help_panel", None) in EXPERT]
+        expert: list[Any] = [option for option in self.params if getattr(option, "rich_help_panel", None) in EXPERT]
         for option in expert:
             option.hidden = not ctx.meta.get(_ALL)
         try:
