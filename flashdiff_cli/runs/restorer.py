@@ -127,6 +127,10 @@ class Restorer:
         allow_network(not offline)
         pipeline = FlashDiffusionPipeline.from_pretrained(self.model, DTYPES[self.dtype], revision, offline, cache_dir)
         self.pipeline = pipeline.to(self.device)
+        for part in self.pipeline.components.values():
+            if isinstance(part, torch.nn.Module):
+                # Nothing is trained here: a guided step keeps nothing for gradients of weights.
+                part.requires_grad_(False)
 
     def check(self, settings: Settings) -> None:
         """Refuse settings that make no sense with this model, before any picture is read.
