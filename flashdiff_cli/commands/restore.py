@@ -84,6 +84,16 @@ def restore(
         ),
     ] = None,
     tile: options.Tile = 384,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            "--batch",
+            min=1,
+            help="Tiles of a picture at once (default: what fits into a GPU's memory; one by one on a processor).",
+            rich_help_panel="Method",
+            show_default=False,
+        ),
+    ] = None,
     seed: options.Seed = 0,
     model: options.Model = "photos",
     device: options.Device = "auto",
@@ -155,7 +165,7 @@ def restore(
     def load():
         from flashdiff_cli.runs.restorer import Restorer
 
-        return Restorer(model, device, dtype, offline=offline)
+        return Restorer(model, device, dtype, offline=offline, batch=batch)
 
     if piped:
         job = Job(inputs[0], inputs[0], data=content if isinstance(content, bytes) else None)

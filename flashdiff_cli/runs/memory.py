@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,6 +15,8 @@ WITHOUT_ASKING = 1024 * 1024
 """Pixels of a piece below which nothing is estimated."""
 PROBE = 64
 """Side of the image that the estimate is made with; rounded up to the model's size_multiple."""
+MOST_TOGETHER, SHARE = 64, 0.8
+"""Tiles of a batch, and of the free memory that they may take, at most."""
 GUIDED, LOOKING = 1.8, 0.25
 """Bytes that restoring, and only looking at, a piece holds at its peak for each that a step keeps for its gradient: gradients,
 workspace, copies (measured on photos: 1.86 and 0.23)."""
@@ -87,3 +90,18 @@ def check_memory(pipeline: FlashDiffusionPipeline, tile: Tile, guided: bool = Tr
             f"{tile.width} x {tile.height} pixels in one piece need about {needed / 1e9:.0f} GB of memory, and {free / 1e9:.0f} GB are free; "
             "use tiles (`tile` 384)"
         )
+
+
+def tiles_together(pipeline: FlashDiffusionPipeline, tiles: Sequence[Tile], guided: bool = True) -> int:
+    """Return how many tiles of equal size are restored in one batch: what fits into the free memory of a GPU.
+
+    A processor is busy with one tile, and results do not depend on how much memory is free there.
+    """
+    device = pipeline.unet.device
+    if len(tiles) == 1 or device.type == "cpu":
+        return 1
+    free = free_bytes(device)
+    if free is None:
+        return 1
+    needed = (GUIDED if guided else LOOKING) * bytes_per_pixel(pipeline) * tiles[0].height * tiles[0].width
+    return max(1, min(MOST_TOGETHER, int(SHARE * free / needed)))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,13 @@ from flashdiff_cli.operators.padding import Margins, pad
 from flashdiff_cli.pictures.files import Picture, from_pil, read_picture
 from flashdiff_cli.pictures.tiles import OVERLAP, Canvas, Tile
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
+from flashdiff_cli.restoration import Restoration
 from flashdiff_cli.runs.checks import check_numbers, check_result
 from flashdiff_cli.runs.enlarging import check_size, noise_of_small
 from flashdiff_cli.runs.masks import finish_holes, from_alpha, look_at_mask, only_thin, without_missing
-from flashdiff_cli.runs.memory import check_memory
+from flashdiff_cli.runs.memory import check_memory, tiles_together
 from flashdiff_cli.runs.naming import takes_alpha
+from flashdiff_cli.runs.pieces import Piece, diagnosis_of, in_batches
 from flashdiff_cli.runs.record import Record
 from flashdiff_cli.runs.settings import Settings
 from flashdiff_cli.runs.tiled import assumed_noise_std, combine, describe_tile, diagnose, figures, size_multiple_of, tiles_of
@@ -104,8 +106,10 @@ class Restorer:
         device: "auto", "cpu", "cuda" or "mps".
         dtype: "auto" (float32), "float32", "float16" or "bfloat16".
         revision, offline, cache_dir: of a model on the Hub.
+        batch: tiles of a picture that are restored together; None: what fits into the memory of a GPU, and one by one on a processor.
 
     Raises:
+        UsageError: a setting that makes no sense.
         FlashdiffError: the model cannot be found or loaded.
     """
 
@@ -117,9 +121,13 @@ class Restorer:
         revision: str | None = None,
         offline: bool = False,
         cache_dir: str | Path | None = None,
+        batch: int | None = None,
     ):
         if dtype not in ("auto", *DTYPES):
             raise UsageError(f"`dtype` {dtype!r} is unknown; {choose_from(dtype, ('auto', *DTYPES))}")
+        if batch is not None and batch < 1:
+            raise UsageError(f"`batch` {batch} is out of range; give a number of at least 1")
+        self.batch = batch
         self.device = pick_device(device)
         self.dtype = "float32" if dtype == "auto" else dtype
         self.model = str(model)
@@ -244,25 +252,34 @@ class Restorer:
         stage = self.pipeline.stage
         # Tiles share the noise of the whole picture, so that they agree where they overlap.
         noise = torch.randn(stage.channels, *(side // stage.size_multiple for side in look.whole), generator=generator)
-        canvas, results = Canvas(3, look.whole), []
+        pieces = []
         for index, tile in enumerate(tiles):
             if index:
                 generator = torch.Generator().manual_seed(picture_seed(seed, index.to_bytes(8, "big")))
             # Some operators make sense on whole pictures only.
             part = operator if len(tiles) == 1 else operator.window(tile.top, tile.left, tile.height, tile.width)
-            result = self.pipeline(
-                tile.of(look.measured, operator.stride),
-                part,
-                look.noise_std,
-                settings.request().unless_started(0 if only_thin(part) else None),
-                generators=[generator],
-                noise=tile.of(noise, stage.size_multiple)[None],
-                diagnosis=look.diagnosis and replace(look.diagnosis, analysis=look.analyses.get(index)),
-                callback=_part(callback, phase, index, len(tiles)),
+            state, started = generator.get_state(), not only_thin(part)
+            pieces.append(Piece(index, tile, part, tile.of(noise, stage.size_multiple)[None], state, started))
+
+        def restore(batch: Sequence[Piece], together: Operator) -> Restoration:
+            return self.pipeline(
+                torch.cat([piece.tile.of(look.measured, operator.stride) for piece in batch]),
+                together,
+                torch.full((len(batch),), look.noise_std),
+                settings.request().unless_started(None if batch[0].started else 0),
+                generators=[piece.generator() for piece in batch],
+                noise=torch.cat([piece.noise for piece in batch]),
+                diagnosis=diagnosis_of(batch, look.diagnosis, look.analyses),
+                callback=_part(callback, phase, batch[0].index, len(tiles)),
             )
-            canvas.add(tile, result.images[0])
-            results.append(figures(result))
-            results[-1]["operator"]["estimated"] = look.diagnosis is not None
+
+        canvas, results = Canvas(3, look.whole), []
+        most = self.batch or tiles_together(self.pipeline, tiles, settings.start_step != 0)
+        for batch, result in in_batches(pieces, most, restore):
+            for number, piece in enumerate(batch):
+                canvas.add(piece.tile, result.images[number])
+                results.append(figures(result, number))
+                results[-1]["operator"]["estimated"] = look.diagnosis is not None
         combine(record, tiles, results)
         record.seconds["total"] = time.perf_counter() - look.begin
         image = canvas.image()[None, :, : look.size[0], : look.size[1]]

@@ -134,19 +134,20 @@ def describe_tile(tile: Tile, variance: float | None, **more: int) -> dict[str, 
     return asdict(tile) | {"severity": None if variance is None else math.sqrt(variance), **more}
 
 
-def figures(result: Restoration) -> dict[str, Any]:
-    """Return what is kept of a tile's restoration: everything but the images."""
+def figures(result: Restoration, number: int = 0) -> dict[str, Any]:
+    """Return what is kept of a tile's restoration, sample `number` of its batch: everything but the images; seconds are its share."""
+    count = len(result.images)
     return {
-        "operator": result.operators[0],
-        "noise_std": result.noise_std[0].item(),
-        "variance": None if result.variance is None else result.variance[0].item(),
-        "start_step": int(result.start_step[0]),
-        "steps": int(result.steps[0]),
-        "network_evaluations": int(result.network_evaluations[0]),
+        "operator": result.operators[number],
+        "noise_std": result.noise_std[number].item(),
+        "variance": None if result.variance is None else result.variance[number].item(),
+        "start_step": int(result.start_step[number]),
+        "steps": int(result.steps[number]),
+        "network_evaluations": int(result.network_evaluations[number]),
         "schedule_steps": result.schedule_steps,
         "solver": result.solver,
         "encoder": result.encoder,
         "fidelity": result.fidelity,
-        "kept_detail": result.kept_detail[0].item(),
-        "seconds": result.seconds,
+        "kept_detail": result.kept_detail[number].item(),
+        "seconds": {name: seconds / count for name, seconds in result.seconds.items()},
     }
