@@ -9,7 +9,7 @@ from tiny import tiny_pipeline
 
 from flashdiff_cli.data_consistency import limit_deviation
 from flashdiff_cli.diagnosis import CERTAIN, Diagnosis
-from flashdiff_cli.finish import finish
+from flashdiff_cli.finish import KNOWN, UNKNOWN, by_what_explains, finish
 from flashdiff_cli.last_step import LastStep
 from flashdiff_cli.operators import Enlargement, GaussianBlur, Identity, Jpeg, MotionBlur
 from flashdiff_cli.operators.motion_blur import straight_kernel
@@ -17,8 +17,8 @@ from flashdiff_cli.pictures.files import from_pil
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
 
 
-def image(side=32, seed=0):
-    x = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+def image(side=32, seed=0, batch=1):
+    x = torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(seed)) * 2 - 1
     return torch.nn.functional.avg_pool2d(x, 5, 1, 2)
 
 
@@ -66,21 +66,29 @@ def test_an_operator_that_is_not_trusted_does_not_correct_the_estimate():
     assert not Diagnosis("downsampling", Enlargement(2.0), 0.0).trusted and Diagnosis("gaussian-blur", GaussianBlur(2.0), 0.0).trusted
 
 
-def test_where_more_than_an_operator_is_at_work_two_estimates_are_averaged():
+def test_where_more_than_an_operator_is_at_work_another_network_has_its_share():
     pipeline, y, decoded, noise = with_last_step(), image(), image(seed=3), torch.tensor([0.02])
     torch.manual_seed(2)
     mixed = LastStep(channels=(8, 12), blocks=(1, 1)).eval()
     torch.nn.init.normal_(mixed.leave.weight, std=0.02)
     blind = mixed(y, torch.zeros(1), torch.zeros(1)).clamp(-1, 1)
     operator = Enlargement(2.0)
+    corrected = pipeline.last_step.restore(decoded, y, operator, noise)
     for sure in (0.99, CERTAIN - 0.1):
         found = Diagnosis("downsampling", operator, 0.02, {"downsampling": sure, "none": 1 - sure})
         images, kept = finish(decoded, decoded, y, operator, noise, found, pipeline.last_step, mixed)
-        corrected = pipeline.last_step.restore(decoded, y, operator, noise)
-        assert torch.allclose(images, blind if sure < CERTAIN else (corrected + blind) / 2, atol=1e-6) and kept.tolist() == [1]
+        assert torch.allclose(images, blind if sure < CERTAIN else by_what_explains(corrected, blind, y), atol=1e-6) and kept.tolist() == [1]
     known = Diagnosis("gaussian-blur", GaussianBlur(1.0), 0.02, {"gaussian-blur": 0.6, "none": 0.4})
     images, _ = finish(decoded, decoded, y, GaussianBlur(1.0), noise, known, pipeline.last_step, mixed)
     assert torch.equal(images, pipeline.last_step.restore(decoded, y, GaussianBlur(1.0), noise)), "a blur is its operator's alone"
+
+
+@pytest.mark.parametrize(("changed", "share"), [(0.2, 0.0), (KNOWN, 0.0), (0.75, 0.5), (UNKNOWN, 1.0), (3.0, 1.0)])
+def test_what_the_operator_does_not_explain_decides(changed, share):
+    y, direction = image(batch=2), image(batch=2, seed=1)
+    corrected, blind = y + 0.1 * direction, y - 0.1 * changed * direction
+    assert torch.allclose(by_what_explains(corrected, blind, y), corrected + share * (blind - corrected), atol=1e-5)
+    assert torch.equal(by_what_explains(y, y, y), y)
 
 
 def test_what_rounding_left_is_told_to_the_last_step():
