@@ -9,7 +9,7 @@ import torch
 
 from flashdiff_cli.calibration import BlurFeatures
 from flashdiff_cli.classifier import KINDS, Degradation
-from flashdiff_cli.operators import Enlargement, Identity, Jpeg, MotionBlur, Operator
+from flashdiff_cli.operators import Enlargement, GaussianBlur, Identity, Jpeg, MotionBlur, Operator
 from flashdiff_cli.operators.estimate import enlarged_noise, noise_level
 from flashdiff_cli.operators.motion_blur import straight_kernel
 from flashdiff_cli.severity import SeverityEstimate
@@ -30,6 +30,11 @@ CERTAIN = 0.8
 
 SHORTER = 0.85
 """Of the length of a motion that is seen: one taken too long harms more than one taken too short."""
+
+WIDE, TAKEN = 2.4, 0.4
+"""Width of a blur in pixels up to which it is believed behind JPEG, and the share of what is above: a JPEG's empty cosines look like more blur, and a
+blur taken too wide harms more than one taken too narrow. On 29 pictures that were blurred by up to 2.8 pixels, noisy and compressed, the 8 taken
+for wider than 2.4 gained 3.2 dB in place of 1.7."""
 
 
 @dataclass
@@ -136,6 +141,11 @@ def operator_of(kind: str, seen: Degradation) -> Operator:
     if kind == "downsampling":
         return Enlargement(seen.value("enlarged").clamp(1, 16).cpu())
     return Identity()
+
+
+def behind_jpeg(blur: GaussianBlur) -> GaussianBlur:
+    """Return a blur that was estimated in a compressed picture, as far as it is believed."""
+    return GaussianBlur(blur.blur_std - (1 - TAKEN) * (blur.blur_std - WIDE).clamp(min=0))
 
 
 def predict_kind(seen: Degradation) -> tuple[str, dict[str, float]]:

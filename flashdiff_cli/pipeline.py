@@ -15,7 +15,7 @@ from flashdiff_cli.bounded import in_one_line
 from flashdiff_cli.calibration import BlurFeatures, calibrated_variance, calibrated_width, mean_gradient
 from flashdiff_cli.classifier import Degradation
 from flashdiff_cli.denoiser import Denoiser
-from flashdiff_cli.diagnosis import Analysis, Diagnosis, noise_of, operator_of, predict_kind
+from flashdiff_cli.diagnosis import Analysis, Diagnosis, behind_jpeg, noise_of, operator_of, predict_kind
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.finish import finish
 from flashdiff_cli.first_stage import FirstStage
@@ -210,7 +210,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             analysis.blur_features = BlurFeatures(fit_blur(seen, decoded), noise_level(seen), mean_gradient(decoded), analysis.variance.float())
         return analysis.blur_features
 
-    def estimate_operator(self, measurement: torch.Tensor, analysis: Analysis) -> tuple[Operator, torch.Tensor]:
+    def estimate_operator(self, measurement: torch.Tensor, analysis: Analysis) -> tuple[GaussianBlur, torch.Tensor]:
         """Estimate the Gaussian blur and the noise that explain the measurement best.
 
         Returns:
@@ -250,6 +250,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             raise FlashdiffError("this model has no severity encoder, which an unknown degradation is estimated with; give `operator`")
         analysis = self.analyse(measurement, kind)
         operator, noise_std = self.estimate_operator(measurement, analysis)
+        operator = behind_jpeg(operator) if rounding else operator
         return Diagnosis(kind, operator, noise_std[0].item(), probabilities, analysis=analysis).with_rounding(rounding)
 
     @torch.no_grad()

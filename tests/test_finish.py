@@ -8,7 +8,7 @@ from PIL import Image
 from tiny import tiny_pipeline
 
 from flashdiff_cli.data_consistency import limit_deviation
-from flashdiff_cli.diagnosis import CERTAIN, Diagnosis
+from flashdiff_cli.diagnosis import CERTAIN, Diagnosis, behind_jpeg
 from flashdiff_cli.finish import KNOWN, UNKNOWN, by_what_explains, finish
 from flashdiff_cli.last_step import LastStep
 from flashdiff_cli.operators import Enlargement, GaussianBlur, Identity, Jpeg, MotionBlur
@@ -89,6 +89,11 @@ def test_what_the_operator_does_not_explain_decides(changed, share):
     corrected, blind = y + 0.1 * direction, y - 0.1 * changed * direction
     assert torch.allclose(by_what_explains(corrected, blind, y), corrected + share * (blind - corrected), atol=1e-5)
     assert torch.equal(by_what_explains(y, y, y), y)
+
+
+def test_a_wide_blur_is_not_wholly_believed_behind_a_jpeg():
+    believed = behind_jpeg(GaussianBlur(torch.tensor([0.5, 2.4, 3.4]))).blur_std
+    assert torch.allclose(believed, torch.tensor([0.5, 2.4, 2.8]))
 
 
 def test_what_rounding_left_is_told_to_the_last_step():
