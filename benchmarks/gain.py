@@ -24,13 +24,13 @@ DRAWS = 2
 @torch.no_grad()
 def gain_at(pipe, latents, timestep):
     """g of one timestep, from (B, C, h, w) clean latents."""
-    schedule = pipe.schedule(len(pipe.scheduler.alphas_cumprod), 1.0)
+    schedule = pipe.schedule(len(pipe.denoiser.table), 1.0)
     level = torch.full((len(latents),), timestep + 1)
     along = power = 0.0
     for draw in range(DRAWS):
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(DRAWS * timestep + draw))
         z = schedule.add_noise(latents, noise, level)
-        estimate = schedule.estimate_clean(z, pipe.unet(z, schedule.timestep(level)).sample, level)
+        estimate = pipe.denoiser.prior.predict(z, schedule.timestep(level)).clean
         along += (estimate * latents).sum().item()
         power += estimate.square().sum().item()
     return max(0.0, min(1.0, along / power))
@@ -50,7 +50,7 @@ def main():
         images.append(centre(read_picture(file).image, arguments.size, pipe.size_multiple))
     with torch.no_grad():
         latents = pipe.stage.encode(torch.cat(images)).float()
-    total = len(pipe.scheduler.alphas_cumprod)
+    total = len(pipe.denoiser.table)
     # The first entry holds for all timesteps below: a run from a matched start sees the network's own predictions.
     table = [[total // 2, 1.0]]
     for timestep in [*range(total // 2 + EVERY, total, EVERY), total - 1]:

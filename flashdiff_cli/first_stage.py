@@ -6,6 +6,7 @@ codebook entry with a straight-through gradient) and `dc` (AutoencoderDC, determ
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,14 +17,53 @@ from flashdiff_cli.errors import FlashdiffError
 KINDS = {AutoencoderKL: "kl", VQModel: "vq", AutoencoderDC: "dc"}
 
 
+class LatentScaling:
+    """Codes of an autoencoder to the latents that a diffusion model sees, and back: latent = (code - shift) factor.
+
+    Args:
+        config: of the autoencoder, or of an encoder that was made of it: `scaling_factor`; where there is one, `shift_factor`
+            (Stable Diffusion 3, Flux), or `latents_mean` and `latents_std`, one number a channel.
+    """
+
+    def __init__(self, config: Mapping[str, Any]):
+        self.factor: float | torch.Tensor = float(config["scaling_factor"])
+        self.shift: float | torch.Tensor = float(config.get("shift_factor") or 0.0)
+        mean, std = config.get("latents_mean"), config.get("latents_std")
+        if mean is not None and std is not None:
+            self.factor = (self.factor / torch.tensor(std, dtype=torch.float64)).view(1, -1, 1, 1)
+            self.shift = torch.tensor(mean, dtype=torch.float64).view(1, -1, 1, 1)
+
+    def spread(self, deviation: torch.Tensor) -> torch.Tensor:
+        """Return deviations of codes (B, C, h, w) in units of latents."""
+        return deviation * _like(self.factor, deviation)
+
+    def to_latent(self, code: torch.Tensor) -> torch.Tensor:
+        """Return the latent of a code (B, C, h, w)."""
+        return self.spread(code - _like(self.shift, code) if self._shifts else code)
+
+    def to_code(self, latent: torch.Tensor) -> torch.Tensor:
+        """Return the code of a latent (B, C, h, w)."""
+        code = latent / _like(self.factor, latent)
+        return code + _like(self.shift, code) if self._shifts else code
+
+    @property
+    def _shifts(self) -> bool:
+        return torch.is_tensor(self.shift) or self.shift != 0
+
+
+def _like(value: float | torch.Tensor, like: torch.Tensor) -> float | torch.Tensor:
+    return value.to(like.dtype).to(like.device) if isinstance(value, torch.Tensor) else value
+
+
 class FirstStage:
-    """Encoder and decoder of a latent diffusion model, with its scale factor applied.
+    """Encoder and decoder of a latent diffusion model, with its scale and shift factors applied.
 
     Attributes:
         kind: "kl", "vq" or "dc".
         size_multiple: the sides of an image must be multiples of this.
         channels: of the latent.
-        scale: latent = code * scale; the latent is what the diffusion model was trained on.
+        scale: the scale factor alone.
+        scaling: of codes to latents, which are what the diffusion model was trained on.
 
     Raises:
         FlashdiffError: the model is no autoencoder of a known kind.
@@ -41,19 +81,21 @@ class FirstStage:
         self.size_multiple: int = 2 ** (len(widths) - 1)
         self.channels: int = (config.vq_embed_dim if kind == "vq" else None) or config.latent_channels
         self.scale = float(config.scaling_factor)
+        self.scaling = LatentScaling(config)
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) in [-1, 1] -> latent (B, C, H / size_multiple, W / size_multiple); differentiable.
 
         The posterior's mode for `kl`, the code before quantisation for `vq` (paper section 3.1).
         """
+        seen = image.to(self.model.dtype)
         if self.kind == "kl":
-            code = self.model.encode(image).latent_dist.mode()
+            code = self.model.encode(seen).latent_dist.mode()
         elif self.kind == "vq":
-            code = self.model.encode(image).latents
+            code = self.model.encode(seen).latents
         else:
-            code = self.model.encode(image).latent
-        return code * self.scale
+            code = self.model.encode(seen).latent
+        return self.scaling.to_latent(code).to(image.dtype)
 
     def decode(self, latent: torch.Tensor, quantise: bool = True) -> torch.Tensor:
         """Latent -> image (B, 3, H, W), nominally in [-1, 1], not clipped; differentiable.
@@ -62,7 +104,6 @@ class FirstStage:
             latent: (B, C, h, w), scaled.
             quantise: `vq` only; False decodes the code as it is.
         """
-        code = latent / self.scale
-        if self.kind == "vq":
-            return self.model.decode(code, force_not_quantize=not quantise).sample
-        return self.model.decode(code).sample
+        code = self.scaling.to_code(latent).to(self.model.dtype)
+        more = {"force_not_quantize": not quantise} if self.kind == "vq" else {}
+        return self.model.decode(code, **more).sample.to(latent.dtype)

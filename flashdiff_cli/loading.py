@@ -16,13 +16,21 @@ from flashdiff_cli.hub.configs import check_config, read_config
 from flashdiff_cli.hub.paths import within
 from flashdiff_cli.hub.weights import REMEDY, check_table, load_module
 from flashdiff_cli.last_step import LastStep
+from flashdiff_cli.priors import flow_times, support
+from flashdiff_cli.priors.flow import alphas_of
+from flashdiff_cli.prompt import PromptEmbeddings
 from flashdiff_cli.severity import SeverityEncoder
 
-LDM_NAMES = {"first_stage": ("first_stage", "vqvae", "vae")}
+LDM_NAMES = {"first_stage": ("first_stage", "vqvae", "vae"), "unet": ("unet", "transformer")}
 """Folder names by role, ours first, then those of other latent diffusion models."""
 
-OWN_CLASSES = {"SeverityEncoder": SeverityEncoder, "DegradationClassifier": DegradationClassifier, "LastStep": LastStep}
-NETWORKS = ("AutoencoderKL", "AutoencoderDC", "VQModel", "UNet2DModel")
+OWN_CLASSES = {
+    "SeverityEncoder": SeverityEncoder,
+    "DegradationClassifier": DegradationClassifier,
+    "LastStep": LastStep,
+    "PromptEmbeddings": PromptEmbeddings,
+}
+NETWORKS = (*support.FIRST_STAGES, *support.NETWORKS)
 SCHEDULERS = (
     "DDIMScheduler",
     "DDPMScheduler",
@@ -35,6 +43,9 @@ SCHEDULERS = (
     "UniPCMultistepScheduler",
     "HeunDiscreteScheduler",
     "DEISMultistepScheduler",
+    "LCMScheduler",
+    "TCDScheduler",
+    "FlowMatchEulerDiscreteScheduler",
 )
 """Classes of diffusers that a model folder may name, each imported when one names it; of a scheduler only its training table is used."""
 
@@ -44,8 +55,9 @@ def _allowed(role: str) -> tuple[str, ...]:
     if role.startswith("severity"):
         return ("SeverityEncoder",)
     return {
-        "first_stage": ("AutoencoderKL", "AutoencoderDC", "VQModel"),
-        "unet": ("UNet2DModel",),
+        "first_stage": support.FIRST_STAGES,
+        "unet": support.NETWORKS,
+        "prompt": ("PromptEmbeddings",),
         "classifier": ("DegradationClassifier",),
         "last_step": ("LastStep",),
         "last_step_mixed": ("LastStep",),
@@ -75,13 +87,32 @@ def read_index(model: str | Path) -> dict[str, Any]:
     return index
 
 
-def load_component(model: str | Path, role: str, dtype: torch.dtype = torch.float32):
+def check_supported(model: str | Path, pipeline: Any = None) -> None:
+    """Refuse a model that cannot be a prior, by its configurations alone; what is damaged or missing is left to `load_component`.
+
+    Args:
+        model: a folder in the diffusers layout.
+        pipeline: name of the pipeline's class in its `model_index.json`, if any.
+
+    Raises:
+        FlashdiffError: with the reason.
+    """
+    found: dict[str, dict[str, Any] | None] = {}
+    for role, file in (("unet", "config.json"), ("first_stage", "config.json"), ("scheduler", "scheduler_config.json")):
+        folder = component_folder(model, role)
+        path = None if folder is None else within(Path(model), folder / file)
+        found[role] = read_config(path) if path is not None and path.exists() else None
+    support.check_parts(str(model), pipeline, found["unet"], found["first_stage"], found["scheduler"])
+
+
+def load_component(model: str | Path, role: str, dtype: torch.dtype = torch.float32, variant: str | None = None) -> Any:
     """Load one component of a model folder, in evaluation mode.
 
     Args:
         model: a folder in the diffusers layout.
         role: name of the component; the first stage is also found under the names that others use.
         dtype: of the weights.
+        variant: of the weights' files, e.g. "fp16", where they have it.
 
     Returns:
         A diffusers model, scheduler, or SeverityEncoder.
@@ -111,7 +142,11 @@ def load_component(model: str | Path, role: str, dtype: torch.dtype = torch.floa
     if name == "VQModel" and "scaling_factor" not in config:
         # The class defaults to 0.18215, but VQ models without the entry were trained with 1.0 (CompVis/ldm-celebahq-256).
         overrides["scaling_factor"] = 1.0
-    return load_module(cls, root, folder, dtype, **overrides)
+    large = config.get("force_upcast", True) if name == "AutoencoderKL" else name == "SeverityEncoder" and config.get("kind") == "kl"
+    if dtype == torch.float16 and large:
+        # The numbers of large KL encoders grow beyond what half precision holds.
+        dtype = torch.float32
+    return load_module(cls, root, folder, dtype, variant, **overrides)
 
 
 def _scheduler(cls: type, config: dict[str, Any], path: Path) -> Any:
@@ -119,8 +154,10 @@ def _scheduler(cls: type, config: dict[str, Any], path: Path) -> Any:
     check_config(config, path)
     with in_one_line(path, f"this configuration makes no {cls.__name__}; {REMEDY}"):
         scheduler = cls.from_config(config)
-        check_table(scheduler.alphas_cumprod)
+        times = flow_times(scheduler)
+        table = scheduler.alphas_cumprod if times is None else alphas_of(times)
+        check_table(table)
         steps_offset = scheduler.config.get("steps_offset", 0)
-        if type(steps_offset) is not int or not 0 <= steps_offset < len(scheduler.alphas_cumprod):
+        if type(steps_offset) is not int or not 0 <= steps_offset < len(table):
             raise ValueError(f"steps_offset {short(steps_offset)} is none")
     return scheduler

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from flashdiff_cli import flash
+from flashdiff_cli.arguments import Conventions, StepEnd, check_loading
 from flashdiff_cli.bounded import in_one_line
 from flashdiff_cli.calibration import BlurFeatures, calibrated_variance, calibrated_width, mean_gradient
 from flashdiff_cli.classifier import Degradation
@@ -20,15 +22,19 @@ from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.finish import finish
 from flashdiff_cli.first_stage import FirstStage
 from flashdiff_cli.grey import grey_as, may_be_noise
+from flashdiff_cli.hub.base import base_folder
 from flashdiff_cli.hub.resolve import resolve_model
+from flashdiff_cli.images import ImageInput, restore_images
 from flashdiff_cli.kernel import CAUTION, busiest_window, refine_kernel
-from flashdiff_cli.loading import component_folder, load_component, read_index
+from flashdiff_cli.loading import check_supported, component_folder, load_component, read_index
 from flashdiff_cli.operators import OPERATORS, GaussianBlur, MotionBlur, Operator
 from flashdiff_cli.operators.base import per_sample
 from flashdiff_cli.operators.estimate import fit_blur, noise_level, rounding_noise
 from flashdiff_cli.operators.inpainting import missing
 from flashdiff_cli.operators.kept_noise import measured_noise
 from flashdiff_cli.plan import NO_ENCODER, ModelDefaults, SamplingPlan, SamplingRequest, choose_encoder, make_plan
+from flashdiff_cli.priors import make_prior
+from flashdiff_cli.prompt_cache import load_prompt
 from flashdiff_cli.restoration import Restoration, one_by_one
 from flashdiff_cli.schedule import Schedule
 from flashdiff_cli.severity import SeverityEncoder, SeverityEstimate
@@ -37,16 +43,17 @@ from flashdiff_cli.timer import Timer
 from flashdiff_cli.trial import try_model
 
 
-class FlashDiffusionPipeline(DiffusionPipeline):
+class FlashDiffusionPipeline(Conventions, DiffusionPipeline):
     """Flash-Diffusion around any latent diffusion model (paper algorithm 1).
 
     Args:
         first_stage: AutoencoderKL, VQModel or AutoencoderDC.
-        unet: noise predictor on its latents.
-        scheduler: carries the training table `alphas_cumprod`.
+        unet: network on its latents: a UNet, or a transformer of Stable Diffusion 3 or Flux.
+        scheduler: says what the network predicts, at which noise; its own way of sampling is not used.
         severity: the default severity encoder; None: only start steps that are given can be used.
         severity_inpainting, severity_nonlinear_blur, severity_mixed: severity encoders for missing pixels, for nonlinear blur, and
             for camera shake, compression, enlargement and noise.
+        prompt: `PromptEmbeddings` of a network that takes a prompt.
         last_step: `LastStep`, which makes the picture of decoded result and measurement; None: `data_consistency` does.
         last_step_mixed: the same for measurements that no operator explains; None: the severity encoder's estimate stands in.
         classifier: tells these kinds apart; None: a picture of which nothing is said is taken for blurred.
@@ -55,7 +62,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
 
     model_cpu_offload_seq = "severity->unet->first_stage->last_step->last_step_mixed"
     _encoders = ["severity", "severity_mixed", "severity_inpainting", "severity_nonlinear_blur"]
-    _optional_components = [*_encoders, "classifier", "last_step", "last_step_mixed"]
+    _optional_components = [*_encoders, "classifier", "last_step", "last_step_mixed", "prompt"]
 
     def __init__(
         self,
@@ -69,6 +76,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         classifier=None,
         last_step=None,
         last_step_mixed=None,
+        prompt=None,
         defaults: dict[str, Any] | ModelDefaults | None = None,
     ):
         super().__init__()
@@ -83,55 +91,65 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             classifier=classifier,
             last_step=last_step,
             last_step_mixed=last_step_mixed,
+            prompt=prompt,
         )
         self.defaults = ModelDefaults.read(defaults or {})
         self.register_to_config(defaults=self.defaults.to_dict() if defaults is self.defaults else defaults or {})
         self.stage = FirstStage(first_stage)
-        if scheduler.config.get("prediction_type", "epsilon") != "epsilon":
-            raise FlashdiffError(f"this model predicts {scheduler.config.prediction_type}; flashdiff needs noise prediction (epsilon)")
-        self.denoiser = Denoiser(unet, scheduler.alphas_cumprod, self.defaults.denoiser_gain)
+        prior = make_prior(unet, scheduler, prompt, self.stage.size_multiple)
+        self.denoiser = Denoiser(prior, prior.table, self.defaults.denoiser_gain)
 
     @classmethod
     def from_pretrained(
         cls,
         model: str | Path,
-        torch_dtype: torch.dtype = torch.float32,
+        torch_dtype: torch.dtype | str | None = None,
         revision: str | None = None,
         local_files_only: bool = False,
         cache_dir: str | Path | None = None,
-        **_: Any,
+        prompt: str | None = None,
+        variant: str | None = None,
+        **more: Any,
     ) -> FlashDiffusionPipeline:
         """Load a model in the diffusers layout (ours, or a plain latent diffusion model's).
 
         Args:
             model: a folder, a name of the registry, or `owner/name[@revision]` on the Hugging Face Hub.
-            torch_dtype: of all weights.
+            torch_dtype: of all weights (diffusers' newer name, `dtype`, does as well); None: float32.
             revision: branch, tag or commit on the Hub.
             local_files_only: use what is on this machine.
             cache_dir: instead of the Hub's standard cache.
+            variant: of the weights' files, e.g. "fp16", where the model has it.
+            more: what else diffusers takes; see `arguments.check_loading`.
+            prompt: that a text-to-image model is told; None: the one that it was saved with, or "". Embedded once, and kept.
 
         Raises:
-            UsageError: nothing goes by this name.
-            FlashdiffError: it cannot be fetched, or a component is missing or damaged.
+            UsageError: nothing goes by this name, or a prompt for a model that takes none.
+            FlashdiffError: it cannot be fetched or is not supported, or a component is missing or damaged.
         """
-        folder = resolve_model(str(model), revision, local_files_only, cache_dir)
+        torch_dtype, device = check_loading(torch_dtype, more)
+        folder = resolve_model(str(model), revision, local_files_only, cache_dir, variant=variant)
         if not (folder / "model_index.json").exists():
             raise FlashdiffError(f"{folder}: no model_index.json in it; give a model folder in the diffusers layout")
         index = read_index(folder)
-        parts = {role: load_component(folder, role, torch_dtype) for role in ("first_stage", "unet", "scheduler")}
-        for role in cls._optional_components:
-            if component_folder(folder, role) is not None:
-                parts[role] = load_component(folder, role, torch_dtype)
+        base = base_folder(folder, index, local_files_only, cache_dir, variant)
+        root = folder if base is None else base
+        root_index = index if base is None else read_index(base)
+        check_supported(root, root_index.get("_class_name"))
+        parts: dict[str, Any] = {"prompt": load_prompt(folder, root, root_index, prompt, torch_dtype)}
+        for role in ("first_stage", "unet", "scheduler", *cls._optional_components):
+            here = next((place for place in (folder, root) if component_folder(place, role) is not None), None)
+            if role not in parts and (here is not None or role not in cls._optional_components):
+                parts[role] = load_component(here or root, role, torch_dtype, variant)
         with in_one_line(folder, "download or convert the model again"):
             pipeline = cls(**parts, defaults=ModelDefaults.read(index["defaults"], f"{folder / 'model_index.json'}: defaults"))
         try_model(pipeline, folder)
-        return pipeline
+        return pipeline if device is None else pipeline.to(device)
 
     @property
     def size_multiple(self) -> int:
-        """Sides of a measurement must be multiples of this: the first stage's factor times the UNet's."""
-        levels = len(self.unet.config.block_out_channels) - 1
-        return self.stage.size_multiple * 2**levels
+        """Sides of a measurement must be multiples of this: the first stage's factor times the network's."""
+        return self.stage.size_multiple * self.denoiser.network.latent_multiple
 
     @property
     def encoders(self) -> dict[str, SeverityEncoder]:
@@ -152,9 +170,9 @@ class FlashDiffusionPipeline(DiffusionPipeline):
 
     def schedule(self, steps: int | None = None, eta: float = 0.0) -> Schedule:
         """Make the grid of a run; `steps` counts the whole process."""
-        config = self.scheduler.config
-        final = 1.0 if config.get("set_alpha_to_one", True) else float(self.scheduler.alphas_cumprod[0])
-        return Schedule.from_table(self.scheduler.alphas_cumprod, steps, eta, config.get("steps_offset", 0), final)
+        config, table = self.scheduler.config, self.denoiser.table
+        final = 1.0 if config.get("set_alpha_to_one", True) else float(table[0])
+        return Schedule.from_table(table, steps, eta, config.get("steps_offset", 0), final)
 
     def plan(self, request: SamplingRequest | None = None, operator: str | None = None, noise_std: float | None = None) -> SamplingPlan:
         """Make every choice of a run; see `plan.make_plan`.
@@ -194,7 +212,8 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         """
         measurement = self._checked(measurement)
         name, network = self.encoder_for(operator, encoder, noise_std)
-        estimate = network(measurement, where)
+        latent, variance = network(measurement.to(network.dtype), where)
+        estimate = SeverityEstimate(latent.to(measurement.dtype), variance)
         found = Analysis(estimate, self.stage.decode(estimate.latent).float().clamp(-1, 1), name)
         calibration = self.defaults.calibration.get(name)
         if calibration is not None:
@@ -267,7 +286,7 @@ class FlashDiffusionPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        measurement: torch.Tensor,
+        measurement: torch.Tensor | None = None,
         operator: Operator | None = None,
         noise_std: float | torch.Tensor | None = None,
         request: SamplingRequest | None = None,
@@ -275,9 +294,14 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         noise: torch.Tensor | None = None,
         diagnosis: Diagnosis | None = None,
         callback: Callable[[int, int], None] | None = None,
+        image: ImageInput | None = None,
+        output_type: str = "pil",
+        callback_on_step_end: StepEnd | None = None,
         **choices: Any,
-    ) -> Restoration:
+    ) -> Any:
         """Restore measurements, each from the start step that its severity matches (paper algorithm 1).
+
+        Called with `image`, it takes and returns pictures as other pipelines of diffusers do.
 
         Args:
             measurement: (B, 3, H, W) in [-1, 1] units, sides multiples of `size_multiple`.
@@ -288,11 +312,24 @@ class FlashDiffusionPipeline(DiffusionPipeline):
             noise: (B, C, h, w) standard normal for the start instead of a draw.
             diagnosis: what `operator` came from, where it is an estimate that was made outside.
             callback: called with (steps done, steps in all).
+            image: instead of a measurement, pictures in [0, 1] of any size; see `images.ImageInput`.
+            output_type: of what `image` is restored to: "pil", "np" or "pt".
+            callback_on_step_end: called as diffusers has it, with (pipeline, step, timestep, {"latents": z}) after each step; it returns a
+                dictionary, whose "latents" are gone on from.
+
+        Returns:
+            a `Restoration`; with `image`, an `images.ImageOutput`.
 
         Raises:
-            UsageError: shapes or settings that make no sense.
+            UsageError: shapes or settings that make no sense, or an argument that there is not.
             FlashdiffError: the model lacks what the call needs.
         """
+        if (measurement is None) == (image is None):
+            raise UsageError("give `image`, pictures in [0, 1], or `measurement`, a tensor in [-1, 1]: one of them")
+        if image is not None:
+            given = {"noise_std": noise_std, "request": request, "generators": generators, "noise": noise, "diagnosis": diagnosis}
+            given |= {"callback": callback, "callback_on_step_end": callback_on_step_end, **choices}
+            return restore_images(self, self.size_multiple, image, operator, output_type, **given)
         generators = _one_each(generators or choices.pop("generator", None), len(measurement))
         request = SamplingRequest.of(request, **choices)
         image = self._checked(measurement if operator is None else operator.seen(measurement))
@@ -300,7 +337,8 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         if operator is not None and noise_std is None:
             noise_std = measured_noise(measurement.float(), operator).cpu()
         if self._is_mixed(len(measurement), operator, noise_std, request.encoder):
-            return one_by_one(self, measurement, operator, noise_std, request, generators, noise, callback)
+            alone = partial(self, callback_on_step_end=callback_on_step_end)
+            return one_by_one(alone, measurement, operator, noise_std, request, generators, noise, callback)
         timer = Timer(measurement.device)
         with timer.phase("estimate"):
             if operator is None or noise_std is None:
@@ -315,7 +353,8 @@ class FlashDiffusionPipeline(DiffusionPipeline):
         with timer.phase("start"):
             begin = self._begin(plan, analysis, image, generators, noise)
         with timer.phase("solve"):
-            latent = sample(plan.solver, problem, begin, generators, _progress(callback, begin))
+            step_end = None if callback_on_step_end is None else partial(_step_end, self, plan.schedule, callback_on_step_end)
+            latent = sample(plan.solver, problem, begin, generators, _progress(callback, begin), step_end)
         with timer.phase("decode"):
             images = self.stage.decode(latent).float().clamp(-1, 1)
         kept = torch.ones(len(images))
@@ -380,6 +419,12 @@ def _one_each(generators: Sequence[torch.Generator] | torch.Generator | None, ba
     if len(generators) != batch:
         raise UsageError(f"{batch} measurements need {batch} generators, not {len(generators)}")
     return generators
+
+
+def _step_end(pipeline: FlashDiffusionPipeline, schedule: Schedule, callback: StepEnd, done: int, level: int, z: torch.Tensor) -> torch.Tensor:
+    """Call a callback of diffusers' kind after a step from a level; return the latents to go on from."""
+    found = callback(pipeline, done - 1, int(schedule.timestep(torch.tensor([level]))[0]), {"latents": z})
+    return z if not found else found.get("latents", z)
 
 
 def _progress(callback: Callable[[int, int], None] | None, begin: flash.Start) -> Callable[[int, torch.Tensor], None] | None:

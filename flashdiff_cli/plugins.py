@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from flashdiff_cli.registry import Registry
 
 log = logging.getLogger("flashdiff")
+RESERVED = {"size", "seed", "generator"}
+"""Names that no option can have: what `Operator.from_options` takes besides."""
 _seen: dict[tuple[str, str, str], type | None] = {}
 """Class by (group, name, value) of the entry points that were tried; None: left out."""
 
@@ -58,4 +60,6 @@ def _load(entry: EntryPoint, base: type) -> type:
     cls = entry.load()
     if not (isinstance(cls, type) and issubclass(cls, base)):
         raise TypeError(f"no subclass of {base.__module__}.{base.__name__}")
+    if taken := RESERVED & {option.name for option in getattr(cls, "options", ())}:
+        raise ValueError(f"its option {min(taken)} has a name that operators are built with; rename it")
     return cls

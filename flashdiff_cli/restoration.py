@@ -83,6 +83,15 @@ class Restoration:
             seconds=seconds,
         )
 
+    def split(self) -> list[Restoration]:
+        """Return the restorations of single samples, the reverse of `joined`; seconds are shared evenly."""
+        batch, parts = len(self.images), []
+        for i in range(batch):
+            values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+            values = {k: v[i : i + 1] if torch.is_tensor(v) or isinstance(v, list) else v for k, v in values.items()}
+            parts.append(type(self)(**values | {"seconds": {k: v / batch for k, v in self.seconds.items()}}))
+        return parts
+
     @classmethod
     def joined(cls, parts: Sequence[Restoration]) -> Restoration:
         """Join restorations of single samples; seconds are added up."""

@@ -19,11 +19,14 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from flashdiff_cli.deviation import DeviationHead
-from flashdiff_cli.first_stage import FirstStage
+from flashdiff_cli.first_stage import FirstStage, LatentScaling
 from flashdiff_cli.grey import with_colour_noise
 
 AS_IN_COLOUR = 1.5
 """Of `with_colour_noise`: channels with independent noise have a luma with two thirds of it."""
+
+START_DEVIATION = 0.3
+"""Deviation of the error, in units of the latent, that a new encoder of a KL first stage says."""
 
 
 class SeverityEstimate(NamedTuple):
@@ -48,13 +51,14 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
             convolution of the code gives it) or "dc" (a `DeviationHead` gives it).
         encoder_config: arguments of the encoder network.
         latent_channels: C.
-        scaling_factor: of the first stage.
+        scaling_factor, shift_factor, latents_mean, latents_std: of the first stage; see `first_stage.LatentScaling`.
         code_channels: input channels of quant_conv (`kl`, `vq`); None where there is no quant_conv.
         extra_layers: residual blocks appended to a `dc` encoder, the identity before training.
         degradations: what it was trained on, for people and reports.
     """
 
     config_name = "config.json"
+    _supports_gradient_checkpointing = True
 
     config: Any
     """Entries by name, made at run time from the arguments."""
@@ -71,10 +75,14 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
         code_channels: int | None = None,
         extra_layers: int = 0,
         degradations: list[dict] | None = None,
+        shift_factor: float | None = None,
+        latents_mean: list[float] | None = None,
+        latents_std: list[float] | None = None,
     ):
         super().__init__()
         if kind not in ("kl", "vq", "dc"):
             raise ValueError(f"kind must be kl, vq or dc, not {kind!r}")
+        self.scaling = LatentScaling(self.config)
         if kind == "dc":
             self.encoder = DCEncoder(**encoder_config)
             width = encoder_config["block_out_channels"][-1]
@@ -130,8 +138,7 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
     def local(self, measurement: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the latent estimate and the variance of each of its numbers, (B, C, h, w) both, scaled."""
         code, deviation = self._halves(measurement)
-        scale = self.config.scaling_factor
-        return code * scale, (deviation * scale).float().square()
+        return self.scaling.to_latent(code), self.scaling.spread(deviation).float().square()
 
     def variance_map(self, measurement: torch.Tensor) -> torch.Tensor:
         """Return the variance before it is averaged over positions: (B, h, w), scaled units squared."""
@@ -177,7 +184,8 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
                 "mid_block_add_attention": c.mid_block_add_attention,
             }
             code_channels = model.quant_conv.in_channels if model.quant_conv is not None else None
-        new = cls(stage.kind, encoder, stage.channels, stage.scale, code_channels, extra_layers, degradations)
+        more = {name: c[name] for name in ("shift_factor", "latents_mean", "latents_std") if c.get(name) is not None}
+        new = cls(stage.kind, encoder, stage.channels, stage.scale, code_channels, extra_layers, degradations, **more)
         new.encoder.load_state_dict(model.encoder.state_dict())
         if stage.kind == "dc":
             for block in new.refine:
@@ -185,6 +193,12 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
                     nn.init.zeros_(tensor)
         elif new.quant_conv is not None and model.quant_conv is not None:
             new.quant_conv.load_state_dict(model.quant_conv.state_dict())
+        if stage.kind == "kl":
+            # The first stage's half says log variances of its code, far below any error: begin with one that errors have.
+            last = new.encoder.conv_out if new.quant_conv is None else new.quant_conv
+            with torch.no_grad():
+                last.weight[stage.channels :] = 0
+                last.bias[stage.channels :] = START_DEVIATION / torch.as_tensor(new.scaling.factor).flatten()
         return new
 
 

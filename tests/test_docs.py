@@ -111,12 +111,15 @@ SNIPPETS = [(page, number, code) for page in PAGES for number, code in enumerate
 @pytest.mark.parametrize(("page", "number", "code"), SNIPPETS, ids=lambda value: value.name if isinstance(value, Path) else None)
 def test_snippets_run(page, number, code, desk, tmp_path, monkeypatch):
     """On the tiny model; what a page defines, its later snippets know."""
+    import flashdiff
     import flashdiff_cli
-    from flashdiff_cli.runs import restorer
+    from flashdiff_cli.runs import library
 
     folder, model = desk
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(flashdiff_cli, "restore", lambda source, **given: restorer.restore(source, model=model, **given), raising=False)
+    for package in (flashdiff, flashdiff_cli):
+        monkeypatch.setattr(package, "restore", lambda source, **given: library.restore(source, model=model, **given), raising=False)
+        monkeypatch.setattr(package, "restore_many", lambda source, **given: library.restore_many(source, model=model, **given), raising=False)
     before = {name: set(registry._classes) for name, registry in (("operators", OPERATORS), ("solvers", SOLVERS))}
     known: dict = {}
     try:
@@ -127,7 +130,7 @@ def test_snippets_run(page, number, code, desk, tmp_path, monkeypatch):
             faded = known["Fade"](0.5)
             assert torch.allclose(faded.forward(torch.ones(1, 3, 8, 8)), torch.tensor(0.75)) and faded.describe() == {"kept_contrast": 0.5}
         if "Plain" in known:
-            restored, record = restorer.restore(
+            restored, record = library.restore(
                 folder / "photo.png", model=model, operator="gaussian-blur", operator_options={"blur_std": 1.0}, solver="plain"
             )
             assert record.solver["name"] == "plain" and restored.size == (32, 24)

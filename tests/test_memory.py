@@ -60,3 +60,22 @@ def test_a_large_picture_in_one_piece_is_a_failure_and_in_tiles_is_not(tmp_path,
         restorer.analyse(picture, Settings(tile=0))
     restored, _ = restorer.restore(picture, Settings(tile=64, start_step=0))
     assert restored.size == (128, 128)
+
+
+def test_what_is_counted_without_memory_is_what_is_there():
+    import sys
+    from pathlib import Path
+
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+    try:
+        from footprint import count
+    finally:
+        sys.path.pop(0)
+    pipe = tiny_pipeline("kl")
+    here = count(pipe.unet, pipe.stage, pipe.unet, 32, torch.float32)
+    with torch.device("meta"):
+        networks = type(pipe.unet).from_config(pipe.unet.config), type(pipe.first_stage).from_config(pipe.first_stage.config)
+    there = count(networks[0], type(pipe.stage)(networks[1]), networks[0], 32, torch.float32)
+    assert there.weights == here.weights and there.flops == here.flops > 0
+    # Attention on a processor keeps less than the formula written out.
+    assert there.kept >= here.kept > 0

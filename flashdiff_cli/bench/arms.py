@@ -167,7 +167,7 @@ def plan(
     of_arm, of_solver = protocol.given(arm, model)
     start, start_step = {"full": ("noise", None), "come-closer": ("come-closer", arm.start_step)}.get(arm.kind, ("stochastic", None))
     if arm.kind == "full":
-        total = len(pipeline.scheduler.alphas_cumprod)
+        total = len(pipeline.denoiser.table)
         of_arm = {"steps": min(RESAMPLE_STEPS, total) if arm.solver == "resample" else total, "eta": 1.0} | of_arm
     request = SamplingRequest(
         solver=arm.solver,
@@ -238,6 +238,8 @@ class Identities:
         if plan.sampling is not None:
             schedule = plan.sampling.schedule
             parts |= {"unet": self.weights("unet"), "first_stage": self.weights("first_stage"), "solver": plan.described_solver}
+            if pipe.prompt is not None:
+                parts["prompt"] = self.weights("prompt")
             parts["schedule"] = fingerprint(timesteps=schedule.timesteps.tolist(), levels=schedule.levels.tolist())
             parts["choices"] = plan.choices
             parts["start"] = [arm.start, arm.start_step, arm.blind]

@@ -57,7 +57,7 @@ def _measure(runner: Bench, command: list[str], kept: OutputFolder, notes: Seque
 
 
 @closed
-@with_flags(SOLVER_FLAGS, "Solver settings")
+@with_flags(SOLVER_FLAGS, "Solver settings", any_option=True)
 @with_flags(RANGES, "Degradation (with a protocol: in its conditions)")
 def bench(
     context: typer.Context,

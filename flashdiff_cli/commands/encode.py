@@ -13,7 +13,7 @@ from flashdiff_cli.commands.flags import OPERATOR_FLAGS, closed, split, with_fla
 
 
 @closed
-@with_flags(OPERATOR_FLAGS, "Degradation")
+@with_flags(OPERATOR_FLAGS, "Degradation", any_option=True)
 def encode(
     inputs: options.Inputs,
     output: Annotated[
@@ -29,6 +29,7 @@ def encode(
     encoder: options.Encoder = None,
     tile: options.Tile = 384,
     model: options.Model = "photos",
+    prompt: options.Prompt = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     offline: options.Offline = False,
@@ -73,7 +74,7 @@ def encode(
     journal = Journal()
 
     def load():
-        return Restorer(model, device, dtype, offline=offline)
+        return Restorer(model, device, dtype, offline=offline, prompt=prompt)
 
     def work(restorer, job, picture, step):
         target = job.target.with_suffix(".safetensors")

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from flashdiff_cli.errors import UsageError
 from flashdiff_cli.parameters import OPERATOR_OPTIONS, SOLVER_OPTIONS
 from flashdiff_cli.registry import Option
 
@@ -55,9 +56,24 @@ def _flags(table: Mapping[str, tuple[Option, ...]]) -> tuple[Flag, ...]:
     return tuple(Flag.of(option, names) for option, names in users.items())
 
 
-OPERATOR_FLAGS = _flags(OPERATOR_OPTIONS)
-SOLVER_FLAGS = _flags(SOLVER_OPTIONS)
-OPERATOR_NAMES = f"{', '.join(OPERATOR_OPTIONS)}; a+b for a chain"
+def _with_plugins(kind: str, own: Mapping[str, tuple[Option, ...]]) -> dict[str, tuple[Option, ...]]:
+    """Return a table of options with those of plug-ins, which are imported only where a package offers any."""
+    if not entry_points(group=f"flashdiff.{kind}"):
+        return dict(own)
+    from flashdiff_cli.operators import OPERATORS
+    from flashdiff_cli.solvers import SOLVERS, load_entry_points
+
+    load_entry_points()
+    registry = OPERATORS if kind == "operators" else SOLVERS
+    return dict(own) | {name: tuple(o for o in registry[name].options if o.type in TYPED) for name in registry if name not in own}
+
+
+TYPED = (int, float, str, bool)
+"""Types of options that are flags; whatever else a plug-in has is reached by --option."""
+OPERATOR_TABLE, SOLVER_TABLE = _with_plugins("operators", OPERATOR_OPTIONS), _with_plugins("solvers", SOLVER_OPTIONS)
+OPERATOR_FLAGS = _flags(OPERATOR_TABLE)
+SOLVER_FLAGS = _flags(SOLVER_TABLE)
+OPERATOR_NAMES = f"{', '.join(OPERATOR_TABLE)}; a+b for a chain"
 SOLVER_NAMES = tuple(sorted(SOLVER_OPTIONS))
 
 
@@ -77,8 +93,25 @@ def _spelled(f: Flag) -> str:
     return f"{flag(f.name)}/{flag('no_' + f.name)}" if f.type is bool else flag(f.name)
 
 
-def with_flags(flags: tuple[Flag, ...], panel: str) -> Callable:
-    """Give a command one option for each flag; it receives them as keyword arguments (**values)."""
+ANY = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        metavar="NAME=VALUE",
+        help="Any option of the operator or solver in use, for those of plug-ins whose flags would be in the way; again.",
+        rich_help_panel="Degradation",
+    ),
+]
+
+
+def with_flags(flags: tuple[Flag, ...], panel: str, any_option: bool = False) -> Callable:
+    """Give a command one option for each flag, but for those that it has already; it receives them as keyword arguments (**values).
+
+    Args:
+        flags: of operators or solvers.
+        panel: of `--help`.
+        any_option: whether to add `--option NAME=VALUE`, which `split` reads.
+    """
 
     def decorate(function: Callable) -> Callable:
         signature = inspect.signature(function, eval_str=True)
@@ -91,7 +124,10 @@ def with_flags(flags: tuple[Flag, ...], panel: str) -> Callable:
                 annotation=Annotated[f.type | None, typer.Option(_spelled(f), help=f.help, metavar=f.metavar, rich_help_panel=panel)],
             )
             for f in flags
+            if f.name not in signature.parameters
         ]
+        if any_option:
+            added.append(inspect.Parameter("option", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=ANY))
         rest = [p for p in signature.parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
         function.__signature__ = signature.replace(parameters=[*kept, *added, *rest])  # type: ignore[attr-defined]
         function.__annotations__ = {p.name: p.annotation for p in (*kept, *added)}
@@ -112,7 +148,32 @@ def split(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return (operator options, solver options) that were given."""
     parts = ({f.name for f in OPERATOR_FLAGS}, {f.name for f in SOLVER_FLAGS})
     operator, solver = ({k: v for k, v in values.items() if k in part and v is not None} for part in parts)
+    for pair in values.get("option") or ():
+        name, value = _read_option(pair)
+        (operator if _is_of_operator(name, pair) else solver)[name] = value
     return operator, solver
+
+
+def _read_option(pair: str) -> tuple[str, str]:
+    name, found, value = pair.partition("=")
+    if not found or not name:
+        raise UsageError(f"--option {pair!r}: give it as NAME=VALUE")
+    return name.removeprefix("--").replace("-", "_"), value
+
+
+def _is_of_operator(name: str, pair: str) -> bool:
+    """Whether an option is one of an operator's; a UsageError if it is of no solver either."""
+    import difflib
+
+    from flashdiff_cli.operators import OPERATORS
+    from flashdiff_cli.solvers import SOLVERS, load_entry_points
+
+    load_entry_points()
+    known = [{option.name for n in registry for option in registry[n].options} for registry in (OPERATORS, SOLVERS)]
+    if name not in known[0] | known[1]:
+        near = difflib.get_close_matches(name, known[0] | known[1], 1)
+        raise UsageError(f"--option {pair!r}: no operator or solver has an option of that name{f'; did you mean {near[0]}?' if near else ''}")
+    return name in known[0]
 
 
 PARAMETERS: set[str] = set()

@@ -128,11 +128,16 @@ def pull(
 
     flashdiff models pull celebahq-256
     """
+    from flashdiff_cli.hub.base import base_folder
+    from flashdiff_cli.hub.configs import read_config
     from flashdiff_cli.hub.resolve import resolve_model
 
     with _downloads(quiet) as report:
         for name in names:
-            print(resolve_model(name, report=report, complete=True, unverified=unverified))
+            folder = resolve_model(name, report=report, complete=True, unverified=unverified)
+            if (folder / "model_index.json").is_file():
+                base_folder(folder, read_config(folder / "model_index.json"))
+            print(folder)
 
 
 @models.command()

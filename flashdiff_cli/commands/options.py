@@ -19,6 +19,10 @@ Tile = Annotated[int, typer.Option("--tile", help="Cut pictures with longer side
 Model = Annotated[
     str, typer.Option("--model", "-m", help="Model: a name, a folder, or owner/name@revision on the Hub.", autocompletion=complete.models)
 ]
+Prompt = Annotated[
+    str | None,
+    typer.Option("--prompt", help="What a text-to-image model is told of the pictures (default: what it was saved with, or nothing)."),
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.", autocompletion=complete.devices)]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, float16 or bfloat16.", autocompletion=complete.dtypes)]
 Offline = Annotated[bool, typer.Option("--offline", help="Never use the network: cached models only.")]

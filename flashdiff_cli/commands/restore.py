@@ -15,7 +15,7 @@ from flashdiff_cli.commands.flags import OPERATOR_FLAGS, SOLVER_FLAGS, closed, s
 
 @closed
 @with_flags(SOLVER_FLAGS, "Solver settings")
-@with_flags(OPERATOR_FLAGS, "Degradation")
+@with_flags(OPERATOR_FLAGS, "Degradation", any_option=True)
 def restore(
     inputs: options.Inputs,
     output: Annotated[
@@ -96,6 +96,7 @@ def restore(
     ] = None,
     seed: options.Seed = 0,
     model: options.Model = "photos",
+    prompt: options.Prompt = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     offline: options.Offline = False,
@@ -165,7 +166,7 @@ def restore(
     def load():
         from flashdiff_cli.runs.restorer import Restorer
 
-        return Restorer(model, device, dtype, offline=offline, batch=batch)
+        return Restorer(model, device, dtype, offline=offline, batch=batch, prompt=prompt)
 
     if piped:
         job = Job(inputs[0], inputs[0], data=content if isinstance(content, bytes) else None)
@@ -173,7 +174,7 @@ def restore(
         raise typer.Exit(0)
     files = {name: sha256_of(path) for name, path in files_of(settings.operator_options).items()}
     asked = {"quality": quality, "dtype": dtype, "samples": samples, "map": severity_map, "files": files}
-    made_with = fingerprint(**settings.identity(), **asked, **model_identity(model, offline))
+    made_with = fingerprint(**settings.identity(), **asked, **model_identity(model, offline, prompt))
     decisions = decide(jobs, journal, made_with, overwrite, resume, lambda target: names_beside(target, samples, severity_map))
     todo = [d.job for d in decisions if d.action == DO]
     timed = expected.key_of(str(model), device, dtype, settings.start_step == 0, threads)

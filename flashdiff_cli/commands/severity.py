@@ -11,7 +11,7 @@ from flashdiff_cli.commands.flags import OPERATOR_FLAGS, closed, split, with_fla
 
 
 @closed
-@with_flags(OPERATOR_FLAGS, "Degradation")
+@with_flags(OPERATOR_FLAGS, "Degradation", any_option=True)
 def severity(
     inputs: options.Inputs,
     recursive: options.Recursive = False,
@@ -25,6 +25,7 @@ def severity(
     encoder: options.Encoder = None,
     tile: options.Tile = 384,
     model: options.Model = "photos",
+    prompt: options.Prompt = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     offline: options.Offline = False,
@@ -75,7 +76,7 @@ def severity(
     settings.check()
 
     def load():
-        return Restorer(model, device, dtype, offline=offline)
+        return Restorer(model, device, dtype, offline=offline, prompt=prompt)
 
     def work(restorer, job, picture, step):
         return restorer.analyse(picture, settings, str(job.source))[1], None

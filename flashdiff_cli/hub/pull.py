@@ -14,14 +14,13 @@ from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.hub.checksums import SUMS, check_folder, write_sums
 from flashdiff_cli.hub.configs import read_config
 from flashdiff_cli.hub.download import download, sha256_of
+from flashdiff_cli.hub.files import wanted_files
 from flashdiff_cli.hub.names import pickled_weights
 from flashdiff_cli.hub.paths import converted_folder, new_folder, weights_folder
 from flashdiff_cli.hub.registry import KnownModel
 
 Report = Callable[[str, int, int | None], None]
 """Called with (file, bytes so far, bytes in all or None)."""
-PATTERNS = ["*.json", "*/*.json", "*.safetensors", "*/*.safetensors", "README.md"]
-"""What is fetched of a repository: configurations and safe weights. Pickled weights only where there are no others."""
 MOST_UNPACKED = 8
 """How many times larger than its zip a checkpoint may be: weights hardly shrink."""
 
@@ -52,7 +51,12 @@ def _say(repo: str, error: Exception, revision: str | None) -> FlashdiffError:
 
 
 def pull_from_hub(
-    repo: str, revision: str | None = None, offline: bool = False, cache_dir: str | Path | None = None, own: KnownModel | None = None
+    repo: str,
+    revision: str | None = None,
+    offline: bool = False,
+    cache_dir: str | Path | None = None,
+    own: KnownModel | None = None,
+    variant: str | None = None,
 ) -> Path:
     """A repository's folder; fetched into the Hub's cache where it is not there, with the checksum of each file verified.
 
@@ -63,6 +67,7 @@ def pull_from_hub(
         cache_dir: instead of the Hub's standard cache.
         own: an entry of the registry for which to return a copy outside the Hub's cache: its scheduler's entries are
             mended there, and components can be added.
+        variant: of the weights, e.g. "fp16", where the repository has it.
 
     Returns:
         the snapshot, or its rewritten copy if the repository holds pickled weights alone (`safe`).
@@ -78,7 +83,7 @@ def pull_from_hub(
         folder = Path(snapshot_download(repo, local_files_only=True, **common)) if offline else None
         if folder is None:
             files = HfApi().list_repo_files(repo, revision=revision)
-            folder = Path(snapshot_download(repo, allow_patterns=PATTERNS + pickled_weights(files), **common))
+            folder = Path(snapshot_download(repo, allow_patterns=wanted_files(files, variant) + pickled_weights(files), **common))
             _verify(folder, repo)
     except FlashdiffError:
         raise

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from flashdiff_cli.errors import FlashdiffError, UsageError
+from flashdiff_cli.hub.base import base_entry, is_published
 from flashdiff_cli.hub.configs import read_config
+from flashdiff_cli.hub.files import PATTERNS
 from flashdiff_cli.hub.names import hub_id
-from flashdiff_cli.hub.pull import PATTERNS
 from flashdiff_cli.loading import load_component
 
 
@@ -32,7 +33,11 @@ def push_folder(folder: str | Path, repo: str, private: bool = False) -> str:
     if not folder.is_dir():
         raise UsageError(f"FOLDER {folder}: no such folder")
     hub_id(repo, flag="OWNER/NAME")
-    for role, value in read_config(folder / "model_index.json").items():
+    index = read_config(folder / "model_index.json")
+    base = base_entry(index, folder / "model_index.json")
+    if base is not None and not is_published(*base):
+        raise FlashdiffError(f"{folder}: its base, {base[0]}, is on this machine alone; train with --model OWNER/NAME, or push that model as well")
+    for role, value in index.items():
         if isinstance(value, list) and value and value[0] is not None:
             load_component(folder, role)
     api = HfApi()

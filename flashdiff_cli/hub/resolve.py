@@ -20,6 +20,7 @@ def resolve_model(
     report: Report | None = None,
     complete: bool = False,
     unverified: bool = False,
+    variant: str | None = None,
 ) -> Path:
     """A model's folder; one that is not on this machine is fetched first.
 
@@ -32,6 +33,7 @@ def resolve_model(
         report: of downloads that are not the Hub's, which shows its own progress.
         complete: of a model of the registry, fetch severity encoders that an earlier try has missed.
         unverified: fetch original downloads whose checksum nobody has published.
+        variant: of weights on the Hub, e.g. "fp16", where the repository has it.
 
     Raises:
         UsageError: nothing goes by this name.
@@ -44,7 +46,7 @@ def resolve_model(
     if known is not None:
         return _resolve_known(known, offline, cache_dir, report, complete, unverified)
     name, revision = hub_id(spec, revision, known=f"no known model (these are: {', '.join(known_models())}) ")
-    return pull_from_hub(name, revision, offline, cache_dir)
+    return pull_from_hub(name, revision, offline, cache_dir, variant=variant)
 
 
 def _resolve_known(model: KnownModel, offline: bool, cache_dir: str | Path | None, report: Report | None, complete: bool, unverified: bool) -> Path:

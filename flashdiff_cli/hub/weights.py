@@ -19,6 +19,7 @@ from flashdiff_cli.bounded import in_one_line, open_regular, parse_json, short
 from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.hub.checksums import check_file
 from flashdiff_cli.hub.configs import check_config, read_config
+from flashdiff_cli.hub.files import choose_variant
 from flashdiff_cli.hub.paths import within
 
 HEADER_BYTES = 16 << 20
@@ -72,24 +73,27 @@ def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     return tensors
 
 
-def weight_files(root: Path, folder: Path) -> list[Path]:
+def weight_files(root: Path, folder: Path, variant: str | None = None) -> list[Path]:
     """The safetensors files of a component, which lie in its folder; each is checked as `checksums.check_file` does.
 
     Args:
         root: the model's folder.
         folder: of the component, `root` or below it.
+        variant: of the weights, e.g. "fp16"; None: the plain ones.
 
     Raises:
         FlashdiffError: there are none, one is damaged or lies elsewhere, or the list of them makes no sense.
     """
-    names = [SINGLE]
-    if not (folder / SINGLE).exists() and (folder / INDEX).exists():
-        listed = read_config(within(root, folder / INDEX)).get("weight_map")
-        with in_one_line(folder / INDEX, REMEDY):
+    middle = f".{variant}" if variant else ""
+    single, index = f"{SINGLE.removesuffix('.safetensors')}{middle}.safetensors", f"{INDEX.removesuffix('.json')}{middle}.json"
+    names = [single]
+    if not (folder / single).exists() and (folder / index).exists():
+        listed = read_config(within(root, folder / index)).get("weight_map")
+        with in_one_line(folder / index, REMEDY):
             names = sorted(set(cast(dict, listed).values()))
             if not 1 <= len(names) <= 1000 or not all(re.fullmatch(r"[\w-][\w.-]*\.safetensors", name, re.ASCII) for name in names):
                 raise ValueError("it names files that are none of its folder")
-        check_file(root, folder / INDEX)
+        check_file(root, folder / index)
     paths = [within(root, folder / name) for name in names]
     if missing := [path for path in paths if not path.exists()]:
         raise FlashdiffError(f"{missing[0]}: no such file; flashdiff reads weights as safetensors, {REMEDY}")
@@ -129,7 +133,7 @@ def outline(cls: Any, config: dict[str, Any], where: str | Path) -> nn.Module:
         return cls.from_config(config)
 
 
-def load_module(cls: Any, root: Path, folder: Path, dtype: torch.dtype = torch.float32, **overrides: Any) -> Any:
+def load_module(cls: Any, root: Path, folder: Path, dtype: torch.dtype = torch.float32, variant: str | None = None, **overrides: Any) -> Any:
     """A diffusers network of a folder's config.json and safetensors, in evaluation mode.
 
     Args:
@@ -137,6 +141,7 @@ def load_module(cls: Any, root: Path, folder: Path, dtype: torch.dtype = torch.f
         root: folder of the model that it belongs to, whose SHA256SUMS, if any, must name its files; no link may lead out of it.
         folder: of the component, `root` or below it.
         dtype: of the weights.
+        variant: of the weights' files, e.g. "fp16", where they have it.
         overrides: entries of the configuration to take instead of the file's.
 
     Raises:
@@ -147,14 +152,15 @@ def load_module(cls: Any, root: Path, folder: Path, dtype: torch.dtype = torch.f
     check_file(root, config_path)
     if "quantization_config" in config:
         raise FlashdiffError(f"{config_path}: quantised weights are not read; take the model's full ones")
-    files = weight_files(root, folder)
+    variant = choose_variant([path.name for path in folder.iterdir()], variant)
+    files = weight_files(root, folder, variant)
     wanted = {name: tuple(t.shape) for name, t in outline(cls, config, config_path).state_dict().items()}
     found: dict[str, tuple[str, tuple[int, ...]]] = {}
     for path in files:
         found |= read_header(path)
     _compare(cls, config, wanted, found, folder)
     try:
-        module = cls.from_pretrained(folder, use_safetensors=True, torch_dtype=dtype, low_cpu_mem_usage=False, **overrides)
+        module = cls.from_pretrained(folder, use_safetensors=True, torch_dtype=dtype, variant=variant, low_cpu_mem_usage=False, **overrides)
     except Exception as error:  # whatever a damaged file or configuration makes diffusers raise
         reason = " ".join(str(error).split())[:200]
         raise FlashdiffError(f"{folder}: cannot load these weights ({reason}); {REMEDY}") from error

@@ -52,11 +52,19 @@ class Everything:
 
 
 def _failure(job: Job, error: Exception) -> Record:
-    """The record of a picture that could not be done, whatever the reason."""
-    source = str(job.source)
+    return failure(str(job.source), error, None if job.target is None else str(job.target))
+
+
+def failure(source: str, error: Exception, target: str | None = None) -> Record:
+    """The record of a picture that could not be done, whatever the reason.
+
+    Args:
+        source, target: names of what was read and what was to be written; an error that has neither is given the first.
+        error: what was raised.
+    """
     if isinstance(error, FlashdiffError):
         text = str(error)
-        named = source in text or (job.target is not None and str(job.target) in text)
+        named = source in text or (target is not None and target in text)
         return Record(source, status="failed", error=text if named else f"{source}: {text}")
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error).lower()):
         return Record(source, status="failed", error=f"{source}: not enough memory; use a smaller --tile")

@@ -38,7 +38,7 @@ def bytes_per_pixel(pipeline: FlashDiffusionPipeline) -> float:
     latent = torch.zeros(1, stage.channels, side // stage.size_multiple, side // stage.size_multiple)
     latent = latent.to(pipeline.unet.device, pipeline.unet.dtype).requires_grad_()
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        noise = pipeline.unet(latent, torch.zeros(1, dtype=torch.long, device=latent.device)).sample
+        noise = pipeline.denoiser(latent, torch.zeros(1, dtype=torch.long)).sample
         image = stage.decode(latent - noise)
     # As long as the image lives, no storage that was counted is given to another tensor.
     total = sum(kept.values())

@@ -25,7 +25,9 @@ def options_of(operator: str, values: dict[str, Any]) -> dict[str, Option]:
     """
     if operator not in OPERATOR_OPTIONS:
         from flashdiff_cli.operators import OPERATORS
+        from flashdiff_cli.solvers import load_entry_points
 
+        load_entry_points()
         return OPERATORS[operator].known(values)
     known = {option.name: option for option in OPERATOR_OPTIONS[operator]}
     if unknown := [name for name, value in values.items() if value is not None and name not in known]:

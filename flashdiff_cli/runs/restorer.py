@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from flashdiff_cli import __version__
 from flashdiff_cli.diagnosis import Analysis, Diagnosis
@@ -21,7 +18,7 @@ from flashdiff_cli.operators import OPERATORS, Jpeg, Operator
 from flashdiff_cli.operators.inpainting import missing
 from flashdiff_cli.operators.kept_noise import measured_noise
 from flashdiff_cli.operators.padding import Margins, pad
-from flashdiff_cli.pictures.files import Picture, from_pil, read_picture
+from flashdiff_cli.pictures.files import Picture
 from flashdiff_cli.pictures.tiles import OVERLAP, Canvas, Tile
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
 from flashdiff_cli.restoration import Restoration
@@ -105,7 +102,8 @@ class Restorer:
         model: name, Hub id (`owner/name@revision`) or folder.
         device: "auto", "cpu", "cuda" or "mps".
         dtype: "auto" (float32), "float32", "float16" or "bfloat16".
-        revision, offline, cache_dir: of a model on the Hub.
+        revision, offline, cache_dir, variant: of a model on the Hub.
+        prompt: that a text-to-image model is told; None: the one that it was saved with, or "".
         batch: tiles of a picture that are restored together; None: what fits into the memory of a GPU, and one by one on a processor.
 
     Raises:
@@ -122,6 +120,8 @@ class Restorer:
         offline: bool = False,
         cache_dir: str | Path | None = None,
         batch: int | None = None,
+        prompt: str | None = None,
+        variant: str | None = None,
     ):
         if dtype not in ("auto", *DTYPES):
             raise UsageError(f"`dtype` {dtype!r} is unknown; {choose_from(dtype, ('auto', *DTYPES))}")
@@ -133,7 +133,7 @@ class Restorer:
         self.model = str(model)
         self.offline = offline
         allow_network(not offline)
-        pipeline = FlashDiffusionPipeline.from_pretrained(self.model, DTYPES[self.dtype], revision, offline, cache_dir)
+        pipeline = FlashDiffusionPipeline.from_pretrained(self.model, DTYPES[self.dtype], revision, offline, cache_dir, prompt, variant)
         self.pipeline = pipeline.to(self.device)
         for part in self.pipeline.components.values():
             if isinstance(part, torch.nn.Module):
@@ -244,14 +244,8 @@ class Restorer:
         settings = settings or Settings()
         phase("looking")
         look = self._look(picture, settings, name, settings.start_step != 0)
-        operator, record, tiles = look.operator, look.record, look.tiles
-        seed = picture_seed(settings.seed, picture.digest)
-        if sample:
-            seed = picture_seed(seed, b"sample" + sample.to_bytes(8, "big"))
-        generator = torch.Generator().manual_seed(seed)
-        stage = self.pipeline.stage
-        # Tiles share the noise of the whole picture, so that they agree where they overlap.
-        noise = torch.randn(stage.channels, *(side // stage.size_multiple for side in look.whole), generator=generator)
+        operator, tiles, stage = look.operator, look.tiles, self.pipeline.stage
+        seed, generator, noise = self._draws(picture, settings, look, sample)
         pieces = []
         for index, tile in enumerate(tiles):
             if index:
@@ -279,7 +273,50 @@ class Restorer:
             for number, piece in enumerate(batch):
                 canvas.add(piece.tile, result.images[number])
                 results.append(figures(result, number))
-                results[-1]["operator"]["estimated"] = look.diagnosis is not None
+        return self._finished(picture, settings, look, canvas, results)
+
+    def restore_batch(self, pictures: Sequence[Picture], settings: Settings, names: Sequence[str]) -> list[tuple[Picture, Record]]:
+        """Restore pictures of one size in one run, each as it would be by itself; one by one where they cannot share it.
+
+        Args:
+            pictures, settings, names: as for `restore`; of every picture in turn.
+
+        Raises:
+            UsageError, FlashdiffError: as for `restore`.
+        """
+        looks = [self._look(p, settings, n, settings.start_step != 0) for p, n in zip(pictures, names, strict=True)]
+        whole = all(len(look.tiles) == 1 and look.diagnosis is None and look.measured.shape == looks[0].measured.shape for look in looks)
+        if not whole or any(only_thin(look.operator) for look in looks):
+            return [self.restore(p, settings, n) for p, n in zip(pictures, names, strict=True)]
+        drawn = [self._draws(p, settings, look) for p, look in zip(pictures, looks, strict=True)]
+        result = self.pipeline(
+            torch.cat([look.measured for look in looks]),
+            Operator.stack([look.operator for look in looks]),
+            torch.tensor([look.noise_std for look in looks]),
+            settings.request(),
+            generators=[generator for _, generator, _ in drawn],
+            noise=torch.stack([noise for _, _, noise in drawn]),
+        )
+        done = []
+        for picture, look, one in zip(pictures, looks, result.split(), strict=True):
+            canvas = Canvas(3, look.whole)
+            canvas.add(look.tiles[0], one.images[0])
+            done.append(self._finished(picture, settings, look, canvas, [figures(one)]))
+        return done
+
+    def _draws(self, picture: Picture, settings: Settings, look: Look, sample: int = 0) -> tuple[int, torch.Generator, torch.Tensor]:
+        """Return a picture's seed, the generator of its first tile, and noise (C, h, w), which tiles share so that they agree where they overlap."""
+        seed = picture_seed(settings.seed, picture.digest)
+        if sample:
+            seed = picture_seed(seed, b"sample" + sample.to_bytes(8, "big"))
+        generator, stage = torch.Generator().manual_seed(seed), self.pipeline.stage
+        return seed, generator, torch.randn(stage.channels, *(side // stage.size_multiple for side in look.whole), generator=generator)
+
+    def _finished(self, picture: Picture, settings: Settings, look: Look, canvas: Canvas, results: list[dict[str, Any]]) -> tuple[Picture, Record]:
+        """Return the picture of restored tiles, and its record with their `figures`."""
+        operator, record, tiles = look.operator, look.record, look.tiles
+        for result in results:
+            result["operator"]["estimated"] = look.diagnosis is not None
         combine(record, tiles, results)
         record.seconds["total"] = time.perf_counter() - look.begin
         image = canvas.image()[None, :, : look.size[0], : look.size[1]]
@@ -327,45 +364,3 @@ class Restorer:
         image = decoded.image()[None, :, : look.size[0], : look.size[1]]
         check_numbers(latent.image(), variance, image)
         return {"latent": latent.image()[None], "variance": variance, "decoded": image}, record
-
-
-@lru_cache(maxsize=2)
-def _loaded(model: str, device: str, dtype: str) -> Restorer:
-    return Restorer(model, device, dtype)
-
-
-def restore(
-    source: str | Path | Image.Image | Picture,
-    *,
-    model: str | Path = "photos",
-    device: str = "auto",
-    dtype: str = "auto",
-    callback: Callable[[int, int], None] | None = None,
-    **settings: Any,
-) -> tuple[Image.Image, Record]:
-    """Restore one picture: the tool in one call. The model stays loaded for the next.
-
-    Args:
-        source: a file, a Pillow picture, or a Picture.
-        model: name, Hub id or folder.
-        device: "auto", "cpu", "cuda" or "mps".
-        dtype: "auto", "float32", "float16" or "bfloat16".
-        callback: called with (steps done, steps in all).
-        settings: fields of `Settings`, e.g. operator="gaussian-blur", operator_options={"blur_std": 2.0}.
-
-    Returns:
-        The restored picture (upright, with the source's transparency) and its record.
-
-    Raises:
-        FlashdiffError: the picture or the model cannot be read.
-        UsageError: settings that make no sense.
-    """
-    name = ""
-    if isinstance(source, Image.Image):
-        content = source.tobytes()
-        source = from_pil(source)
-        source.digest = hashlib.sha256(content).digest()
-    elif not isinstance(source, Picture):
-        name, source = str(source), read_picture(source)
-    restored, record = _loaded(str(model), device, dtype).restore(source, Settings(**settings), name, callback)
-    return restored.to_pil(), record

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from flashdiff_cli.bounded import JSON_BYTES, read_bounded
 from flashdiff_cli.errors import FlashdiffError
+from flashdiff_cli.hub.base import base_folder
 from flashdiff_cli.hub.checksums import SUMS
+from flashdiff_cli.hub.configs import read_config
 from flashdiff_cli.hub.resolve import resolve_model
 from flashdiff_cli.pictures.atomic import make_folder, sweep
 from flashdiff_cli.runs.content import other_names
@@ -205,13 +207,18 @@ def without_outputs(jobs: Sequence[Job], journal: Journal) -> list[Job]:
     return [job for job in jobs if job.named or not journal.made(job.source)]
 
 
-def model_identity(model: str | Path, offline: bool = False) -> dict[str, str]:
-    """Return what an output depends on besides its settings: which model it is, without loading it.
+def model_identity(model: str | Path, offline: bool = False, prompt: str | None = None) -> dict[str, str]:
+    """Return what an output depends on besides its settings: which model it is, without loading it, and what that is told.
 
     Raises:
         UsageError, FlashdiffError: as for `resolve_model`.
     """
-    return {"model": model_state(resolve_model(str(model), offline=offline))}
+    folder = resolve_model(str(model), offline=offline)
+    index = folder / "model_index.json"
+    base = base_folder(folder, read_config(index), offline) if index.is_file() else None
+    # What came later enters only where it is: earlier journals keep their hashes.
+    more = {} if base is None else {"base": model_state(base)}
+    return {"model": model_state(folder)} | more | ({} if prompt is None else {"prompt": prompt})
 
 
 def model_state(folder: Path) -> str:

@@ -19,6 +19,7 @@ from flashdiff_cli.flash import Start, draw
 from flashdiff_cli.operators.base import Operator
 from flashdiff_cli.operators.registry import OPERATORS
 from flashdiff_cli.plugins import load_plugins
+from flashdiff_cli.priors.base import Prior
 from flashdiff_cli.registry import Option, Registry
 from flashdiff_cli.schedule import Schedule
 
@@ -34,7 +35,7 @@ class Problem:
         measurement: (B, 3, H', W') in [-1, 1] units.
         operator: A, on intensities; its parameters are per sample.
         first_stage: encoder and decoder.
-        unet: the noise predictor, called as unet(z, timesteps).sample: the network itself, or a `Denoiser` around it.
+        unet: the prior; or a noise predictor, called as unet(z, timesteps).sample.
         schedule: the grid.
         noise_std: (B,) of the measurement, on intensities in [0, 1].
         index: (B,) positions of these samples in the problem that they were selected from.
@@ -44,7 +45,7 @@ class Problem:
     measurement: torch.Tensor
     operator: Operator
     first_stage: FirstStage
-    unet: Callable
+    unet: Prior | Callable[..., Any]
     schedule: Schedule
     noise_std: torch.Tensor
     index: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
@@ -69,13 +70,17 @@ class Problem:
         )
 
     def predict_noise(self, z: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """Predict eps = UNet(z, t), counted as one network evaluation for each sample."""
+        """Predict eps at timesteps (B,), counted as one network evaluation for each sample."""
         self.network_evaluations[self.index] += 1
         return self.unet(z, timesteps.to(z.device)).sample
 
     def predict(self, z: torch.Tensor, level: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Predict (z0, eps) at levels (B,)."""
-        eps = self.predict_noise(z, self.schedule.timestep(level))
+        timesteps = self.schedule.timestep(level)
+        if isinstance(self.unet, Prior):
+            self.network_evaluations[self.index] += 1
+            return self.unet.predict(z, timesteps)
+        eps = self.predict_noise(z, timesteps)
         return self.schedule.estimate_clean(z, eps, level), eps
 
     def difference(self, image: torch.Tensor) -> torch.Tensor:
@@ -157,6 +162,7 @@ def sample(
     start: Start,
     generators: Sequence[torch.Generator],
     callback: Callable[[int, torch.Tensor], None] | None = None,
+    on_step_end: Callable[[int, int, torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Run a solver from a start to the clean end; the one loop over the schedule.
 
@@ -170,6 +176,7 @@ def sample(
         start: latents and start steps.
         generators: one a sample.
         callback: called with (steps done so far of the loop, levels (B,) reached) after each step.
+        on_step_end: called with (steps done so far, level that the step began at, latents (B, C, h, w)); returns the latents to go on from.
 
     Returns:
         Clean latents (B, C, h, w).
@@ -191,6 +198,9 @@ def sample(
             part = z if where is None else z.index_select(0, where)
         noise = _noise_of_step(solver, problem.schedule, part, [generators[i] for i in moving])
         part = solver.step(part, torch.full((len(moving),), j, device=z.device), here, noise).detach()
+        if on_step_end is not None:
+            z = on_step_end(first - j + 1, j, _put_back(z, where, part))
+            part = z if where is None else z.index_select(0, where)
         if callback is not None:
             callback(first - j + 1, start.level.clamp(max=j - 1))
     return _put_back(z, where, part)

@@ -5,7 +5,7 @@ before, so a run that resumes at index *i* sees exactly what an undisturbed run 
 """
 
 import tarfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
 from flashdiff_cli.bounded import open_regular
-from flashdiff_cli.errors import FlashdiffError
+from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.pictures import limits
 from flashdiff_cli.pictures.time_limit import in_time
 
@@ -162,11 +162,37 @@ def to_tensor(picture: Image.Image) -> torch.Tensor:
     return torch.from_numpy(array).permute(2, 0, 1).contiguous()
 
 
+def hold_out(sources: list[Source], names: list[str], limit: int, size_multiple: int) -> tuple[list[Source], dict[str, list[torch.Tensor]]]:
+    """Take a tenth of each source's pictures out of its training, at least one and at most `limit`, from its end.
+
+    Returns:
+        the sources without them; and the pictures by the sources' names, as `validation_images` gives them.
+
+    Raises:
+        UsageError: a source has a single picture.
+    """
+    kept, held = [], {}
+    for source, name in zip(sources, names, strict=True):
+        count = min(limit, max(1, len(source.entries) // 10))
+        if len(source.entries) <= count:
+            raise UsageError(f"`data` {name}: {len(source.entries)} picture is too few to hold any out; give more, or `val` NAME=PATH")
+        kept.append(replace(source, entries=source.entries[:-count]))
+        held[name] = _images(source.entries[-count:], size_multiple)
+    return kept, held
+
+
 def validation_images(path: str | Path, limit: int, size_multiple: int = 4) -> list[torch.Tensor]:
-    """The first `limit` images of a folder or shard, (1, 3, H, W), sides cut down to multiples of `size_multiple`."""
+    """The first `limit` images of a folder or shard, (1, 3, H, W), sides cut down to multiples of `size_multiple`; smaller ones are enlarged."""
+    return _images(entries(path)[:limit], size_multiple)
+
+
+def _images(chosen: list[Entry], size_multiple: int) -> list[torch.Tensor]:
     images = []
-    for entry in entries(path)[:limit]:
+    for entry in chosen:
         picture = entry.read()
+        if min(picture.size) < size_multiple:
+            larger = [max(size_multiple, round(side * size_multiple / min(picture.size))) for side in picture.size]
+            picture = picture.resize(larger, Image.Resampling.LANCZOS)
         size = (picture.width // size_multiple * size_multiple, picture.height // size_multiple * size_multiple)
         images.append(to_tensor(picture.crop((0, 0, *size)))[None])
     return images

@@ -8,6 +8,7 @@ from flashdiff_cli.bounded import short
 from flashdiff_cli.errors import UsageError
 from flashdiff_cli.operators.base import Operator
 from flashdiff_cli.operators.registry import OPERATORS
+from flashdiff_cli.training.parts import WHOLE, Part
 
 
 class Draw(NamedTuple):
@@ -65,24 +66,28 @@ class Degradations:
         reserved = {"operator", "weight", "noise_std", "noise_spread"}
         return {k: v for k, v in table.items() if k not in reserved}
 
-    def __call__(self, images: torch.Tensor, generator: torch.Generator, level: float | None = None) -> torch.Tensor:
+    def __call__(self, images: torch.Tensor, generator: torch.Generator, level: float | None = None, part: Part = WHOLE) -> torch.Tensor:
         """Degrade images (B, 3, H, W) in [-1, 1] -> measurements of the same shape.
 
         Args:
             images: clean.
             generator: of every draw.
             level: 0 to 1 puts all parameters at that share of their range instead of drawing them.
+            part: of a larger batch, which the images are; each gets what it would get there.
         """
-        return self.draw(images, generator, level).measured
+        return self.draw(images, generator, level, part).measured
 
-    def draw(self, images: torch.Tensor, generator: torch.Generator, level: float | None = None) -> Draw:
+    def draw(self, images: torch.Tensor, generator: torch.Generator, level: float | None = None, part: Part = WHOLE) -> Draw:
         """As a call, with what was drawn."""
         # Half precision would add an error of its own, as large as a faint degradation.
         with torch.autocast(images.device.type, enabled=False):
-            return self._draw(images.float(), generator, level)
+            return self._draw(images.float(), generator, level, part)
 
-    def _draw(self, images: torch.Tensor, generator: torch.Generator, level: float | None) -> Draw:
-        kinds = torch.multinomial(self.weights, len(images), replacement=True, generator=generator)
+    def _draw(self, images: torch.Tensor, generator: torch.Generator, level: float | None, part: Part) -> Draw:
+        total = part.total(len(images))
+        kinds = torch.multinomial(self.weights, total, replacement=True, generator=generator)
+        here = torch.full((total,), -1)
+        here[part.places(len(images))] = torch.arange(len(images))
         measured = torch.empty_like(images)
         operators: list = [None] * len(images)
         noises = torch.zeros(len(images))
@@ -90,7 +95,6 @@ class Degradations:
             chosen = (kinds == k).nonzero()[:, 0]
             if len(chosen) == 0:
                 continue
-            some = images[chosen.to(images.device)]
             values = {}
             for name, given in self._ranges(table).items():
                 if not isinstance(given, (list, tuple)):
@@ -104,12 +108,20 @@ class Degradations:
             draw = torch.randn(len(chosen), generator=generator)
             noise_std = table.get("noise_std", 0.05) * torch.exp(spread * draw)
             # One generator for all: training needs no independence from the batch, only repeatability.
-            noises[chosen] = noise_std
-            for place, sample in enumerate(chosen.tolist()):
-                operators[sample] = operator.subset(torch.arange(len(chosen)) == place)
-            noise = torch.randn(some.shape, generator=generator).to(some)
-            measured[chosen.to(images.device)] = operator.on_signed(some) + 2 * noise_std.view(-1, 1, 1, 1).to(some) * noise
-        return Draw(measured, kinds, operators, noises)
+            noise = torch.randn((len(chosen), *images.shape[1:]), generator=generator)
+            own = here[chosen] >= 0
+            places = here[chosen][own]
+            if len(places) == 0:
+                continue
+            if not bool(own.all()):
+                operator, noise_std, noise = operator.subset(own), noise_std[own], noise[own]
+            noises[places] = noise_std
+            for number, sample in enumerate(places.tolist()):
+                operators[sample] = operator.subset(torch.arange(len(places)) == number)
+            some = images[places.to(images.device)]
+            degraded = operator.on_signed(some) + 2 * noise_std.view(-1, 1, 1, 1).to(some) * noise.to(some)
+            measured[places.to(images.device)] = degraded
+        return Draw(measured, kinds[part.places(len(images))], operators, noises)
 
     def describe(self) -> list[dict]:
         """What the encoder was trained on, for its config."""

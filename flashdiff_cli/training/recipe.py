@@ -21,6 +21,7 @@ LIMITS = {
     "seed": (0, 2**22),
     "crop": (1, 4096),
     "batch": (1, 65_536),
+    "accumulate": (1, 65_536),
     "steps": (0, 1e9),
     "minutes": (0, 1e7),
     "learning_rate": (0, 10),
@@ -38,6 +39,26 @@ LIMITS = {
 """What numbers may be. Seeds are shifted by 40 bits to draw from, and must stay within 63."""
 
 
+BUILT_IN = Path(__file__).parent / "recipes"
+"""Recipes for pictures and models of one's own, by the name of their stage."""
+
+
+def find_recipe(spec: str | Path) -> Path:
+    """Return the file of a recipe: a path, or the name of one that comes with the program.
+
+    Raises:
+        UsageError: there is neither.
+    """
+    path = Path(spec)
+    if path.exists() or len(path.parts) > 1 or path.suffix:
+        return path
+    built_in = BUILT_IN / f"{spec}.toml"
+    if not built_in.is_file():
+        known = ", ".join(sorted(p.stem for p in BUILT_IN.glob("*.toml")))
+        raise UsageError(f"`recipe` {spec}: no such file, and no recipe that comes with flashdiff ({known})")
+    return built_in
+
+
 @dataclass
 class Recipe:
     """One training run.
@@ -51,6 +72,7 @@ class Recipe:
     seed: int = 0
     crop: int = 64
     batch: int = 16
+    """Crops of a step, of all processes and passes together."""
     steps: int | None = None
     minutes: float | None = None
     learning_rate: float = 4e-4
@@ -60,6 +82,10 @@ class Recipe:
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.99)
     clip: float = 1.0
+    accumulate: int = 1
+    """Passes that a batch is computed in, one after the other, to save memory."""
+    gradient_checkpointing: bool = False
+    """Compute activations of large networks anew in the backward pass, to save memory."""
     ema: float = 0.999
     precision: str = "auto"
     workers: int = 2

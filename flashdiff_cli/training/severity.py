@@ -7,10 +7,12 @@ import torch.nn.functional as F
 from PIL import Image
 
 from flashdiff_cli.first_stage import FirstStage
+from flashdiff_cli.hub.paths import new_folder
 from flashdiff_cli.loading import load_component
 from flashdiff_cli.severity import SeverityEncoder, SeverityEstimate
 from flashdiff_cli.stats import ordering_accuracy, spearman
 from flashdiff_cli.training.degradation import Degradations
+from flashdiff_cli.training.parts import WHOLE
 from flashdiff_cli.training.recipe import Recipe
 from flashdiff_cli.training.sample_grid import grid, to_picture
 
@@ -30,6 +32,7 @@ class SeverityTask:
     """
 
     component = "severity"
+    shares_draws = True
 
     def __init__(self, recipe: Recipe, validation: dict[str, list[torch.Tensor]], model: Path):
         defaults = {"variance_weight": 1.0, "image_weight": 1.0, "variance_form": "squared", "image_share": 1.0, "whole_weight": 1.0}
@@ -56,9 +59,9 @@ class SeverityTask:
     def prepare(self, device: torch.device) -> None:
         self.stage.model.to(device)
 
-    def loss(self, module, images, generator):
+    def loss(self, module, images, generator, part=WHOLE):
         w = self.settings
-        measured = self.degradations(images, generator)
+        measured = self.degradations(images, generator, part=part)
         with torch.no_grad():
             z0 = self.stage.encode(images).float()
         code, local = module.local(measured)
@@ -77,9 +80,12 @@ class SeverityTask:
             variance = (spread - estimate.variance).square()
         image = torch.zeros((), device=latent.device)
         if w["image_weight"]:
-            share = max(1, round(len(images) * w["image_share"]))
-            decoded = self.stage.decode(estimate.latent[:share]).float()
-            image = F.mse_loss(decoded, images[:share])
+            # The first of the whole batch, so that all its parts together decode what one would.
+            share = max(1, round(part.total(len(images)) * w["image_share"]))
+            own = int((part.places(len(images)) < share).sum())
+            if own:
+                decoded = self.stage.decode(estimate.latent[:own]).float()
+                image = F.mse_loss(decoded, images[:own]) * (own * part.count / share)
         loss = latent.mean() + w["variance_weight"] * variance.mean() + w["image_weight"] * image
         return {"loss": loss, "latent": latent.mean(), "variance": variance.mean(), "image": image}
 
@@ -122,4 +128,5 @@ class SeverityTask:
         return grid(rows)
 
     def export(self, module, folder: Path) -> None:
-        module.save_pretrained(folder / self.component, safe_serialization=True)
+        with new_folder(folder / self.component, "is there room on the disk?", replace=True) as part:
+            module.save_pretrained(part, safe_serialization=True)

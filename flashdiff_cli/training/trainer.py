@@ -9,6 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -20,14 +21,17 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from flashdiff_cli.bounded import in_one_line, open_regular
-from flashdiff_cli.errors import FlashdiffError
+from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.hub.pickles import check_checkpoint
 from flashdiff_cli.pictures.atomic import whole
 from flashdiff_cli.runs.lines import append, appending, safe_open
 from flashdiff_cli.training.data import Crops, ResumableSampler, Source
+from flashdiff_cli.training.parts import Part
 from flashdiff_cli.training.recipe import Recipe
 
 CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
+FIRST_CHECKPOINT = 30.0
+"""Seconds after which a run's first checkpoint is written, at the latest."""
 
 
 class Task(Protocol):
@@ -35,6 +39,9 @@ class Task(Protocol):
 
     module: torch.nn.Module
     """The network that is trained, under EMA."""
+
+    shares_draws: bool
+    """Whether `loss` takes the `Part` of a batch that its images are, and draws as for the whole; without, every part draws for itself."""
 
     def prepare(self, device: torch.device) -> None:
         """Move whatever is frozen to the device."""
@@ -92,6 +99,27 @@ def made_by_training(log: Path) -> bool:
         return False
 
 
+def _checkpoint_gradients(task: Task) -> None:
+    """Compute what a backward pass needs anew instead of keeping it, in every network of a task that can do so: less memory, a third more time."""
+    frozen = getattr(task, "stage", None)
+    for network in (task.module, None if frozen is None else frozen.model):
+        if getattr(network, "_supports_gradient_checkpointing", False):
+            network.enable_gradient_checkpointing()
+
+
+class Losses(torch.nn.Module):
+    """A task's loss as a network's forward pass, which is what several processes can share."""
+
+    def __init__(self, task: Task):
+        super().__init__()
+        self.module, self.task = task.module, task
+
+    def forward(self, images: torch.Tensor, generator: torch.Generator, part: Part) -> dict[str, torch.Tensor]:
+        """Return the losses of a part of a batch."""
+        more = {"part": part} if getattr(self.task, "shares_draws", False) else {}
+        return self.task.loss(self.module, images, generator, **more)
+
+
 class Trainer:
     """Runs one recipe for one task in one folder.
 
@@ -102,6 +130,7 @@ class Trainer:
         folder: receives `checkpoint.pt`, `log.jsonl`, `sheets/` and the finished component.
         callback: called with a dict per step (`step`, `loss`, `progress`, `seconds_left`, `rate`, ...) and per event.
         device: "auto", "cpu", "cuda" or "mps".
+        target: receives the finished component instead of `folder`.
     """
 
     def __init__(
@@ -112,8 +141,10 @@ class Trainer:
         folder: str | Path,
         callback: Callable[[dict], None] | None = None,
         device: str = "auto",
+        target: str | Path | None = None,
     ):
         self.recipe, self.task, self.folder = recipe, task, Path(folder)
+        self.target = self.folder if target is None else Path(target)
         self.callback = callback or (lambda event: None)
         self.folder.mkdir(parents=True, exist_ok=True)
         precision = recipe.precision
@@ -133,12 +164,18 @@ class Trainer:
             betas=recipe.betas,
             weight_decay=recipe.weight_decay,
         )
-        self.module, self.optimizer = self.accelerator.prepare(task.module, self.optimizer)
+        parts = self.accelerator.num_processes * recipe.accumulate
+        if recipe.batch % parts:
+            raise UsageError(f"batch {recipe.batch} cannot be shared evenly by {parts} (processes times accumulate); give a multiple")
+        self.module = task.module.to(self.device)
+        if recipe.gradient_checkpointing:
+            _checkpoint_gradients(task)
+        self.losses, self.optimizer = self.accelerator.prepare(Losses(task), self.optimizer)
         self.ema = EMAModel(self._bare().parameters(), decay=recipe.ema, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
         self.ema.to(self.device)
 
     def _bare(self) -> torch.nn.Module:
-        return self.accelerator.unwrap_model(self.module)
+        return self.module
 
     @property
     def progress(self) -> float:
@@ -221,10 +258,10 @@ class Trainer:
 
     def _batches(self):
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        start = self.step * self.recipe.batch * world
+        start = self.step * self.recipe.batch
         loader = DataLoader(
             Crops(self.sources, self.recipe.crop, self.recipe.seed),
-            batch_size=self.recipe.batch,
+            batch_size=self.recipe.batch // world,
             sampler=ResumableSampler(start, rank, world),
             num_workers=self.recipe.workers,
             pin_memory=self.device.type == "cuda",
@@ -245,27 +282,45 @@ class Trainer:
         finally:
             bare.train()
             self.ema.restore(bare.parameters())
-        (self.folder / "sheets").mkdir(exist_ok=True)
-        with whole(self.folder / "sheets" / f"{self.step:07d}.png") as file:
-            sheet.save(file, "PNG")
+        if self.accelerator.is_main_process:
+            (self.folder / "sheets").mkdir(exist_ok=True)
+            with whole(self.folder / "sheets" / f"{self.step:07d}.png") as file:
+                sheet.save(file, "PNG")
         return figures
 
     def train_step(self, images: torch.Tensor) -> dict[str, float]:
-        """One optimiser step on a batch (B, 3, crop, crop)."""
+        """One optimiser step on this process's share of a batch (B, 3, crop, crop), in as many passes as the recipe says; mean losses."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
-        world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        generator = torch.Generator().manual_seed((self.recipe.seed << 40) + self.step * world + rank)
-        with self.accelerator.autocast():
-            losses = self.task.loss(self.module, images.to(self.device, non_blocking=True), generator)
-        self.accelerator.backward(losses["loss"])
+        world, rank, passes = self.accelerator.num_processes, self.accelerator.process_index, self.recipe.accumulate
+        sums: dict[str, torch.Tensor] = {}
+        for number in range(passes):
+            part = Part(rank + world * number, world * passes)
+            # Draws are of the whole batch, whoever computes a part of it; where a task draws for its part alone, the parts must differ.
+            shared = getattr(self.task, "shares_draws", False)
+            seed = self.step if shared else self.step * part.count + part.index
+            generator = torch.Generator().manual_seed((self.recipe.seed << 40) + seed)
+            last = number == passes - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.losses), self.accelerator.autocast():
+                losses = self.losses(images[number::passes].to(self.device, non_blocking=True), generator, part)
+                self.accelerator.backward(losses["loss"] / passes)
+            sums = {k: v.detach() / passes + sums.get(k, 0.0) for k, v in losses.items()}
+        if world > 1:
+            sums = {k: self.accelerator.reduce(v, "mean") for k, v in sums.items()}
         norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.recipe.clip)
         if torch.isfinite(norm):
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.step(self._bare().parameters())
         self.step += 1
-        return {k: float(v.detach()) for k, v in losses.items()}
+        return {k: float(v) for k, v in sums.items()}
+
+    def _agreed(self, seconds: float) -> float:
+        """Return the time that all processes go by, the longest: they must end at the same step."""
+        if self.accelerator.num_processes == 1:
+            return seconds
+        found = self.accelerator.gather(torch.tensor([seconds], dtype=torch.float32, device=self.device))
+        return float(found.max())
 
     def run(self) -> dict[str, float]:
         """Train until the budget is used, then export the EMA weights. Returns the last validation figures.
@@ -277,7 +332,9 @@ class Trainer:
             pass  # a run that is killed early has begun here
         batches = self._batches()
         figures: dict[str, float] = {}
-        last_save = tick = time.perf_counter()
+        tick = time.perf_counter()
+        # The first checkpoint comes early: what a long interval would lose of a new run is all of it.
+        last_save = tick - max(0.0, 60 * self.recipe.checkpoint_minutes - FIRST_CHECKPOINT)
         begun_at, begun = self.progress, self.elapsed
         try:
             while self.progress < 1.0:
@@ -286,7 +343,7 @@ class Trainer:
                     figures = self.evaluate()
                     self._log({"event": "validation", "step": self.step, **figures})
                 now = time.perf_counter()
-                self.elapsed, tick = self.elapsed + now - tick, now
+                self.elapsed, tick = self._agreed(self.elapsed + now - tick), now
                 done = self.progress - begun_at
                 left = (self.elapsed - begun) * (1 - self.progress) / done if done > 0 else None
                 event = {"event": "step", "step": self.step, **losses, "learning_rate": self.learning_rate()}
@@ -303,6 +360,8 @@ class Trainer:
         self._log({"event": "validation", "step": self.step, **figures})
         bare = self._bare()
         self.ema.copy_to(bare.parameters())
-        with in_one_line(self.folder, "the weights cannot be written; is there room on the disk? The checkpoint is there, run again"):
-            self.task.export(bare.eval(), self.folder)
+        if self.accelerator.is_main_process:
+            with in_one_line(self.folder, "the weights cannot be written; is there room on the disk? The checkpoint is there, run again"):
+                self.task.export(bare.eval(), self.target)
+        self.accelerator.wait_for_everyone()
         return figures
