@@ -6,6 +6,7 @@ ARG PYTHON=3.12
 FROM python:${PYTHON}-slim AS wheel
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE ./
+COPY flashdiff flashdiff
 COPY flashdiff_cli flashdiff_cli
 COPY weights weights
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
