@@ -392,3 +392,16 @@ def test_standard_input_is_bounded(monkeypatch):
 
     with pytest.raises(FlashdiffError, match="standard input gives more than"):
         read_standard_input(Endless())
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes")
+def test_sizes_are_read_ahead_by_the_same_door(tmp_path, no_programs):
+    """What a run is expected to take is told from headers: of pictures only, and no pipe is waited for."""
+    from flashdiff_cli.runs.expected import megapixels
+    from flashdiff_cli.runs.inputs import Job
+
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "script.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5000 5000\n")
+    Image.new("RGB", (1000, 500)).save(tmp_path / "a.png")
+    jobs = [Job(tmp_path / name, Path(name)) for name in ("pipe.png", "script.png", "a.png")]
+    assert megapixels(jobs[:2]) is None and megapixels(jobs[2:]) == pytest.approx(0.5)

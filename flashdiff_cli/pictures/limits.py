@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image, ImageFile
 
-from flashdiff_cli.bounded import read_bounded
+from flashdiff_cli.bounded import open_regular, read_bounded
 from flashdiff_cli.errors import UsageError
 from flashdiff_cli.pictures import structure, time_limit
 from flashdiff_cli.pictures.formats import OPENED
@@ -24,6 +24,8 @@ MEGAPIXELS = 178
 """Pixels of a picture, in millions, unless FLASHDIFF_MAX_MEGAPIXELS says otherwise."""
 MOST_MEGAPIXELS = 4000
 """What the variable can be raised to: beyond, sizes no longer fit the numbers that decoders count with."""
+HEAD_BYTES = 4 << 20
+"""Of a file, in which its size is looked for."""
 BYTES_PER_PIXEL, MORE_BYTES = 16, 256 << 20
 """Of a file: four channels of 32 bits, and room for metadata."""
 
@@ -100,9 +102,21 @@ def open_image(data: bytes) -> ImageFile.ImageFile:
     return opened
 
 
+def size_of(path: str | Path) -> tuple[int, int]:
+    """Width and height of a picture file by what it says at its beginning, not turned upright; nothing is decoded.
+
+    Raises:
+        as `open_image_file`; also where the size is not said within the first bytes.
+    """
+    with open_regular(path) as file:
+        data = file.read(HEAD_BYTES)
+    with open_image(data) as opened:
+        return opened.size
+
+
 def open_image_file(path: str | Path) -> ImageFile.ImageFile:
     """`read_file`, then `open_image`."""
     return open_image(read_file(path))
 
 
-__all__ = ["OPENED", "VARIABLE", "Refused", "max_pixels", "most_bytes", "open_image", "open_image_file", "read_file"]
+__all__ = ["OPENED", "VARIABLE", "Refused", "max_pixels", "most_bytes", "open_image", "open_image_file", "read_file", "size_of"]

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.hub.paths import converted_folder
 from flashdiff_cli.pictures.atomic import whole
+from flashdiff_cli.pictures.limits import size_of
 from flashdiff_cli.runs.inputs import Job
 from flashdiff_cli.runs.record import Record
 
@@ -120,8 +119,9 @@ def megapixels(jobs: Sequence[Job], scale: int = 1) -> float | None:
     """
     sizes = []
     for job in jobs[:LOOKED_AT]:
-        with suppress(Exception), Image.open(job.source) as opened:  # whatever is wrong with a file is said when it is its turn
-            sizes.append(opened.width * opened.height)
+        with suppress(Exception):  # whatever is wrong with a file is said when it is its turn
+            width, height = size_of(job.source)
+            sizes.append(width * height)
     return None if not sizes else sum(sizes) / len(sizes) * len(jobs) * scale**2 / 1e6
 
 
