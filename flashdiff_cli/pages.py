@@ -14,6 +14,7 @@ from PIL import Image
 
 from flashdiff_cli.errors import one_line
 from flashdiff_cli.pictures.atomic import Opener, whole
+from flashdiff_cli.storage.url import Url, location
 
 
 class Shown(NamedTuple):
@@ -71,7 +72,7 @@ def render(template: str, **values: Any) -> str:
     return _environment().get_template(template).render(values)
 
 
-def write_text(text: str, path: str | Path, into: Opener = whole) -> None:
+def write_text(text: str, path: str | Path | Url, into: Opener = whole) -> None:
     """Write a text file, first under a temporary name.
 
     Args:
@@ -82,6 +83,6 @@ def write_text(text: str, path: str | Path, into: Opener = whole) -> None:
     Raises:
         FlashdiffError: the disk or the folder refuses.
     """
-    with into(Path(path)) as file:
+    with into(location(path)) as file:
         # A name may hold bytes that are no text; they are written as their escapes.
         file.write(text.encode(errors="backslashreplace"))

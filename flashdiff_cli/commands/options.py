@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from flashdiff_cli.commands import complete
 from flashdiff_cli.commands.flags import OPERATOR_NAMES
+from flashdiff_cli.storage.url import location
 
 Inputs = Annotated[
-    list[Path], typer.Argument(metavar="INPUT...", help="Picture files, folders and patterns; - reads names from stdin.", show_default=False)
+    list[Any],  # Path | Url, which the command-line library does not take
+    typer.Argument(
+        metavar="INPUT...",
+        help="Picture files, folders, archives and patterns, here or as URLs (s3://, https://, ...); - reads names from stdin.",
+        show_default=False,
+        parser=location,
+    ),
 ]
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Look in subfolders too.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Do the first so many pictures.", show_default=False)]

@@ -54,7 +54,7 @@ def check_free(output: Path | None, overwrite: bool) -> None:
 
     if output not in (None, STANDARD):
         check_output(output)
-        if os.path.lexists(output) and not overwrite:
+        if (os.path.lexists(output) if isinstance(output, Path) else output.exists()) and not overwrite:
             raise FlashdiffError(f"{output}: exists already; choose another --output, or pass --overwrite")
 
 
@@ -113,7 +113,7 @@ def write_piped(
     from flashdiff_cli.runs.piped import ending_of
 
     if output not in (None, STANDARD):
-        like = () if job.data is not None else (job.source,)
+        like = (job.source,) if job.data is None and isinstance(job.source, Path) else ()
         write_picture(restored, output, quality, lambda path: whole(path, overwrite, like), record.notes)
         record.output = str(output)
         return

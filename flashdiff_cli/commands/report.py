@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from pathlib import PurePath
+from typing import Annotated, Any
 
 import typer
 
 from flashdiff_cli.commands import options
+from flashdiff_cli.storage.url import location
 
 
 def report(
     places: Annotated[
-        list[Path],
-        typer.Argument(metavar="RESULTS...", help="Folders that runs have written into, and files of what --json has printed.", show_default=False),
+        list[Any],
+        typer.Argument(
+            metavar="RESULTS...",
+            help="Folders that runs have written into, and files of what --json has printed.",
+            show_default=False,
+            parser=location,
+        ),
     ],
     json: options.Json = False,
-    csv: Annotated[Path | None, typer.Option("--csv", help="Write all records there as CSV.")] = None,
-    page: Annotated[Path | None, typer.Option("--report", "-o", help="Write a page with before/after sliders, plot and table there (.html).")] = None,
+    csv: Annotated[Any, typer.Option("--csv", metavar="PATH", help="Write all records there as CSV.", parser=location)] = None,
+    page: Annotated[
+        Any,
+        typer.Option("--report", "-o", metavar="PATH", help="Write a page with before/after sliders, plot and table there (.html).", parser=location),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that stand in the way.")] = False,
 ) -> None:
     """Gather what several runs have done into one table, page or CSV: the parts of a job array, or all runs into a folder.
@@ -39,7 +48,7 @@ def report(
     from flashdiff_cli.runs.tables import Tables
 
     records = merged(places)
-    jobs = [Job(Path(r.input), Path(Path(r.input).name), Path(r.output) if r.output else None) for r in records]
+    jobs = [Job(location(r.input), PurePath(location(r.input).name), location(r.output) if r.output else None) for r in records]
     tables = Tables(Journal(), places, jobs, csv, page, overwrite)
     if json:
         for record in records:

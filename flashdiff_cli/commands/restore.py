@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from flashdiff_cli.commands import complete, helpful, options, process
 from flashdiff_cli.commands.flags import OPERATOR_FLAGS, SOLVER_FLAGS, closed, solver_help, split, with_flags
+from flashdiff_cli.storage.url import location
 
 
 @closed
@@ -19,8 +20,10 @@ from flashdiff_cli.commands.flags import OPERATOR_FLAGS, SOLVER_FLAGS, closed, s
 def restore(
     inputs: options.Inputs,
     output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="File, or folder that mirrors the inputs (default: beside each input)."),
+        Any,
+        typer.Option(
+            "--output", "-o", metavar="PATH", help="File, or folder (or URL) that mirrors the inputs (default: beside them).", parser=location
+        ),
     ] = None,
     recursive: options.Recursive = False,
     limit: options.Limit = None,
@@ -101,8 +104,11 @@ def restore(
     dtype: options.Dtype = "auto",
     offline: options.Offline = False,
     json: options.Json = False,
-    csv: Annotated[Path | None, typer.Option("--csv", help="Write all records there as CSV.")] = None,
-    page: Annotated[Path | None, typer.Option("--report", help="Write a page with before/after sliders, plot and table there (.html).")] = None,
+    csv: Annotated[Any, typer.Option("--csv", metavar="PATH", help="Write all records there as CSV.", parser=location)] = None,
+    page: Annotated[
+        Any,
+        typer.Option("--report", metavar="PATH", help="Write a page with before/after sliders, plot and table there (.html).", parser=location),
+    ] = None,
     quiet: options.Quiet = False,
     threads: process.Threads = None,
     max_megapixels: process.MaxMegapixels = None,
@@ -194,7 +200,7 @@ def restore(
     def together(records):
         if samples == 1:
             expected.learn(timed, records[len(early) :])
-        return tables.write(records)
+        return [*tables.write(records), *journal.unite()]
 
     def close(records):
         return closing(records, sum(passed.values()), {"report": page, "table": csv})

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from flashdiff_cli.errors import FlashdiffError
+from flashdiff_cli.storage.upload import uploaded
+from flashdiff_cli.storage.url import Url
 
 if sys.platform == "win32":
     fcntl = None
@@ -73,6 +75,10 @@ def whole(
         FlashdiffError: the disk or the folder refuses, what is written cannot be put into this kind of file, or there is a
             file that may not be replaced, or something that is no ordinary file.
     """
+    if isinstance(path, Url):
+        with uploaded(path, replace, None if ready is None else lambda *found: ready(Finished(*found))) as file:
+            yield file
+        return
     temporary: Path | None = None
     try:
         make_folder(path.parent)

@@ -21,17 +21,18 @@ from flashdiff_cli.pictures.encode import encode
 from flashdiff_cli.pictures.formats import FORMATS, check_output, needed
 from flashdiff_cli.pictures.picture import Picture, from_pil
 from flashdiff_cli.pictures.time_limit import TooSlow, in_time
+from flashdiff_cli.storage.url import Url, location
 
 __all__ = ["Picture", "check_output", "encoded", "from_pil", "picture_of", "read_picture", "write_picture", "write_to"]
 
 
-def read_picture(path: str | Path) -> Picture:
-    """Read a picture file.
+def read_picture(path: str | Path | Url) -> Picture:
+    """Read a picture file, or what stands at an address.
 
     Raises:
         FlashdiffError: it is missing, empty, truncated, no picture, or too large to be one.
     """
-    path = Path(path)
+    path = location(path)
     try:
         data = limits.read_file(path)
     except FileNotFoundError:
@@ -79,9 +80,9 @@ def picture_of(data: bytes, name: str) -> Picture:
 
 def write_picture(
     picture: Picture,
-    path: str | Path,
+    path: str | Path | Url,
     quality: int | None = None,
-    into: Callable[[Path], AbstractContextManager[BinaryIO]] = whole,
+    into: Callable[[Path | Url], AbstractContextManager[BinaryIO]] = whole,
     notes: list[str] | None = None,
 ) -> None:
     """Write a picture file in the format of its ending: first under a temporary name, then moved.
@@ -97,7 +98,7 @@ def write_picture(
         UsageError: unknown ending.
         FlashdiffError: the disk or the folder refuses, or the picture does not fit the format.
     """
-    path = Path(path)
+    path = location(path)
     check_output(path)
     with into(path) as file:
         found = write_to(picture, file, path.suffix, quality, str(path))

@@ -18,6 +18,7 @@ from flashdiff_cli.errors import UsageError
 from flashdiff_cli.pictures import structure, time_limit
 from flashdiff_cli.pictures.formats import OPENED
 from flashdiff_cli.pictures.structure import Refused
+from flashdiff_cli.storage.url import Url
 
 VARIABLE = "FLASHDIFF_MAX_MEGAPIXELS"
 MEGAPIXELS = 178
@@ -55,14 +56,15 @@ def most_bytes() -> int:
     return BYTES_PER_PIXEL * max_pixels() + MORE_BYTES
 
 
-def read_file(path: str | Path) -> bytes:
-    """The bytes of a picture file.
+def read_file(path: str | Path | Url) -> bytes:
+    """The bytes of a picture file, or of what stands at an address.
 
     Raises:
         OSError: it is missing, a folder, or cannot be read.
         FlashdiffError: it is a pipe, a device or a socket, or larger than any picture within the limit of pixels.
     """
-    return read_bounded(path, most_bytes(), f"for larger pictures set {VARIABLE}")
+    limit, remedy = most_bytes(), f"for larger pictures set {VARIABLE}"
+    return path.read(limit, remedy) if isinstance(path, Url) else read_bounded(path, limit, remedy)
 
 
 def open_image(data: bytes) -> ImageFile.ImageFile:

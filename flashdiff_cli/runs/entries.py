@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flashdiff_cli.errors import FlashdiffError
+from flashdiff_cli.runs.content import stat_of
 from flashdiff_cli.runs.lines import LONGEST, key, safe_open, whole_lines
 from flashdiff_cli.runs.record import Record
 
@@ -124,8 +125,8 @@ class Entries:
         self._passed: set[int] = set()
         self._end, self._lines, self._file = 0, 0, (0, 0)
 
-    def refresh(self) -> None:
-        """Read what has been added since."""
+    def refresh(self, name: str | None = None) -> None:
+        """Read what has been added since; `name`: the one file that is asked for."""
         with self._lock:
             self._refresh()
 
@@ -168,6 +169,14 @@ class Entries:
     def _note_others(self, line: bytes) -> None:
         with suppress(ValueError, RecursionError):
             self._others.update(Entry.of_line(json.loads(line, parse_constant=lambda name: None)).others)
+
+    def has(self, name: str) -> bool:
+        """Whether there is anything of that name in the folder."""
+        return os.path.lexists(self.path.parent / name)
+
+    def stat(self, name: str) -> list[int] | None:
+        """As `content.stat_of`, of a file in the folder, and not of what a link means."""
+        return stat_of(self.path.parent / name, follow=False)
 
     def names(self) -> list[str]:
         """The files that lines tell of."""

@@ -7,18 +7,23 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING
 
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.pictures.formats import FORMATS, SUFFIXES, check_output
+from flashdiff_cli.storage import listing
+from flashdiff_cli.storage.upload import check_writable
+from flashdiff_cli.storage.url import WEB, Url, archive, forget, location
 
 if TYPE_CHECKING:
     from flashdiff_cli.pictures.picture import Picture
 
 
-def place(path: Path) -> Path:
+def place(path: Path | Url) -> Path | Url:
     """A file's name, the same through links and other spellings of its folder."""
+    if isinstance(path, Url):
+        return path
     return Path(os.path.realpath(path.parent)) / path.name
 
 
@@ -26,10 +31,10 @@ def place(path: Path) -> Path:
 class Job:
     """One picture to do."""
 
-    source: Path
-    below: Path
+    source: Path | Url
+    below: PurePath
     """Path of the source below the folder that was given; just its name where a file was given."""
-    target: Path | None = None
+    target: Path | Url | None = None
     named: bool = True
     """Whether the file itself was named, and not found in a folder or by a pattern."""
     data: bytes | None = None
@@ -51,7 +56,7 @@ class Job:
         return self.target is not None and place(self.target) == place(self.source)
 
     @property
-    def result(self) -> Path:
+    def result(self) -> Path | Url:
         """The target of a job that has one; see `with_targets`."""
         if self.target is None:
             raise ValueError(f"{self.source}: no target was chosen")
@@ -62,17 +67,22 @@ class Job:
         return replace(self, target=self.result.with_name(self.result.stem + suffix + self.result.suffix))
 
 
-def _listed(listed: Iterable[str | bytes]) -> list[tuple[Path, bool]]:
+def _listed(listed: Iterable[str | bytes]) -> list[tuple[Path | Url, bool]]:
     """The paths of a list, one a line; names are bytes, whatever they mean in the console's code."""
     names = (os.fsdecode(line).rstrip("\r\n") for line in listed)
-    return [(Path(name), True) for name in names if name.strip()]
+    return [(location(name), True) for name in names if name.strip()]
 
 
-def _matches(given: Path, listed: Iterable[str | bytes], passed: Counter[str]) -> list[tuple[Path, bool]]:
+def _matches(given: Path | Url, listed: Iterable[str | bytes], passed: Counter[str]) -> list[tuple[Path | Url, bool]]:
     """The paths that one argument names: itself, what a pattern matches, or the lines of a list; whether by name."""
     text = str(given)
     if text == "-":
         return _listed(listed)
+    if isinstance(given, Url):
+        # In an address of the web a question mark begins a query.
+        if not any(c in text for c in ("*[" if given.protocol in WEB else "*?[")):
+            return [(given, True)]
+        return [(path, False) for path in listing.matching(given) if _no_name(PurePosixPath(path.name)) is None]
     if any(c in text for c in "*?[") and not os.path.lexists(given):
         found = sorted(glob.glob(text, recursive=True))
         if not found:
@@ -99,14 +109,25 @@ def is_cache(name: str) -> bool:
     return (name.startswith(".") and name not in (".", "..")) or name.casefold() in CACHES
 
 
-def _no_picture(path: Path) -> str | None:
-    """Why a file in a folder is passed over; None if it is not."""
+def _no_name(path: PurePath) -> str | None:
+    """Why a file of this name is passed over in a folder; None if it is not."""
     suffix = path.suffix.lower()
     if path.name.startswith("."):
         return "hidden"
     if suffix not in SUFFIXES:
         return suffix if suffix and len(suffix) < 9 else "without a known ending"
-    return None if path.is_file() else "pipes, devices or broken links"
+    return None
+
+
+def _no_picture(path: Path) -> str | None:
+    """Why a file in a folder is passed over; None if it is not."""
+    return _no_name(path) or (None if path.is_file() else "pipes, devices or broken links")
+
+
+def _counted(path: PurePath) -> str | None:
+    """As `_no_name`; "" for what is passed over and not counted: the journals of earlier runs and what systems leave everywhere."""
+    reason = _no_name(path)
+    return "" if reason == "hidden" and path.suffix.lower() not in SUFFIXES else reason
 
 
 def _in_folder(folder: Path, recursive: bool, passed: Counter[str]) -> list[tuple[Path, Path]]:
@@ -136,6 +157,12 @@ def _in_folder(folder: Path, recursive: bool, passed: Counter[str]) -> list[tupl
     return [(path, path.relative_to(folder)) for path in sorted(files)]
 
 
+def _folder(folder: Path | Url, recursive: bool, passed: Counter[str]) -> list[tuple[Path | Url, PurePath]]:
+    if isinstance(folder, Url):
+        return list(listing.in_folder(folder, recursive, passed, is_cache, _counted))
+    return list(_in_folder(folder, recursive, passed))
+
+
 def say_passed(passed: Counter[str]) -> str | None:
     """One line on what was passed over in folders; None if nothing was."""
     found = +passed
@@ -147,7 +174,7 @@ def say_passed(passed: Counter[str]) -> str | None:
 
 
 def find(
-    inputs: Sequence[str | Path],
+    inputs: Sequence[str | Path | Url],
     recursive: bool = False,
     limit: int | None = None,
     listed: Iterable[str | bytes] = (),
@@ -159,7 +186,8 @@ def find(
     that begin with a dot do not, nor do folders that hold thumbnails or deleted files.
 
     Args:
-        inputs: files, folders, patterns (`*`, `?`, `[a-z]`, `**`), or `-` for `listed`.
+        inputs: files, folders, archives (.zip, .tar, .tar.gz, ...) and patterns (`*`, `?`, `[a-z]`, `**`), as paths or addresses; or `-`
+            for `listed`.
         recursive: look in subfolders too.
         limit: take the first so many.
         listed: lines, each a path; asked for only where `-` is given.
@@ -173,18 +201,20 @@ def find(
         raise UsageError("give at least one picture or folder")
     jobs, seen = [], set()
     passed = Counter() if passed is None else passed
-    for given, named in (match for argument in inputs for match in _matches(Path(argument), listed, passed)):
+    forget()
+    for given, named in (match for argument in inputs for match in _matches(location(argument), listed, passed)):
+        given = archive(given) or given
         if given.is_dir():
             named = False
             here: Counter[str] = Counter()
-            found = _in_folder(given, recursive, here)
+            found = _folder(given, recursive, here)
             passed.update(here)
             if not found:
                 hint = "" if recursive else "; -r looks in its subfolders too"
                 said = say_passed(here)
                 raise FlashdiffError(f"{given}: no pictures in this folder{hint}{f' ({said})' if said else ''}")
         else:
-            found = [(given, Path(given.name))]
+            found = [(given, PurePath(given.name))]
         for path, below in found:
             key = path.absolute()
             if key not in seen:
@@ -195,7 +225,7 @@ def find(
 
 def with_targets(
     jobs: Sequence[Job],
-    output: str | Path | None,
+    output: str | Path | Url | None,
     suffix: str = "-restored",
     ending: str | None = None,
     in_place: bool = False,
@@ -216,12 +246,14 @@ def with_targets(
     if in_place:
         return [_in_place(job, output, ending) for job in jobs]
     named = output is not None and not str(output).endswith("/")
-    output = None if output is None else Path(output)
+    output = None if output is None else location(output)
+    if isinstance(output, Url):
+        check_writable(output)
     single = output is not None and named and _is_file(output, len(jobs))
     if not suffix and output is None:
         raise UsageError("--suffix must not be empty without --output: it would overwrite the input")
     sources = {place(job.source) for job in jobs}
-    taken: set[Path] = set()
+    taken: set[Path | Url] = set()
     planned = []
     for job in jobs:
         target = output if output is not None and single else _target(job, output, suffix, ending)
@@ -235,7 +267,7 @@ def with_targets(
     return planned
 
 
-def _is_file(output: Path, jobs: int) -> bool:
+def _is_file(output: Path | Url, jobs: int) -> bool:
     """Whether an output is the name of a picture, not of a folder.
 
     Raises:
@@ -252,17 +284,21 @@ def _is_file(output: Path, jobs: int) -> bool:
     return False
 
 
-def _target(job: Job, output: Path | None, suffix: str, ending: str | None) -> Path:
+def _target(job: Job, output: Path | Url | None, suffix: str, ending: str | None) -> Path | Url:
     """The name of a result beside its source, or in a folder."""
     kind = ending or (job.source.suffix if job.source.suffix.lower() in FORMATS else ".png")
     if output is None:
+        if isinstance(job.source, Url):
+            check_writable(job.source)
         return job.source.with_name(job.source.stem + suffix + kind)
     return output / job.below.with_suffix(kind)
 
 
-def _in_place(job: Job, output: str | Path | None, ending: str | None) -> Job:
+def _in_place(job: Job, output: str | Path | Url | None, ending: str | None) -> Job:
     if output is not None or ending is not None:
         raise UsageError("--in-place writes over the inputs; leave out --output and --format")
     if job.source.suffix.lower() not in FORMATS:
         raise UsageError(f"{job.source}: --in-place cannot write {job.source.suffix or 'a name without an ending'}")
+    if isinstance(job.source, Url):
+        check_writable(job.source)
     return replace(job, target=job.source)

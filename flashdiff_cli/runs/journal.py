@@ -18,11 +18,14 @@ from typing import Any, BinaryIO
 
 from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.pictures.atomic import Finished, whole
-from flashdiff_cli.runs.content import digest_of, other_names, same_file, stat_of, unchanged
+from flashdiff_cli.runs.content import absolute_name, digest_of, other_names, same_file, stat_of, unchanged
 from flashdiff_cli.runs.entries import NAME, Entries, Entry
 from flashdiff_cli.runs.inputs import Job
 from flashdiff_cli.runs.lines import append, appending
 from flashdiff_cli.runs.record import Record, finite
+from flashdiff_cli.runs.remote_entries import RemoteEntries
+from flashdiff_cli.storage.upload import uploaded
+from flashdiff_cli.storage.url import Url
 
 NEW, DONE, STALE, OTHER, FOREIGN = "new", "done", "stale", "other", "foreign"
 IN_THE_WAY = "exists already and is not flashdiff's; choose another --output or --suffix, or pass --overwrite"
@@ -43,14 +46,14 @@ class Origin:
 
     name: str
     """The absolute path; of several, the fingerprint of all."""
-    paths: tuple[Path, ...]
+    paths: tuple[Path | Url, ...]
     given: str = ""
     """The path as it was given, by which older versions knew it."""
 
     @classmethod
     def of(cls, *paths: Path) -> Origin:
         """Of one picture, or of several."""
-        names = [os.path.abspath(path) for path in paths]
+        names = [absolute_name(path) for path in paths]
         if len(names) == 1:
             return cls(names[0], tuple(paths), str(paths[0]))
         return cls(fingerprint(sources=names), tuple(paths))
@@ -58,11 +61,13 @@ class Origin:
     @classmethod
     def of_run(cls, inputs: Sequence[Path], sources: Sequence[Path]) -> Origin:
         """Of a whole run: known by what was given, bounded in who may read it by every picture."""
-        return cls(fingerprint(run=[os.path.abspath(path) for path in inputs]), tuple(sources))
+        return cls(fingerprint(run=[absolute_name(path) for path in inputs]), tuple(sources))
 
 
-def place_of(job: Job) -> Path:
+def place_of(job: Job) -> Path | Url:
     """Where a job's result goes: in place, into the file that a link means."""
+    if isinstance(job.result, Url):
+        return job.result.bare()
     return Path(os.path.realpath(job.result)) if job.in_place else job.result
 
 
@@ -70,8 +75,8 @@ class Journal:
     """The files that flashdiff made, in all folders that a run writes into; each folder's journal is read when it is first asked for."""
 
     def __init__(self):
-        self._folders: dict[Path, Entries] = {}
-        self._seen: dict[Path, list[int] | None] = {}
+        self._folders: dict[Path | Url, Entries] = {}
+        self._seen: dict[Path | Url, list[int] | None] = {}
         self._lock = threading.Lock()
 
     def entries(self, folder: Path, anew: bool = False) -> Entries:
@@ -80,7 +85,7 @@ class Journal:
         with self._lock:
             known = folder in self._folders
             if not known:
-                self._folders[folder] = Entries(folder)
+                self._folders[folder] = RemoteEntries(folder) if isinstance(folder, Url) else Entries(folder)
             entries = self._folders[folder]
         if known and anew:
             entries.refresh()
@@ -115,7 +120,7 @@ class Journal:
         return self._known(place, anew=False) or self._known(place, anew=True)
 
     def _known(self, place: Path, anew: bool) -> Entry | None:
-        now, digest = stat_of(place, follow=False), None
+        now, digest = self.entries(place.parent).stat(place.name), None
         if now is None:
             return None
         for entry, seen in self.entries(place.parent, anew).of(place.name):
@@ -131,7 +136,7 @@ class Journal:
 
     def _begun(self, place: Path, origin: Origin) -> bool:
         """Whether a file is the empty one with which a killed run took a name, where a file system lets nothing better."""
-        now = stat_of(place, follow=False)
+        now = self.entries(place.parent).stat(place.name)
         last = next(self.entries(place.parent).of(place.name), None)
         return now is not None and now[0] == 0 and last is not None and last[0].source in (origin.name, origin.given)
 
@@ -142,7 +147,7 @@ class Journal:
         return DONE if found.settings == settings else STALE
 
     def _standing(self, place: Path, origin: Origin, settings: str = "", of: str | None = None) -> str:
-        if not os.path.lexists(place):
+        if not self.entries(place.parent).has(place.name):
             return NEW
         found = self.made_as(place)
         if found is None:
@@ -177,8 +182,10 @@ class Journal:
         if state in (OTHER, FOREIGN) and not overwrite:
             raise FlashdiffError(f"{path}: {OF_ANOTHER if state == OTHER else IN_THE_WAY}")
 
-    def made(self, path: Path) -> bool:
+    def made(self, path: Path | Url) -> bool:
         """Whether a file is what an earlier run has written, and not a picture that was restored in place."""
+        if isinstance(path, Url) and path.read_only:
+            return False
         with suppress(FlashdiffError):
             entries = self.entries(path.parent)
             found = next(entries.of(path.name), None)
@@ -223,7 +230,7 @@ class Journal:
                 raise FlashdiffError(f"{job.source}: another run has restored it in place meanwhile; left as it is")
             return STALE
 
-        values = {"source": os.path.abspath(job.source), "in_place": True, "settings": settings, "source_digest": digest}
+        values = {"source": absolute_name(job.source), "in_place": True, "settings": settings, "source_digest": digest}
         values |= {"source_stat": self._seen.get(job.source)}
         with self._write(place, values, record, allowed, keep=True) as file:
             yield file
@@ -276,6 +283,10 @@ class Journal:
         keep: bool = False,
         like: Sequence[Path] = (),
     ) -> Iterator[BinaryIO]:
+        if isinstance(place, Url):
+            with self._upload(place, values, record, allowed) as file:
+                yield file
+            return
         path = place.parent / NAME
         with ExitStack() as held:
             opened: list[int] = []
@@ -285,14 +296,45 @@ class Journal:
                 opened.append(held.enter_context(appending(path)))
                 self.entries(place.parent, anew=True)
                 replace = allowed() != NEW
-                line = {"output": place.name, "target_stat": [done.size, done.time], "target_digest": done.digest}
-                # Only now, for writing may have added notes.
-                line |= values | {"record": record and finite(asdict(record))}
-                append(opened[0], path, json.dumps(line), sync=True)
+                append(opened[0], path, _line(place, [done.size, done.time], done.digest, values, record), sync=True)
                 return replace
 
-            with whole(place, like=like, keep=keep, ready=ready) as file:
+            local = [source for source in like if isinstance(source, Path)]
+            with whole(place, like=local, keep=keep, ready=ready) as file:
                 yield file
             seen = stat_of(place, follow=False)
             with suppress(FlashdiffError):  # it saves reading the file next time, no more
                 append(opened[0], path, json.dumps({"output": place.name, "seen": seen}), sync=False)
+
+    @contextmanager
+    def _upload(self, place: Url, values: dict[str, Any], record: Record | None, allowed: Callable[[], str]) -> Iterator[BinaryIO]:
+        """As `_write`, into a store."""
+        entries, stats = self.entries(place.parent), []
+
+        def ready(size: int, version: int, digest: str) -> bool:
+            entries.refresh(place.name)
+            replace = allowed() != NEW
+            stats.append([size, version])
+            entries.add(_line(place, stats[0], digest, values, record))
+            return replace
+
+        with uploaded(place, ready=ready) as file:
+            yield file
+        entries.written(place.name, stats[0])
+
+    def unite(self) -> list[str]:
+        """Make the journals of stores small at the end of a run; what could not be done, for people."""
+        errors = []
+        for entries in self._folders.values():
+            if isinstance(entries, RemoteEntries):
+                try:
+                    entries.unite()
+                except FlashdiffError as error:
+                    errors.append(str(error))
+        return errors
+
+
+def _line(place: Path | Url, stat: list[int], digest: str, values: dict[str, Any], record: Record | None) -> str:
+    line = {"output": place.name, "target_stat": stat, "target_digest": digest}
+    # Only now, for writing may have added notes.
+    return json.dumps(line | values | {"record": record and finite(asdict(record))})

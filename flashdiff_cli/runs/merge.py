@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from flashdiff_cli.errors import FlashdiffError
+from flashdiff_cli.runs.content import absolute_name
 from flashdiff_cli.runs.entries import NAME
 from flashdiff_cli.runs.journal import Journal
-from flashdiff_cli.runs.lines import LONGEST, whole_lines
+from flashdiff_cli.runs.lines import LARGEST, LONGEST, whole_lines
 from flashdiff_cli.runs.record import Record
+from flashdiff_cli.runs.remote_entries import FOLDER
+from flashdiff_cli.storage import listing
+from flashdiff_cli.storage.url import Url, location
 
 
-def journals_below(folder: Path) -> Iterator[Path]:
+def journals_below(folder: Path | Url) -> Iterator[Path | Url]:
     """The folders at and below `folder` that hold a journal, sorted; links are not followed."""
+    if isinstance(folder, Url):
+        waiting = [folder]
+        while waiting:
+            here = waiting.pop()
+            inside = sorted(name for name, info in listing.entries(here) if info.get("type") == "directory" and listing.safe(name))
+            if FOLDER in inside:
+                yield here
+            waiting += [here / name for name in reversed(inside) if name != FOLDER]
+        return
     for at, folders, names in os.walk(folder):
         folders.sort()
         if NAME in names:
             yield Path(at)
 
 
-def of_journal(folder: Path, journal: Journal) -> Iterator[Record]:
+def of_journal(folder: Path | Url, journal: Journal) -> Iterator[Record]:
     """The records of the restored pictures that stand in a folder as they were written.
 
     Args:
@@ -46,14 +60,14 @@ def of_journal(folder: Path, journal: Journal) -> Iterator[Record]:
         yield record
 
 
-def of_lines(path: Path) -> Iterator[Record]:
+def of_lines(path: Path | Url) -> Iterator[Record]:
     """The records of a file that holds what `--json` printed.
 
     Raises:
         FlashdiffError: it cannot be read, or a line of it is no record.
     """
     try:
-        with open(path, "rb") as file:
+        with io.BytesIO(path.read(LARGEST, "give the folder of results")) if isinstance(path, Url) else open(path, "rb") as file:
             for number, (_, _, line) in enumerate(whole_lines(file), 1):
                 if line is not None and not line.strip():
                     continue
@@ -66,7 +80,11 @@ def of_lines(path: Path) -> Iterator[Record]:
         raise FlashdiffError(f"{path}: cannot be read ({error.strerror}); give folders of results, or files that `json` has printed") from error
 
 
-def merged(places: Sequence[Path]) -> list[Record]:
+def _whole_name(name: str) -> str:
+    return absolute_name(location(name))
+
+
+def merged(places: Sequence[Path | Url]) -> list[Record]:
     """All pictures once: as done, if any run has done it; else as failed, as the last file says.
 
     Args:
@@ -82,16 +100,16 @@ def merged(places: Sequence[Path]) -> list[Record]:
             for folder in journals_below(place):
                 found = True
                 for record in of_journal(folder, journal):
-                    done[os.path.abspath(record.output or "")] = record
+                    done[_whole_name(record.output or "")] = record
             if not found:
                 raise FlashdiffError(f"{place}: no run has written into this folder; give folders of results, or files that `json` has printed")
             continue
         for record in of_lines(place):
             if record.status == "failed":
-                failed[os.path.abspath(record.input)] = record
+                failed[_whole_name(record.input)] = record
             else:
                 # A folder's own journal says the same, and where the file is now.
-                done.setdefault(os.path.abspath(record.output or record.input), record)
-    inputs = {os.path.abspath(record.input) for record in done.values()}
+                done.setdefault(_whole_name(record.output or record.input), record)
+    inputs = {_whole_name(record.input) for record in done.values()}
     missed = [record for name, record in failed.items() if name not in inputs]
     return sorted([*done.values(), *missed], key=lambda record: record.input)

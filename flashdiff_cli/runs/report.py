@@ -12,7 +12,9 @@ from flashdiff_cli import __version__
 from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.pages import Shown, render, show_picture
 from flashdiff_cli.pictures.files import read_picture
+from flashdiff_cli.runs.content import absolute_name
 from flashdiff_cli.runs.record import Record
+from flashdiff_cli.storage.url import location
 
 SHOWN = 48
 """Pictures that are shown with a slider: of more, those spread evenly over severity."""
@@ -56,7 +58,7 @@ def _card(record: Record) -> dict[str, Any] | None:
     if after is None:
         return None
     # A picture that was restored in place has no "before" any more.
-    before = _small(record.input) if Path(record.input).absolute() != Path(str(record.output)).absolute() else None
+    before = _small(record.input) if absolute_name(location(record.input)) != absolute_name(location(str(record.output))) else None
     facts = f"severity {record.severity:.3f}, {record.steps} of {record.schedule_steps} steps"
     lines = [line for line in (facts, _degradation(record), *record.notes) if line]
     return {"name": Path(record.input).name, "before": before, "after": after, "lines": lines}

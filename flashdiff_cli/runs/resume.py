@@ -33,6 +33,7 @@ from flashdiff_cli.runs.journal import (
 from flashdiff_cli.runs.lines import appending, safe_open
 from flashdiff_cli.runs.locks import claim
 from flashdiff_cli.runs.record import Record
+from flashdiff_cli.storage.url import Url
 
 DO, SKIP, REFUSE = "restore", "skip", "refuse"
 
@@ -80,7 +81,9 @@ def decide(
 
 
 def _file(path: Path) -> tuple[int, int] | None:
-    """Which file a name stands for, whatever the name; None: none."""
+    """Which file of this machine a name stands for, whatever the name; None: none."""
+    if isinstance(path, Url):
+        return None
     with suppress(OSError, ValueError):
         found = path.stat()
         return found.st_dev, found.st_ino
@@ -137,7 +140,8 @@ def known_records(decisions: Sequence[Decision], journal: Journal) -> list[Recor
 def sweep_outputs(decisions: Sequence[Decision]) -> None:
     """Remove what killed runs have left in the folders of a run's outputs, also where nothing is left to be written."""
     for folder in {place_of(decision.job).parent for decision in decisions if decision.action != REFUSE}:
-        sweep(folder)
+        if isinstance(folder, Path):
+            sweep(folder)
 
 
 class Claims:
@@ -158,7 +162,10 @@ class Claims:
         Raises:
             FlashdiffError: the folder's journal cannot be written.
         """
-        if not job.source.exists():
+        if isinstance(job.target, Url):
+            # Stores have no locks: of two runs side by side each may do a picture, and both make the same of it.
+            return self._decided(job, anew=False)
+        if not isinstance(job.source, Url) and not job.source.exists():
             return True  # which reading will say
         path = place_of(job).parent / NAME
         made = _make(path.parent)
@@ -168,10 +175,15 @@ class Claims:
             os.close(handle)
             return False
         self._held[job] = (handle, path, made, release)
-        decision = decide_one(job, self.journal, self.settings, self.overwrite, self.resume, anew=True)
+        decided = self._decided(job, anew=True)
+        if decided is not True:
+            self.free(job)
+        return decided
+
+    def _decided(self, job: Job, anew: bool) -> Record | bool:
+        decision = decide_one(job, self.journal, self.settings, self.overwrite, self.resume, anew)
         if decision.action == DO:
             return True
-        self.free(job)
         return self.journal.record(job) if decision.action == SKIP else refusal(decision)
 
     def free(self, job: Job) -> None:
