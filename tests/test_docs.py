@@ -89,7 +89,7 @@ def desk(tmp_path_factory):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_commands_of_a_page_run_one_after_the_other(page, desk, cli, tmp_path, monkeypatch):
-    """In their order, in one folder, with a tiny model in the place of the shipped one; those that need a GPU, a pipe or a server are left to the parser."""
+    """In their order, in one folder, with a tiny model for the shipped one; those that need a GPU, a pipe or a server are left to the parser."""
     folder, model = desk
     shutil.copytree(folder, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
