@@ -38,7 +38,7 @@ UNLINKED = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EM
 """What file systems without hard links answer."""
 
 
-Opener = Callable[[Path], AbstractContextManager[BinaryIO]]
+Opener = Callable[[Path | Url], AbstractContextManager[BinaryIO]]
 """Opens a file for writing, as `whole` does."""
 
 
@@ -56,7 +56,7 @@ class Finished:
 
 @contextmanager
 def whole(
-    path: Path,
+    path: Path | Url,
     replace: bool = True,
     like: Sequence[Path] = (),
     keep: bool = False,

@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image, features
 
 from flashdiff_cli.errors import UsageError
+from flashdiff_cli.storage.url import Url
 
 READ = {
     ".png": "PNG",
@@ -59,7 +60,7 @@ LOSSY = {"JPEG": {"subsampling": 0}, "WEBP": {}, "AVIF": {"subsampling": "4:4:4"
 """Formats with a quality, and how each is told to keep colours as sharp as brightness."""
 
 
-def check_output(path: Path) -> None:
+def check_output(path: Path | Url) -> None:
     """Raise a UsageError if a picture cannot be written under this name's ending."""
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"{path}: cannot write {path.suffix or 'a name without an ending'}; end it in {', '.join(FORMATS)}")

@@ -15,6 +15,7 @@ from flashdiff_cli.runs.naming import beside
 from flashdiff_cli.runs.record import Record
 from flashdiff_cli.runs.restorer import Restorer, Settings
 from flashdiff_cli.runs.tiled import size_multiple_of
+from flashdiff_cli.storage.url import Url
 
 WINDOW, SHARED = 64, 32
 """Side and overlap of the windows that a severity map looks through, in pixels."""
@@ -44,7 +45,7 @@ def severity_map(
     return canvas.image()[0, : size[0], : size[1]]
 
 
-def write_severity_map(values: torch.Tensor, target: Path, into: Opener = whole) -> Path:
+def write_severity_map(values: torch.Tensor, target: Path | Url, into: Opener = whole) -> Path | Url:
     """Write a severity map beside a picture, on the scale from its lowest to its highest value; `into` opens it."""
     path = beside(target, "severity", ".png")
     write_picture(from_pil(draw_map(values, values.min().item(), values.max().item(), "severity")), path, into=into)
@@ -56,7 +57,7 @@ def write_samples(
     picture: Picture,
     settings: Settings,
     first: Picture,
-    target: Path,
+    target: Path | Url,
     count: int,
     quality: int | None,
     callback: Callable[[int, int], None] | None = None,
@@ -76,9 +77,9 @@ def write_samples(
         a function that writes the mean (NAME-mean) and the map of the standard deviation (NAME-uncertainty.png) and
         completes the record; no more than two images are kept until then.
     """
-    others: list[Path] = []
+    others: list[Path | Url] = []
 
-    def write(image: Picture, path: Path) -> None:
+    def write(image: Picture, path: Path | Url) -> None:
         write_picture(image, path, quality, into)
         others.append(path)
 

@@ -51,7 +51,7 @@ class Origin:
     """The path as it was given, by which older versions knew it."""
 
     @classmethod
-    def of(cls, *paths: Path) -> Origin:
+    def of(cls, *paths: Path | Url) -> Origin:
         """Of one picture, or of several."""
         names = [absolute_name(path) for path in paths]
         if len(names) == 1:
@@ -59,7 +59,7 @@ class Origin:
         return cls(fingerprint(sources=names), tuple(paths))
 
     @classmethod
-    def of_run(cls, inputs: Sequence[Path], sources: Sequence[Path]) -> Origin:
+    def of_run(cls, inputs: Sequence[Path | Url], sources: Sequence[Path | Url]) -> Origin:
         """Of a whole run: known by what was given, bounded in who may read it by every picture."""
         return cls(fingerprint(run=[absolute_name(path) for path in inputs]), tuple(sources))
 
@@ -79,7 +79,7 @@ class Journal:
         self._seen: dict[Path | Url, list[int] | None] = {}
         self._lock = threading.Lock()
 
-    def entries(self, folder: Path, anew: bool = False) -> Entries:
+    def entries(self, folder: Path | Url, anew: bool = False) -> Entries:
         """The journal of a folder; `anew`: with what other runs have added since."""
         folder = folder.absolute()
         with self._lock:
@@ -114,12 +114,12 @@ class Journal:
             raise FlashdiffError(entries.trouble)
         return self._in_place(place, settings) if job.in_place else self._standing(place, Origin.of(job.source), settings)
 
-    def made_as(self, place: Path) -> Entry | None:
+    def made_as(self, place: Path | Url) -> Entry | None:
         """The line that made a file what it is; None: none did."""
         # Of a file that another run has made since the journal was read, the line is there before the file has its name.
         return self._known(place, anew=False) or self._known(place, anew=True)
 
-    def _known(self, place: Path, anew: bool) -> Entry | None:
+    def _known(self, place: Path | Url, anew: bool) -> Entry | None:
         now, digest = self.entries(place.parent).stat(place.name), None
         if now is None:
             return None
@@ -134,19 +134,19 @@ class Journal:
                     return entry
         return None
 
-    def _begun(self, place: Path, origin: Origin) -> bool:
+    def _begun(self, place: Path | Url, origin: Origin) -> bool:
         """Whether a file is the empty one with which a killed run took a name, where a file system lets nothing better."""
         now = self.entries(place.parent).stat(place.name)
         last = next(self.entries(place.parent).of(place.name), None)
         return now is not None and now[0] == 0 and last is not None and last[0].source in (origin.name, origin.given)
 
-    def _in_place(self, place: Path, settings: str) -> str:
+    def _in_place(self, place: Path | Url, settings: str) -> str:
         found = self.made_as(place)
         if found is None:
             return NEW
         return DONE if found.settings == settings else STALE
 
-    def _standing(self, place: Path, origin: Origin, settings: str = "", of: str | None = None) -> str:
+    def _standing(self, place: Path | Url, origin: Origin, settings: str = "", of: str | None = None) -> str:
         if not self.entries(place.parent).has(place.name):
             return NEW
         found = self.made_as(place)
@@ -164,7 +164,7 @@ class Journal:
             return not job.in_place and self.state(job, "") == OTHER
         return False
 
-    def check(self, path: Path, origin: Origin, of: str | None = None, overwrite: bool = False) -> None:
+    def check(self, path: Path | Url, origin: Origin, of: str | None = None, overwrite: bool = False) -> None:
         """Raise a FlashdiffError if a file may not be written there: something is in the way, or a source itself.
 
         Args:
@@ -238,7 +238,7 @@ class Journal:
     @contextmanager
     def file(
         self,
-        path: Path,
+        path: Path | Url,
         origin: Origin,
         settings: str = "",
         digest: str | None = None,
@@ -276,12 +276,12 @@ class Journal:
     @contextmanager
     def _write(
         self,
-        place: Path,
+        place: Path | Url,
         values: dict[str, Any],
         record: Record | None,
         allowed: Callable[[], str],
         keep: bool = False,
-        like: Sequence[Path] = (),
+        like: Sequence[Path | Url] = (),
     ) -> Iterator[BinaryIO]:
         if isinstance(place, Url):
             with self._upload(place, values, record, allowed) as file:
@@ -310,6 +310,7 @@ class Journal:
     def _upload(self, place: Url, values: dict[str, Any], record: Record | None, allowed: Callable[[], str]) -> Iterator[BinaryIO]:
         """As `_write`, into a store."""
         entries, stats = self.entries(place.parent), []
+        assert isinstance(entries, RemoteEntries)
 
         def ready(size: int, version: int, digest: str) -> bool:
             entries.refresh(place.name)

@@ -8,6 +8,7 @@ from typing import Any
 from flashdiff_cli.errors import UsageError
 from flashdiff_cli.parameters import OPERATOR_OPTIONS
 from flashdiff_cli.registry import Option
+from flashdiff_cli.storage.url import Url
 
 ALPHA = "alpha"
 """Instead of a mask file: what a picture's transparency hides is missing."""
@@ -92,12 +93,12 @@ def takes_alpha(operator: str | None, options: dict[str, Any]) -> bool:
     return operator == "mask-inpainting" and options.get("mask_file") == ALPHA
 
 
-def beside(target: Path, what: str, ending: str | None = None) -> Path:
+def beside(target: Path | Url, what: str, ending: str | None = None) -> Path | Url:
     """The name of a picture that goes with `target`."""
     return target.with_name(f"{target.stem}-{what}{ending or target.suffix}")
 
 
-def names_beside(target: Path, count: int, with_map: bool) -> list[Path]:
+def names_beside(target: Path | Url, count: int, with_map: bool) -> list[Path | Url]:
     """All that `count` samples and a severity map write beside `target`."""
     found = [beside(target, f"sample{number}") for number in range(2, count + 1)]
     found += [beside(target, "mean"), beside(target, "uncertainty", ".png")] if count > 1 else []

@@ -54,7 +54,7 @@ def decide(
     settings: str,
     overwrite: bool = False,
     resume: bool = False,
-    extras: Callable[[Path], Sequence[Path]] = lambda target: (),
+    extras: Callable[[Path | Url], Sequence[Path | Url]] = lambda target: (),
 ) -> list[Decision]:
     """Decide for every job.
 
@@ -80,7 +80,7 @@ def decide(
     return decisions
 
 
-def _file(path: Path) -> tuple[int, int] | None:
+def _file(path: Path | Url) -> tuple[int, int] | None:
     """Which file of this machine a name stands for, whatever the name; None: none."""
     if isinstance(path, Url):
         return None
@@ -90,7 +90,7 @@ def _file(path: Path) -> tuple[int, int] | None:
     return None
 
 
-def _with_extras(decision: Decision, journal: Journal, names: set[Path], overwrite: bool, extras: Sequence[Path]) -> Decision:
+def _with_extras(decision: Decision, journal: Journal, names: set[Path | Url], overwrite: bool, extras: Sequence[Path | Url]) -> Decision:
     """The decision, or its refusal where something that would be written besides is in the way."""
     job = decision.job
     for path in extras:
@@ -167,8 +167,10 @@ class Claims:
             return self._decided(job, anew=False)
         if not isinstance(job.source, Url) and not job.source.exists():
             return True  # which reading will say
-        path = place_of(job).parent / NAME
-        made = _make(path.parent)
+        folder = place_of(job).parent
+        assert isinstance(folder, Path)
+        path = folder / NAME
+        made = _make(folder)
         handle = safe_open(path, writing=True)
         release = claim(handle, path.parent, place_of(job).name)
         if release is None:

@@ -48,6 +48,7 @@ class Arrivals:
         ready: list[Job] = []
         seen: dict[Path, tuple[Stat, float]] = {}
         for job in jobs:
+            assert isinstance(job.source, Path)
             stat = _stat(job.source)
             if stat is None or self._given.get(job.source) == stat:
                 continue

@@ -71,8 +71,9 @@ def in_folder(
             else:
                 reason = reason_of(PurePosixPath(name))
                 if reason is None:
-                    known = stat_of_info(info) if info.get("size") is not None else None
-                    yield Url(str(here / raw), known and (known[0], known[1])), below / name
+                    size, version = stat_of_info(info)
+                    # What a listing does not tell is asked for when it is wanted.
+                    yield Url(str(here / raw), None if info.get("size") is None else (size, version)), below / name
                 elif reason:
                     passed[reason] += 1
         waiting += reversed(inside)
