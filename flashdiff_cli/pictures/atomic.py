@@ -38,8 +38,8 @@ UNLINKED = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EM
 """What file systems without hard links answer."""
 
 
-Opener = Callable[[Path | Url], AbstractContextManager[BinaryIO]]
-"""Opens a file for writing, as `whole` does."""
+Opener = Callable[[Any], AbstractContextManager[BinaryIO]]
+"""Opens a file for writing, as `whole` does, by its path or address."""
 
 
 @dataclass(frozen=True)

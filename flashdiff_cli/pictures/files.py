@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -15,7 +13,7 @@ from PIL import Image
 
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.pictures import high_bit_depth, limits
-from flashdiff_cli.pictures.atomic import whole
+from flashdiff_cli.pictures.atomic import Opener, whole
 from flashdiff_cli.pictures.decode import decode
 from flashdiff_cli.pictures.encode import encode
 from flashdiff_cli.pictures.formats import FORMATS, check_output, needed
@@ -82,7 +80,7 @@ def write_picture(
     picture: Picture,
     path: str | Path | Url,
     quality: int | None = None,
-    into: Callable[[Path | Url], AbstractContextManager[BinaryIO]] = whole,
+    into: Opener = whole,
     notes: list[str] | None = None,
 ) -> None:
     """Write a picture file in the format of its ending: first under a temporary name, then moved.
