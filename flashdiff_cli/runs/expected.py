@@ -119,6 +119,8 @@ def megapixels(jobs: Sequence[Job], scale: int = 1) -> float | None:
     """
     sizes = []
     for job in jobs[:LOOKED_AT]:
+        if not isinstance(job.source, Path):  # whose pictures would have to be fetched
+            continue
         with suppress(Exception):  # whatever is wrong with a file is said when it is its turn
             width, height = size_of(job.source)
             sizes.append(width * height)
