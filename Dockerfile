@@ -28,4 +28,5 @@ EXPOSE 7860
 HEALTHCHECK --interval=30s --timeout=5s --start-period=120s --retries=3 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:7860/api/health', timeout=4)"]
 ENTRYPOINT ["flashdiff"]
-CMD ["serve", "--host", "0.0.0.0", "--offline"]
+# Where it is reached by another name, give that: the page of another site may have its own name pointed here.
+CMD ["serve", "--host", "0.0.0.0", "--allow-host", "localhost", "--offline"]

@@ -45,7 +45,9 @@ def test_it_runs_as_a_user_without_rights_and_serves():
     words = [*json.loads(instructions("ENTRYPOINT")[0]), *json.loads(instructions("CMD")[0])]
     assert words[:2] == ["flashdiff", "serve"]
     asked = parses(words[1:])
-    assert asked["host"] == "0.0.0.0" and asked["offline"] is True and str(asked["port"]) in instructions("EXPOSE")
+    assert (
+        asked["host"] == "0.0.0.0" and asked["offline"] is True and asked["names"] == ["localhost"] and str(asked["port"]) in instructions("EXPOSE")
+    )
 
 
 class Healthy(BaseHTTPRequestHandler):

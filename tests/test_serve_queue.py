@@ -5,6 +5,7 @@ import os
 import shlex
 import signal
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from tiny import save_tiny_model
 
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.operators import OPERATORS
+from flashdiff_cli.runs.restorer import Restorer
 from flashdiff_cli.serve.choices import Choices, offered, safe_name
-from flashdiff_cli.serve.service import Broken, Busy, Service, TimeUp
-from flashdiff_cli.serve.worker import Model, Task
+from flashdiff_cli.serve.service import Broken, Busy, Ending, Service, TimeUp
+from flashdiff_cli.serve.worker import Model, Task, work
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +97,14 @@ def test_names_of_uploads_are_made_harmless(sent, kept):
     assert safe_name(sent) == kept
 
 
+@pytest.mark.parametrize("seed", [2**63 - 1, -(2**63) + 1, 2**53 + 1])
+def test_seeds_beyond_what_floats_hold_are_taken(seed):
+    assert Choices.read({"seed": str(seed)}).seed == Choices.read({"seed": seed}).seed == seed
+    for wrong in (2.5, "2.5", 2**63, str(2**63), "nan"):
+        with pytest.raises(UsageError, match="seed"):
+            Choices.read({"seed": wrong})
+
+
 def test_the_command_line_is_what_a_shell_reads():
     choices = Choices(operator="gaussian-blur", options={"blur_std": 1.5}, noise_std=0.05, scale=2, fast=True, seed=3, variance_multiplier=1.25)
     words = shlex.split(choices.command("-my photo's.png", ("mask",)))
@@ -159,7 +169,7 @@ def test_a_mask_of_another_size_names_no_folder_of_the_server(service):
 
 def stopped(service):
     """Stop the worker as if it were in the middle of something; returns its number."""
-    number = service.hands[0].process.pid
+    number = service.workers[0].process.pid
     os.kill(number, signal.SIGSTOP)
     return number
 
@@ -189,7 +199,7 @@ def test_a_worker_that_dies_of_a_picture_is_replaced(service):
     os.kill(number, signal.SIGKILL)
     with pytest.raises(Broken, match="the worker ended"):
         job.future.result(120)
-    assert waiting.future.result(120).record["status"] == "done" and service.hands[0].process.pid != number
+    assert waiting.future.result(120).record["status"] == "done" and service.workers[0].process.pid != number
 
 
 def test_a_picture_that_takes_too_long_is_given_up(service, monkeypatch):
@@ -203,6 +213,20 @@ def test_a_picture_that_takes_too_long_is_given_up(service, monkeypatch):
     assert service.submit(Task("a.png", png(), FAST)).future.result(120).record["status"] == "done"
 
 
+def test_a_worker_that_cannot_be_started_again_is_the_servers_fault(service, monkeypatch):
+    model = service.workers[0].model
+    monkeypatch.setattr(service.workers[0], "model", replace(model, name="/nowhere/at all"))
+    os.kill(service.workers[0].process.pid, signal.SIGKILL)
+    service.workers[0].process.join(60)
+    with pytest.raises(Broken, match="cannot be started again"):
+        service.submit(Task("a.png", png(), FAST)).future.result(120)
+
+
+def test_the_command_line_names_what_the_server_was_told(model, tmp_path):
+    answer = work(Task("a.png", png(), FAST), Restorer(str(model), "cpu", "bfloat16"), 256, str(tmp_path), lambda done, total: None)
+    assert answer.command.endswith(f"--model {model} --tile 256 --dtype bfloat16")
+
+
 def test_closing_tells_those_who_wait_and_ends_the_workers(service):
     """The last test of the file: it ends the service that the others had."""
     number = stopped(service)
@@ -211,11 +235,13 @@ def test_closing_tells_those_who_wait_and_ends_the_workers(service):
         time.sleep(0.01)
     service.close()
     assert jobs[1].future.cancelled()
-    with pytest.raises(FlashdiffError):
+    with pytest.raises(Ending, match="the server is ending"):
         jobs[0].future.result(60)
+    with pytest.raises(Ending):
+        service.workers[0].start()
     with pytest.raises(ProcessLookupError):
         os.kill(number, 0)
-    with pytest.raises(Busy):
+    with pytest.raises(Ending):
         service.submit(Task("a.png", png(), FAST))
     for thread in service._threads:
         thread.join(10)

@@ -1,4 +1,4 @@
-"""The door of the console program: it opens before anything large is imported, so that signals find it in order."""
+"""Entry point of the console program: signals are handled before anything large is imported."""
 
 from __future__ import annotations
 

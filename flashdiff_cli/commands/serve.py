@@ -18,8 +18,10 @@ def serve(
         list[str] | None,
         typer.Option("--allow-host", metavar="NAME", help="Another name by which requests may call this server; repeatable.", show_default=False),
     ] = None,
-    megabytes: Annotated[float, typer.Option("--max-megabytes", min=0.01, max=4096, help="Of an uploaded file.", rich_help_panel="Limits")] = 50.0,
-    megapixels: Annotated[float, typer.Option("--max-megapixels", min=0.001, max=1000, help="Of a picture.", rich_help_panel="Limits")] = 50.0,
+    megabytes: Annotated[float, typer.Option("--max-megabytes", min=0.01, max=4096, help="Largest upload, in MiB.", rich_help_panel="Limits")] = 50.0,
+    megapixels: Annotated[
+        float, typer.Option("--max-megapixels", min=0.001, max=1000, help="Largest picture, in megapixels.", rich_help_panel="Limits")
+    ] = 50.0,
     seconds: Annotated[float, typer.Option("--max-seconds", min=0.1, help="Of one picture, without its wait.", rich_help_panel="Limits")] = 600.0,
     waiting: Annotated[int, typer.Option("--max-waiting", min=0, max=100_000, help="Pictures in the queue.", rich_help_panel="Limits")] = 32,
     batch: Annotated[

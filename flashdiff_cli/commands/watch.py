@@ -95,13 +95,13 @@ def watch(
     made_with = fingerprint(**settings.identity(), **asked, **model_identity(model, offline))
     if not quiet:
         say_error(f"watching {folder} (Ctrl-C ends it)")
-    desk = Desk(restorer, settings, made_with, quality, output, suffix, ending, json, quiet)
-    raise typer.Exit(_follow(arrivals, desk, every, idle))
+    runner = Runner(restorer, settings, made_with, quality, output, suffix, ending, json, quiet)
+    raise typer.Exit(_follow(arrivals, runner, every, idle))
 
 
 @dataclass
-class Desk:
-    """Where what has come is restored and written, as `restore` would."""
+class Runner:
+    """Restores and writes what has come, as `restore` would."""
 
     restorer: Restorer
     settings: Settings
@@ -148,11 +148,11 @@ class Desk:
         return record, finish
 
 
-def _follow(arrivals: Arrivals, desk: Desk, every: float, idle: float | None) -> int:
+def _follow(arrivals: Arrivals, runner: Runner, every: float, idle: float | None) -> int:
     """Look again and again; the exit code, once nothing has come for `idle` seconds, or a signal asked to stop."""
     failed, last = False, time.monotonic()
     while True:
-        code = desk.do(arrivals.poll(time.monotonic()))
+        code = runner.do(arrivals.poll(time.monotonic()))
         if code is not None and code >= 128:
             return code
         if code is not None or arrivals.waiting:

@@ -1,1 +1,1 @@
-"""The local web page and HTTP API: the same verb behind other doors."""
+"""The local web page and HTTP API: the same operation as `flashdiff restore`."""

@@ -14,28 +14,30 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flashdiff_cli import __version__
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.pictures.formats import FORMATS
 from flashdiff_cli.serve.choices import FLAGS, NUMBERS, UPLOADS, Choices, offered, safe_name
-from flashdiff_cli.serve.service import Broken, Busy, Job, Service, TimeUp
+from flashdiff_cli.serve.guard import TooLarge, error_answer
+from flashdiff_cli.serve.service import Broken, Busy, Ending, Job, Service, TimeUp
 from flashdiff_cli.serve.worker import Answer, Task
-
-
-class TooLarge(FlashdiffError):
-    """A request has more bytes than it may."""
-
 
 STATUS: dict[type[FlashdiffError], int] = {TooLarge: 413, Busy: 503, TimeUp: 504, Broken: 500, UsageError: 400, FlashdiffError: 422}
 """HTTP status of each kind of error, the first that fits."""
 RECORD = "X-Flashdiff-Record"
 """Header of a picture's answer: its record without the tiles, as JSON in ASCII."""
-TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "AVIF": "image/avif", "TIFF": "image/tiff", "BMP": "image/bmp"}
+TYPES = {
+    "JPEG": "image/jpeg",
+    "PNG": "image/png",
+    "WEBP": "image/webp",
+    "AVIF": "image/avif",
+    "HEIF": "image/heic",
+    "TIFF": "image/tiff",
+    "BMP": "image/bmp",
+}
+"""Media type of each format that a result has."""
 MOST_FIELDS = 64
-DRAINED = 8
-"""Times the limit that is read, and forgotten, of a request that is too large."""
 LOOK = 1.0
 """Seconds between two looks at whether a client still waits."""
 RETRY = 30
@@ -58,58 +60,10 @@ FORM = {
 """Of POST /api/restore, for the OpenAPI document."""
 
 
-class Bounded:
-    """Refuses requests below a path that are too long, by what they say and by what comes, and those that another site's page sends.
-
-    Args:
-        app: what is behind it.
-        path: that the requests begin with.
-        most: bytes.
-    """
-
-    def __init__(self, app: ASGIApp, path: str, most: int):
-        self.app, self.path, self.most = app, path, most
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith(self.path):
-            await self.app(scope, receive, send)
-            return
-        headers = dict(scope["headers"])
-        if headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
-            await _error(403, "pages of other sites may not use this server")(scope, receive, send)
-            return
-        said = headers.get(b"content-length", b"0")
-        if not said.isdigit() or int(said) > self.most:
-            # Most clients listen only when they have sent all.
-            left = DRAINED * self.most
-            while left > 0 and (message := await receive()).get("more_body"):
-                left -= len(message.get("body", b""))
-            await _error(413, self._too_large())(scope, receive, send)
-            return
-        come = 0
-
-        async def counted() -> Message:
-            nonlocal come
-            message = await receive()
-            come += len(message.get("body", b""))
-            if come > self.most:
-                raise TooLarge(self._too_large())
-            return message
-
-        await self.app(scope, counted, send)
-
-    def _too_large(self) -> str:
-        return f"the request is larger than {self.most / 2**20:g} MiB, which is the limit here; give a smaller picture"
-
-
-def _error(status: int, message: str, **headers: str) -> JSONResponse:
-    return JSONResponse({"error": message}, status, headers or None)
-
-
 def error_of(error: FlashdiffError) -> JSONResponse:
     """Return the answer that says what went wrong."""
     status = next(status for kind, status in STATUS.items() if isinstance(error, kind))
-    return _error(status, str(error), **({"Retry-After": str(RETRY)} if status == 503 else {}))
+    return error_answer(status, str(error), **({"Retry-After": str(RETRY)} if status == 503 else {}))
 
 
 async def _task(form: FormData, most: int) -> Task:
@@ -148,7 +102,7 @@ async def _answered(job: Job, request: Request) -> Answer:
         if await request.is_disconnected():
             waiting.cancel()
     if waiting.cancelled():
-        raise Busy("the server is ending, or nobody waits for this picture any more")
+        raise Ending("the server is ending, or nobody waits for this picture any more")
     return waiting.result()
 
 
@@ -199,7 +153,7 @@ def routes(service: Service, most: int) -> APIRouter:
         except FlashdiffError as error:
             return error_of(error)
         except HTTPException as error:  # a form that cannot be read
-            return _error(error.status_code, str(error.detail))
+            return error_answer(error.status_code, str(error.detail))
         return _as_json(answer) if "application/json" in request.headers.get("accept", "") else _as_picture(answer)
 
     return router

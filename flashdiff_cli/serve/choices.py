@@ -112,8 +112,11 @@ class Choices:
             "invert_mask": self.invert_mask if "mask" in uploads else None,
         }
 
-    def command(self, name: str, uploads: Sequence[str] = (), model: str = "photos") -> str:
-        """Return the command line that does the same with a picture of this name; uploads are called `mask.png`, `kernel.png`."""
+    def command(self, name: str, uploads: Sequence[str] = (), model: str = "photos", tile: int | None = None, dtype: str | None = None) -> str:
+        """Return the command line that does the same with a picture of this name; uploads are called `mask.png`, `kernel.png`.
+
+        `tile` and `dtype` are the server's; None: as the command line has them without being told.
+        """
         words = ["flashdiff", "restore", f"./{name}" if name.startswith("-") else name]
         words += [] if self.operator is None else ["--operator", self.operator]
         for option, value in self.options.items():
@@ -135,6 +138,8 @@ class Choices:
         words += ["--format", self.format] if self.format else []
         words += ["--seed", str(self.seed)] if self.seed else []
         words += ["--model", model] if model != "photos" else []
+        words += ["--tile", str(tile)] if tile is not None else []
+        words += ["--dtype", dtype] if dtype is not None else []
         return shlex.join(words)
 
 
@@ -160,7 +165,7 @@ def _number(name: str, value: Any) -> float:
     kind, low, high = NUMBERS[name]
     with suppress(TypeError, ValueError, OverflowError):
         number = kind(value)
-        if not isinstance(value, bool) and low <= number <= high and (kind is float or float(value) == number):
+        if not isinstance(value, bool) and low <= number <= high and (kind is float or not isinstance(value, float) or value == number):
             return number
     whole = "whole " if kind is int else ""
     raise UsageError(f"`{name}` {one_line(str(value))[:60]!r}: give a {whole}number from {low:g} to {high:g}")

@@ -4,28 +4,25 @@
 # pyright: reportMissingImports=false
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import tempfile
-import time
-import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
 from concurrent.futures import wait as wait_for
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio_client.utils import is_http_url_like
 from PIL import Image, ImageOps
 
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.pictures.formats import FORMATS
 from flashdiff_cli.pictures.limits import open_image_file
+from flashdiff_cli.pictures.time_limit import in_time
 from flashdiff_cli.serve.choices import Choices, safe_name
+from flashdiff_cli.serve.results import KEPT, SWEPT, Done, Results, taken_bytes
 from flashdiff_cli.serve.service import Service
 from flashdiff_cli.serve.words import describe, sureness
 from flashdiff_cli.serve.worker import Answer, Task
@@ -44,8 +41,6 @@ WRONG = {
 USUAL = {"blur_std": 1.5, "jpeg_quality": 40.0, "enlarged": 2.0}
 LARGER = {"as it is": None, "2 times": 2, "3 times": 3, "4 times": 4}
 AS_PICTURE = "as the picture"
-KEPT = 3600
-"""Seconds after which uploads and results of visitors are removed."""
 INTRODUCTION = """
 <h1>flashdiff</h1>
 <p>Restores photographs that are blurred, shaken, noisy, compressed, too small or damaged. The pictures stay on the machine that this page comes from.
@@ -72,7 +67,7 @@ class Wanted:
     seed: float | None = 0
 
     def choices(self) -> Choices:
-        """Return them as they are for every door.
+        """Return them in the form that page and API share.
 
         Raises:
             UsageError: one is out of range.
@@ -86,55 +81,6 @@ class Wanted:
         values["format"] = None if self.format == AS_PICTURE else self.format
         values["seed"] = int(self.seed or 0)
         return Choices.read({name: value for name, value in values.items() if value is not None})
-
-
-@dataclass
-class Done:
-    """What a visit has made so far: files in a folder of its own."""
-
-    folder: Path
-    answers: list[Answer] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
-    files: list[Path] = field(default_factory=list)
-
-    def keep(self, answer: Answer) -> None:
-        """Write an answer's files; equal names are counted."""
-        stem, dot, ending = answer.name.rpartition(".")
-        path, number = self.folder / answer.name, 2
-        while path.exists():
-            path, number = self.folder / f"{stem}-{number}{dot}{ending}", number + 1
-        path.write_bytes(answer.data)
-        self.answers.append(answer)
-        self.files.append(path)
-        if answer.severity_map is not None:
-            mapped = path.with_name(f"{path.stem}-severity.png")
-            mapped.write_bytes(answer.severity_map)
-            self.files.append(mapped)
-
-    def keep_mask(self, mask: bytes | None) -> None:
-        """Write the mask that was painted, which the command line takes."""
-        if mask is not None:
-            self.files.append(self.folder / "mask.png")
-            self.files[-1].write_bytes(mask)
-
-    def shown(self, what: str, data: bytes) -> str:
-        """Write a JPEG or PNG for the page; return its path."""
-        path = self.folder / "shown"
-        path.mkdir(exist_ok=True)
-        path /= what
-        path.write_bytes(data)
-        return str(path)
-
-    def zipped(self) -> str:
-        """Write all results, their records and what failed into one archive; return its path."""
-        path = self.folder / "restored.zip"
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-            for file in self.files:
-                archive.write(file, file.name)
-            archive.writestr("records.jsonl", "".join(json.dumps(answer.record, ensure_ascii=False) + "\n" for answer in self.answers))
-            if self.failed:
-                archive.writestr("failed.txt", "\n".join(self.failed) + "\n")
-        return str(path)
 
 
 def mask_from(painted: dict[str, Any] | None, size_of: Sequence[int] | None) -> bytes | None:
@@ -167,29 +113,32 @@ class Page:
 
     Args:
         service: that restores.
-        folder: for results, which is removed with the server.
+        results: where they are kept.
         most: pictures of one batch.
-        megabytes: of one picture, for what the page says.
+        megabytes: MiB of one picture, for what the page says.
     """
 
-    def __init__(self, service: Service, folder: Path, most: int, megabytes: float):
-        self.service, self.folder, self.most, self.megabytes = service, folder, most, megabytes
+    def __init__(self, service: Service, results: Results, most: int, megabytes: float):
+        self.service, self.results, self.most, self.megabytes = service, results, most, megabytes
         self.controls: dict[str, gr.components.Component] = {}
         self.outputs: list[gr.components.Component] = []
 
     def build(self) -> gr.Blocks:
         """Return the page."""
-        with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(KEPT, KEPT)) as blocks:
+        with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(SWEPT, KEPT)) as blocks:
             gr.HTML(INTRODUCTION)
             with gr.Row():
                 with gr.Column(min_width=300):
                     self._inputs()
                 with gr.Column(min_width=300):
                     self._results()
+        for block in blocks.blocks.values():
+            if isinstance(block, gr.components.Component):
+                _refuse_addresses(block)
         return blocks
 
     def _inputs(self) -> None:
-        label = f"Pictures: up to {self.most}, each of at most {self.megabytes:g} MB"
+        label = f"Pictures: up to {self.most}, each of at most {self.megabytes:g} MiB"
         self.files = gr.File(label=label, file_count="multiple", height=160, elem_id="pictures")
         self.button = gr.Button("Restore", variant="primary", elem_id="restore")
         with gr.Accordion("Settings", open=False, elem_id="settings"):
@@ -209,7 +158,8 @@ class Page:
                 elem_id="editor",
                 buttons=[],
             )
-        load.click(ground, self.files, [self.painted, self.size], api_visibility="private")
+        # One at a time: it is decoded here.
+        load.click(ground, self.files, [self.painted, self.size], api_visibility="private", concurrency_limit=1)
         self.files.change(lambda: (gr.update(value=None, visible=False), None), None, [self.painted, self.size], api_visibility="private")
 
     def _settings(self) -> None:
@@ -272,19 +222,24 @@ class Page:
         except UsageError as error:
             raise gr.Error(str(error).replace("`", ""), print_exception=False) from None
         mask = mask_from(values[self.painted], values[self.size]) if len(files) == 1 else None
-        _sweep(self.folder)
-        done = Done(Path(tempfile.mkdtemp(dir=self.folder)))
-        for number, path in enumerate(files):
-            task = Task(safe_name(os.path.basename(path)), Path(path).read_bytes(), choices, {} if mask is None else {"mask": mask}, shown=True)
+        with self.results.visit() as done:
+            yield from self._restored(done, files, choices, mask, progress)
+        if not done.names:
+            raise gr.Error("<br>".join(map(escape, done.failed)), print_exception=False, duration=None)
+
+    def _restored(self, done: Done, files: Sequence[str], choices: Choices, mask: bytes | None, progress: gr.Progress) -> Iterator[tuple]:
+        """Give the page's outputs after each picture; one that cannot be done is noted."""
+        uploads = {} if mask is None else {"mask": mask}
+        for number, (path, taken) in enumerate(zip(files, done.take(files), strict=True)):
+            name = safe_name(os.path.basename(path))
             try:
+                task = Task(name, taken_bytes(taken, name), choices, uploads, shown=True)
                 done.keep(self._one(task, number, len(files), progress))
                 done.keep_mask(mask)
             except FlashdiffError as error:
                 done.failed.append(str(error))
-            if done.answers:
-                yield self._outputs(done, finished=number + 1 == len(files))
-        if not done.answers:
-            raise gr.Error("<br>".join(map(escape, done.failed)), print_exception=False, duration=None)
+            if done.last is not None:
+                yield self._outputs(done, done.last, finished=number + 1 == len(files))
 
     def _one(self, task: Task, number: int, count: int, progress: gr.Progress) -> Answer:
         """Wait for one picture, and tell how far it is."""
@@ -308,11 +263,11 @@ class Page:
         except CancelledError:
             raise FlashdiffError(f"{task.name}: the server is ending") from None
 
-    def _outputs(self, done: Done, finished: bool) -> tuple:
-        last, number = done.answers[-1], len(done.answers)
+    def _outputs(self, done: Done, last: Answer, finished: bool) -> tuple:
+        number = len(done.names)
         pair = tuple(done.shown(f"{number}-{what}.jpg", data) for what, data in (("before", last.before), ("after", last.after)) if data)
         failed = "".join(f"<p>Not done: {escape(line)}</p>" for line in done.failed)
-        gallery = [(str(done.folder / "shown" / f"{i}-after.jpg"), one.name) for i, one in enumerate(done.answers, 1)] if number > 1 else []
+        gallery = [(str(done.folder / "shown" / f"{i}-after.jpg"), name) for i, name in enumerate(done.names, 1)] if number > 1 else []
         mapped = None if last.severity_map is None else done.shown(f"{number}-map.png", last.severity_map)
         files = [str(path) for path in done.files] + ([done.zipped()] if finished and len(done.files) > 1 else [])
         sure = sureness(last)
@@ -327,12 +282,16 @@ class Page:
         )
 
 
-def _sweep(folder: Path) -> None:
-    """Remove results that have been kept long enough."""
-    for old in folder.iterdir():
-        with suppress(OSError):
-            if time.time() - old.stat().st_mtime > KEPT:
-                shutil.rmtree(old, ignore_errors=True)
+def _refuse_addresses(block: gr.components.Component) -> None:
+    """Have a component take files of this machine alone: Gradio would download what a visitor names by an address."""
+    move = block.async_move_resource_to_block_cache
+
+    async def moved(path: Any) -> str | None:
+        if is_http_url_like(str(path)):
+            raise gr.Error("This server fetches no other addresses; upload the picture.", print_exception=False)
+        return await move(path)
+
+    block.async_move_resource_to_block_cache = moved
 
 
 def _ask_parameter(wrong: str) -> Any:
@@ -349,9 +308,14 @@ def ground(files: Sequence[str] | None) -> tuple[Any, Any]:
     """
     if not files or len(files) != 1:
         raise gr.Error("Drop one picture first: a mask is for one.", print_exception=False)
+    path = files[0]
+
+    def decoded() -> Image.Image:
+        with open_image_file(path) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+
     try:
-        with open_image_file(files[0]) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
+        upright = in_time(decoded)
     except Exception:  # whatever a format's reader makes of it
         raise gr.Error("This picture cannot be shown here; a mask for it goes through the command line.", print_exception=False) from None
     size = upright.size

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvicorn
+from PIL import Image
 
 from flashdiff_cli.errors import FlashdiffError, UsageError
+from flashdiff_cli.pictures.limits import VARIABLE
 from flashdiff_cli.serve.limits import Limits
 from flashdiff_cli.serve.service import Service
 from flashdiff_cli.serve.worker import Model
@@ -78,6 +80,9 @@ def serve(model: Model, limits: Limits, address: Address, ready: Callable[[str],
             results = Path(folder) / "results"
             results.mkdir()
             # Read when gradio is imported: nothing is told to anybody, and what visitors upload goes with the folder.
+            # The one picture that is decoded here, to be painted on, has the bounds of all.
+            os.environ |= {VARIABLE: str(model.megapixels)}
+            Image.MAX_IMAGE_PIXELS = max(1, int(model.megapixels * 5e5))  # Pillow refuses twice as many
             os.environ |= {"GRADIO_TEMP_DIR": os.path.join(folder, "uploads"), "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
             from flashdiff_cli.serve.site import build
 

@@ -1,4 +1,4 @@
-"""Who is next: a bounded queue before one or more workers, a limit on the time of each picture, and workers that are started again."""
+"""Job queue: bounded, before one or more worker processes, with a limit on the time of each picture; workers that die are started again."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ class Busy(FlashdiffError):
     """As many pictures wait as may."""
 
 
+class Ending(Busy):
+    """The server ends."""
+
+
 class TimeUp(FlashdiffError):
     """A picture took longer than it may."""
 
@@ -40,32 +44,48 @@ class Job:
     future: Future[Answer] = field(default_factory=Future)
 
 
-class Hand:
+class WorkerProcess:
     """One worker process; started when it is needed, ended when it takes too long."""
 
     def __init__(self, model: Model, scratch: str):
         self.model, self.scratch, self.process, self.pipe = model, scratch, None, None
+        self._closed = False
+        self._lock = threading.Lock()
 
     def start(self) -> None:
         """Start the process and wait until its model is loaded.
 
         Raises:
+            Ending: it has been closed.
             FlashdiffError: the model cannot be loaded.
         """
         context = multiprocessing.get_context("spawn")
-        pipe, other = context.Pipe()
-        self.pipe = pipe
-        self.process = context.Process(target=worker.main, args=(other, self.model, self.scratch), daemon=True, name="flashdiff-worker")
-        self.process.start()
+        with self._lock:
+            self._check_open()
+            pipe, other = context.Pipe()
+            self.pipe = pipe
+            self.process = context.Process(target=worker.main, args=(other, self.model, self.scratch), daemon=True, name="flashdiff-worker")
+            self.process.start()
         other.close()
         try:
             kind, message = pipe.recv()
         except (EOFError, OSError):
             self.end()
+            self._check_open()
             raise Broken("the worker ended before its model was loaded; is there enough memory?") from None
         if kind != "ready":
             self.end()
             raise FlashdiffError(message)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Ending("the server is ending; send the picture again when it is back")
+
+    def close(self) -> None:
+        """End the process for good."""
+        with self._lock:
+            self._closed = True
+        self.end()
 
     def end(self) -> None:
         """End the process, whatever it does."""
@@ -83,11 +103,18 @@ class Hand:
         Raises:
             UsageError, FlashdiffError: as `worker.work`.
             TimeUp: it took too long.
-            Broken: the process died of it, or met a fault of the program.
+            Broken: the process died of it, met a fault of the program, or cannot be started again.
+            Ending: it is closed.
         """
-        if self.process is None or not self.process.is_alive():
+        process = self.process
+        if process is None or not process.is_alive():
             self.end()
-            self.start()
+            try:
+                self.start()
+            except (Ending, Broken):
+                raise
+            except FlashdiffError as error:
+                raise Broken(f"the worker cannot be started again: {error}") from None
         pipe = self.pipe
         end = time.monotonic() + seconds
         try:
@@ -104,6 +131,7 @@ class Hand:
                 raise {"usage": UsageError, "failed": FlashdiffError}.get(kind, Broken)(value)
         except (EOFError, OSError):
             self.end()
+            self._check_open()
             raise Broken(f"{task.name}: the worker ended while it had this picture; is it far too large?") from None
         self.end()
         raise TimeUp(f"{task.name}: not done after {seconds:g} seconds, which is the limit here; give a smaller picture, or choose `fast`")
@@ -122,13 +150,13 @@ class Service:
     def __init__(self, model: Model | None = None, workers: int = 1, waiting: int = 32, seconds: float = 600.0):
         self.model, self.waiting, self.seconds = model or Model(), waiting, seconds
         self._scratch = tempfile.TemporaryDirectory(prefix="flashdiff-", ignore_cleanup_errors=True)
-        self.hands = [Hand(self.model, self._scratch.name) for _ in range(workers)]
+        self.workers = [WorkerProcess(self.model, self._scratch.name) for _ in range(workers)]
         self.counts: Counter[str] = Counter()
         self._queue: deque[Job] = deque()
         self._running = 0
         self._open = True
         self._changed = threading.Condition()
-        self._threads = [threading.Thread(target=self._serve, args=(hand,), daemon=True, name="flashdiff-queue") for hand in self.hands]
+        self._threads = [threading.Thread(target=self._serve, args=(process,), daemon=True, name="flashdiff-queue") for process in self.workers]
 
     def start(self) -> None:
         """Load the models and begin.
@@ -137,8 +165,8 @@ class Service:
             FlashdiffError: a model cannot be loaded.
         """
         try:
-            for hand in self.hands:
-                hand.start()
+            for process in self.workers:
+                process.start()
         except BaseException:
             self.close()
             raise
@@ -153,9 +181,9 @@ class Service:
             self._changed.notify_all()
         for job in left:
             job.future.cancel()
-        for hand in self.hands:
+        for process in self.workers:
             with suppress(OSError, ValueError):
-                hand.end()
+                process.close()
         self._scratch.cleanup()
 
     def submit(self, task: Task, step: Step = lambda done, total: None) -> Job:
@@ -170,10 +198,13 @@ class Service:
 
         Raises:
             Busy: too many wait.
+            Ending: the server ends.
         """
         with self._changed:
             self._queue = deque(job for job in self._queue if not job.future.cancelled())
-            if not self._open or len(self._queue) >= self.waiting + len(self.hands) - self._running:
+            if not self._open:
+                raise Ending("the server is ending; send the picture again when it is back")
+            if len(self._queue) >= self.waiting + len(self.workers) - self._running:
                 self.counts["refused"] += 1
                 raise Busy(f"{len(self._queue)} pictures wait already, which is the limit here; try again in a minute")
             job = Job(task, step)
@@ -209,10 +240,10 @@ class Service:
                 self._changed.wait()
         return None
 
-    def _serve(self, hand: Hand) -> None:
+    def _serve(self, process: WorkerProcess) -> None:
         while (job := self._next()) is not None:
             try:
-                answer = hand.run(job.task, job.step, self.seconds)
+                answer = process.run(job.task, job.step, self.seconds)
             except Exception as error:
                 self._ended("failed")
                 job.future.set_exception(error)

@@ -39,7 +39,7 @@ def describe(answer: Answer) -> str:
         words.append(f"Found: <b>{KINDS.get(found['kind'], escape(found['kind']))}</b>{sure}.")
     else:
         name = str(operator.get("name", ""))
-        words.append(f"Taken for <b>{escape(OPERATORS.get(name, name))}</b>, as was said.")
+        words.append(f"Treated as <b>{escape(OPERATORS.get(name, name))}</b>, as you chose.")
     values = [
         f"{escape(name.replace('_', ' '))} {_number(value)}"
         for name, value in operator.items()

@@ -120,7 +120,8 @@ def work(task: Task, restorer: Restorer, tile: int, scratch: str, step: Callable
         record.output = f"{Path(task.name).stem}-restored{ending}"
         shown = _side_by_side(picture, restored) if task.shown else (None, None)
         said = json.loads(record.to_json().replace(folder + os.sep, ""))
-        command = choices.command(task.name, tuple(task.uploads), restorer.model)
+        told = {"tile": None if tile == Settings().tile else tile, "dtype": None if restorer.dtype == "float32" else restorer.dtype}
+        command = choices.command(task.name, tuple(task.uploads), restorer.model, **told)
     return Answer(record.output, data, said, command, map_, *shown)
 
 
