@@ -66,7 +66,7 @@ def uploaded(client, name, data):
 def test_a_file_that_was_uploaded_is_read(client):
     """With no place in the queue, too: the controls of the page work."""
     told = event(client, payload(uploaded(client, "a.png", png((30, 20)))))
-    assert (told["success"] and "(30, 20)" in str(told["output"]).replace("[30, 20]", "(30, 20)")) or told["success"]
+    assert told["success"] and "background" in str(told["output"])
 
 
 @pytest.mark.parametrize("name", ["secret.png", "secret.svg"])

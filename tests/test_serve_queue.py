@@ -1,4 +1,4 @@
-"""What a server does behind its doors: choices that are checked, a queue with bounds, a worker that may die; on a tiny model."""
+"""What a server does behind its page and API: choices that are checked, a queue with bounds, a worker that may die; on a tiny model."""
 
 import io
 import os
@@ -215,11 +215,12 @@ def test_a_picture_that_takes_too_long_is_given_up(service, monkeypatch):
 
 def test_a_worker_that_cannot_be_started_again_is_the_servers_fault(service, monkeypatch):
     model = service.workers[0].model
-    monkeypatch.setattr(service.workers[0], "model", replace(model, name="/nowhere/at all"))
     os.kill(service.workers[0].process.pid, signal.SIGKILL)
     service.workers[0].process.join(60)
-    with pytest.raises(Broken, match="cannot be started again"):
+    with monkeypatch.context() as patch, pytest.raises(Broken, match="cannot be started again"):
+        patch.setattr(service.workers[0], "model", replace(model, name="/nowhere/at all"))
         service.submit(Task("a.png", png(), FAST)).future.result(120)
+    assert service.submit(Task("a.png", png(), FAST)).future.result(120).record["status"] == "done"
 
 
 def test_the_command_line_names_what_the_server_was_told(model, tmp_path):
