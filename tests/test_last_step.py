@@ -5,12 +5,14 @@ import torch
 import torch.nn.functional as F
 
 from flashdiff_cli import last_step
+from flashdiff_cli.errors import UsageError
 from flashdiff_cli.last_step import LastStep, levels
 from flashdiff_cli.loading import load_component
 from flashdiff_cli.operators import Enlargement, GaussianBlur, Identity, Jpeg, MotionBlur
 from flashdiff_cli.operators.inpainting import Inpainting
 from flashdiff_cli.operators.motion_blur import path_kernels
 from flashdiff_cli.training.last_step import LastStepTask, spoil
+from flashdiff_cli.training.recipe import Recipe
 
 
 def tiny(seed=0):
@@ -127,3 +129,9 @@ def test_validation_pictures_are_what_they_are_called():
     assert (noisy.seen - noisy.clean).std().item() == pytest.approx(0.1, rel=0.05) and noisy.noise_std == pytest.approx(0.1)
     stored = LastStepTask.sample(x, "jpeg_10", 0)
     assert stored.rounding_std == pytest.approx(2 * Jpeg(10.0).noise_std().item()) and not torch.equal(stored.seen, stored.clean)
+
+
+@pytest.mark.parametrize("given", [["mixtures"], {}, "fog"])
+def test_degradations_that_are_none_are_refused(given):
+    with pytest.raises(UsageError, match="degradations of the recipe: give noise, JPEG or mixtures"):
+        LastStepTask(Recipe("last-step", steps=1, model={"degradations": given}), {})

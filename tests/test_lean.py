@@ -17,7 +17,7 @@ except SystemExit as leave:
     assert not leave.code, leave.code
 {then}
 """
-LEFT_OUT = ("torch._dynamo", "sympy", "diffusers.models.autoencoders.autoencoder_kl_wan", "diffusers.models.unets.unet_3d_condition")
+LEFT_OUT = ("diffusers.models.autoencoders.autoencoder_kl_wan", "diffusers.models.unets.unet_3d_condition")
 
 
 def in_a_new_process(arguments, then):
@@ -65,40 +65,60 @@ except AttributeError:
     pass
 else:
     raise AssertionError
-import torch, diffusers.utils.torch_utils as utils
-assert not utils.is_compiled_module(torch.nn.Linear(1, 1))
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-import torch._dynamo
 print(DiffusionPipeline.progress_bar.__name__)
 """
     out = in_a_new_process(["restore", folder / "a.png", "-m", folder / "model", "-q", "--start-step", "1", "--overwrite"], checks)
     assert "progress_bar" in out and (folder / "a-restored.png").exists()
 
 
-def test_the_compiler_is_still_told_what_to_leave_alone():
+SLOW = """
+import threading, time
+import lean_submodule_marker
+time.sleep(0.2)
+if not lean_submodule_marker.ready:
+    early = 1
+    raise OSError("not yet")
+from . import below
+late = 2
+"""
+
+
+def test_a_deferred_package_is_executed_once_for_all_threads_and_again_after_a_failure(tmp_path):
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow" / "__init__.py").write_text(SLOW)
+    (tmp_path / "slow" / "below.py").write_text("value = 3\n")
+    (tmp_path / "lean_submodule_marker.py").write_text("ready = False\n")
     code = """
-import sys
+import sys, threading
 from flashdiff_cli import lean
+lean.DEFERRED = ("slow",)
 lean.install()
 lean.install()
 assert sum(isinstance(finder, lean._Finder) for finder in sys.meta_path) == 1
-from torch import compiler
-usual, told = compiler.disable, []
-compiler.disable = lambda function, *given, **named: told.append((function.__name__, given, named)) or function
-decorate = lean._left_to_the_compiler(compiler.disable)
-
-@decorate
-def plain():
-    return 1
-
-@decorate(recursive=False)
-def with_settings(x):
-    return x
-
-assert plain() == 1 and with_settings(2) == 2 and told == []
-sys.modules[lean.COMPILER] = sys.modules['sys']
-assert plain() == 1 and with_settings(x=2) == 2
-assert told == [('plain', (), {}), ('with_settings', (), {'recursive': False})], told
+import slow.below
+assert slow.below.value == 3 and "lean_submodule_marker" not in sys.modules
+for _ in range(2):
+    try:
+        slow.late
+    except OSError:
+        pass
+    else:
+        raise AssertionError
+    assert "early" not in vars(slow) and slow.below.value == 3
+import lean_submodule_marker
+lean_submodule_marker.ready = True
+found = []
+threads = [threading.Thread(target=lambda: found.append(slow.late)) for _ in range(4)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+assert found == [2] * 4, found
+assert type(slow).__name__ == "module" and "_executing" not in vars(slow)
+assert not hasattr(slow, "no_such_name")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=with_path(tmp_path))
     assert done.returncode == 0, done.stderr
+
+
+def with_path(folder):
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])}

@@ -120,6 +120,47 @@ def test_times_are_learnt_and_expected(tmp_path, monkeypatch):
     assert [expected.duration(s) for s in (0.2, 80, 240, 9000, 400000)] == ["1 s", "80 s", "4 min", "2 h 30 min", "5 days"]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.timeout(30)
+def test_sizes_are_read_of_regular_files_in_bounded_time(tmp_path, monkeypatch):
+    for name in ("a.png", "b.webp", "c.tif"):
+        Image.new("RGB", (1000, 500)).save(tmp_path / name)
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "x.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n")
+    jobs = [Job(tmp_path / name, tmp_path) for name in ("pipe.png", "x.png", "a.png", "b.webp", "c.tif")]
+    # What cannot be read is taken to be as large as the others.
+    assert expected.megapixels(jobs) == pytest.approx(5 * 0.5)
+    assert expected.megapixels(jobs[:2]) is None
+    monkeypatch.setattr(expected, "LOOKED_FOR", -1.0)
+    assert expected.megapixels(jobs) is None
+
+
+def test_a_log_is_appended_to_logs_only(tmp_path):
+    own, text, link = tmp_path / "own.log", tmp_path / "notes.txt", tmp_path / "link.log"
+    text.write_text("2026-01-01 somebody's own\n")
+    for _ in range(2):
+        with process.of_this_run():
+            process.set_log_file(own)
+            process.log.info("begun")
+    assert own.read_text().count("INFO begun") == 2
+    link.symlink_to(own)
+    for path, said in ((text, "no log of flashdiff's"), (link, "a link"), (tmp_path / "a.JPG", "a picture's name"), (tmp_path, "cannot be written")):
+        with process.of_this_run(), pytest.raises(Exception, match=f"--log-file .*{said}"):
+            process.set_log_file(path)
+    assert text.read_text() == "2026-01-01 somebody's own\n" and own.read_text().count("\n") == 2 and not (tmp_path / "a.JPG").exists()
+
+
+def test_a_system_that_does_not_say_its_memory_has_none(monkeypatch):
+    import sys
+
+    import torch
+
+    from flashdiff_cli.bench.speed import peak_memory
+
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert peak_memory(torch.device("cpu")) is None
+
+
 def test_a_meter_names_phases_and_counts_down_from_what_is_expected(capsys):
     shown = Meter(2, False, expected=90.0)
     shown.begin("holiday/a.png")

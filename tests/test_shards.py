@@ -1,6 +1,7 @@
 """Runs in parts, and what several runs have done told together."""
 
 import csv
+import io
 import json
 from collections import Counter
 from pathlib import Path
@@ -8,12 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 from tiny import save_tiny_model
 
+from flashdiff_cli.commands.table import table
 from flashdiff_cli.errors import UsageError
 from flashdiff_cli.runs.entries import NAME
 from flashdiff_cli.runs.inputs import Job
+from flashdiff_cli.runs.journal import Journal
+from flashdiff_cli.runs.record import Record
 from flashdiff_cli.runs.shards import Shard
+from flashdiff_cli.runs.tables import Tables
 
 
 @pytest.fixture(scope="module")
@@ -122,3 +128,25 @@ def test_parts_do_not_write_over_each_others_tables(cli, model, tmp_path):
     before = (tmp_path / "all.csv").read_bytes()
     code, _, err = cli(*fixed, "--shard", "2/2")
     assert code == 1 and "all.csv" in err and (tmp_path / "all.csv").read_bytes() == before
+
+
+def test_a_parts_page_is_titled_so(tmp_path):
+    page = tmp_path / "p.html"
+    inputs = [tmp_path / "scans"]
+    assert Tables(Journal(), inputs, [], None, page, part="3/16").write([]) == []
+    assert "scans, part 3/16" in page.read_text(encoding="utf-8")
+
+
+def test_records_with_little_in_them_are_shown_and_names_of_no_file_refused(cli, tmp_path):
+    (tmp_path / "few.jsonl").write_text('{"input": "a.png", "severity": 0.1}\n{"input": "b.png", "severity": 0.2, "seconds": {"solve": 1.0}}\n')
+    code, out, err = cli("report", tmp_path / "few.jsonl")
+    assert code == 0 and "a.png" in out and "2 restored" in err
+    told = [Record("a.png", severity=0.1), Record("b.png", severity=0.2, width=3, height=2, seconds={"solve": 1.0})]
+    shown = Console(width=80, file=io.StringIO())
+    shown.print(table(told, True))
+    assert "3x2" in shown.file.getvalue() and "None" not in shown.file.getvalue()
+    for name in ("a\\u0000.png", "a\\ud800.png"):
+        for line in (f'{{"input": "{name}"}}', f'{{"input": "a", "output": "{name}"}}', f'{{"input": "a", "others": ["{name}"]}}'):
+            (tmp_path / "odd.jsonl").write_text(line + "\n")
+            code, out, err = cli("report", tmp_path / "odd.jsonl", "--csv", tmp_path / "t.csv")
+            assert code == 1 and "line 1 is no record" in err and err.count("\n") == 1, line

@@ -141,3 +141,17 @@ def wait_for(path: Path, seconds: float = 120) -> None:
     while not path.exists():
         assert time.monotonic() < end, f"{path} has not come"
         time.sleep(0.05)
+
+
+def test_a_picture_whose_result_has_the_name_of_another_fails_alone(cli, model, tmp_path):
+    for i, name in enumerate(("a.png", "a-restored.png", "b.png")):
+        picture(tmp_path / "in" / name, i)
+    before = (tmp_path / "in" / "a-restored.png").read_bytes()
+    code, out, _ = cli("watch", tmp_path / "in", *QUICK, "--model", model)
+    told = {Path(r["input"]).name: r for r in map(json.loads, out.splitlines())}
+    assert code == 1 and {name: r["status"] for name, r in told.items()} == {"a.png": "failed", "a-restored.png": "done", "b.png": "done"}
+    assert "would overwrite an input" in told["a.png"]["error"] and (tmp_path / "in" / "a-restored.png").read_bytes() == before
+    # One picture, and a folder that is not there yet and has a dot in its name.
+    picture(tmp_path / "one" / "c.png")
+    assert cli("watch", tmp_path / "one", "-o", tmp_path / "out.v2", *QUICK, "--model", model)[0] == 0
+    assert (tmp_path / "out.v2" / "c.png").is_file()

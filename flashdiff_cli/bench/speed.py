@@ -6,7 +6,6 @@ whose work goes on by itself, those of the clock with the device brought to rest
 
 from __future__ import annotations
 
-import resource
 import statistics
 import sys
 import time
@@ -79,10 +78,14 @@ class Stopwatch:
         return Row(what, statistics.median(walls), statistics.median(processors) if self.device.type == "cpu" else None)
 
 
-def peak_memory(device: torch.device) -> float:
-    """Return the most memory that was held so far, in megabytes: of the process, or of a GPU."""
+def peak_memory(device: torch.device) -> float | None:
+    """Return the most memory that was held so far, in megabytes: of the process, or of a GPU; None on systems that do not say."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most / 1e6 if sys.platform == "darwin" else most / 1e3
 
@@ -186,5 +189,7 @@ def _together(
         found = watch.time(f"{len(levels)} pictures of {steps} steps in all, {what}", run(groups), warm=False)
         rows.append(Row(found.what, found.seconds, found.processor, 60 * len(levels) / found.seconds, "pictures a minute"))
     rows.append(Row("staggered over one by one", 0.0, None, rows[0].cost / rows[1].cost, "times the rate"))
-    rows.append(Row("peak memory", 0.0, None, peak_memory(image.device), "megabytes, in all so far"))
+    memory = peak_memory(image.device)
+    if memory is not None:
+        rows.append(Row("peak memory", 0.0, None, memory, "megabytes, in all so far"))
     return rows

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,6 +21,9 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """What numeric libraries read when they are imported."""
 MOST_THREADS = 1024
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
+IN_FILES = "%(asctime)s flashdiff %(levelname)s %(message)s"
+BEGINNING = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} flashdiff [A-Z]+ ")
+"""Of a log file: by it one is known, and nothing else is written to."""
 
 log = logging.getLogger("flashdiff")
 
@@ -59,19 +64,43 @@ def set_log_file(path: Path | None) -> Path | None:
     """Write what is done to a file, at its end; warnings go to stderr as they do without it.
 
     Raises:
-        FlashdiffError: it cannot be written.
+        UsageError: the name is a picture's.
+        FlashdiffError: it cannot be written, or there is something of that name that is no log of flashdiff's.
     """
     if path is not None:
-        if path.exists() and not path.is_file():
-            raise FlashdiffError(f"--log-file {path}: this is no file; choose another name")
+        from flashdiff_cli.pictures.formats import FORMATS, SUFFIXES
+
+        if path.suffix.lower() in (*FORMATS, *SUFFIXES):
+            raise UsageError(f"--log-file {path}: this is a picture's name; end it in .log")
         try:
-            handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+            handler = _LogFile(path, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
-            raise FlashdiffError(f"--log-file {path}: cannot be written ({error.strerror}); choose another place") from error
-        _to(handler, logging.DEBUG)
+            reason = "this is a link" if path.is_symlink() else f"cannot be written ({error.strerror})"
+            raise FlashdiffError(f"--log-file {path}: {reason}; choose another place") from error
+        _to(handler, logging.DEBUG, IN_FILES)
         if not any(type(one) is logging.StreamHandler for one in log.handlers):
             _to(logging.StreamHandler(sys.stderr), logging.WARNING, "%(message)s")
     return path
+
+
+class _LogFile(logging.FileHandler):
+    """Appends to a new file, or to one that is a log of flashdiff's; no link is followed, and no pipe waited for."""
+
+    def _open(self) -> Any:
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
+        for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC"):
+            flags |= getattr(os, name, 0)
+        descriptor = os.open(self.baseFilename, flags, 0o666)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise FlashdiffError(f"--log-file {self.baseFilename}: this is no file; choose another name")
+            head = os.read(descriptor, 64)
+            if head and not BEGINNING.match(head):
+                raise FlashdiffError(f"--log-file {self.baseFilename}: this file is no log of flashdiff's; choose another name")
+            return os.fdopen(descriptor, "a", encoding=self.encoding, errors=self.errors)
+        except BaseException:
+            os.close(descriptor)
+            raise
 
 
 def _to(handler: logging.Handler, level: int, format: str = FORMAT) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -159,7 +158,7 @@ def restore(
         )
         # Each part gives names as if it did all, so that no two parts give the same.
         jobs = part.of(with_targets(jobs, output, suffix, ending, in_place, journal.is_of_another))
-    tables = Tables(journal, [*inputs, *([Path(str(part))] if shard else [])], jobs, csv, page, overwrite)
+    tables = Tables(journal, inputs, jobs, csv, page, overwrite, str(part) if shard else None)
     of_operator, of_solver = split(values)
 
     from flashdiff_cli.hub.download import sha256_of

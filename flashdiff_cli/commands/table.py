@@ -63,12 +63,13 @@ def table(records: Sequence[Record], restored: bool) -> Table:
         if r.status == "failed" or r.severity is None:
             shown.add_row(describe_files(r), "", "", f"[red]{r.status}[/red]", "", *([""] * 2 if restored else []), "")
             continue
-        cells = [describe_files(r), f"{r.width}x{r.height}", f"{r.severity:.3f}", escape(describe_operator(r))]
-        cells.append(f"{r.start_step}/{r.schedule_steps}")
+        size = "" if r.width is None else f"{r.width}x{r.height}"
+        cells = [describe_files(r), size, f"{r.severity:.3f}", escape(describe_operator(r))]
+        cells.append("" if r.start_step is None or r.schedule_steps is None else f"{r.start_step}/{r.schedule_steps}")
         if restored:
-            cells += [str(r.steps), str(r.network_evaluations)]
-        spent = "up to date" if r.status == "skipped" else f"{r.seconds['total']:.1f}"
-        shown.add_row(*cells, spent)
+            cells += ["" if n is None else str(n) for n in (r.steps, r.network_evaluations)]
+        total = r.seconds.get("total")
+        shown.add_row(*cells, "up to date" if r.status == "skipped" else "" if total is None else f"{total:.1f}")
     return shown
 
 

@@ -122,12 +122,21 @@ class Runner:
         """Restore what is to be done of these; the exit code, None where nothing was to be done."""
         from flashdiff_cli.commands.run import run_pictures
         from flashdiff_cli.runs.inputs import with_targets
+        from flashdiff_cli.runs.record import Record
         from flashdiff_cli.runs.resume import DO, REFUSE, Claims, decide, refusal, sweep_outputs, without_outputs
 
         jobs = without_outputs(found, self.journal)
-        jobs = with_targets(jobs, self.output, self.suffix, self.ending, of_another=self.journal.is_of_another)
+        refused: list[Record] = []
+
+        def refuse(job, error):
+            refused.append(Record(str(job.source), status="failed", error=str(error)))
+
+        # A folder, also while a single picture has come and no such folder is there.
+        folder = None if self.output is None else f"{self.output}/"
+        jobs = with_targets(jobs, folder, self.suffix, self.ending, of_another=self.journal.is_of_another, refused=refuse)
         decisions = decide(jobs, self.journal, self.made_with)
-        todo, refused = [d.job for d in decisions if d.action == DO], [refusal(d) for d in decisions if d.action == REFUSE]
+        todo = [d.job for d in decisions if d.action == DO]
+        refused += [refusal(d) for d in decisions if d.action == REFUSE]
         if not todo and not refused:
             return None
         sweep_outputs(decisions)

@@ -64,7 +64,7 @@ def _allowed(pixels: int) -> float:
 
 
 def _too_slow(seconds: float) -> TooSlow:
-    return TooSlow(f"decoding it took longer than {seconds:g} seconds, as no honest picture of its size should; if it is one, set {VARIABLE}")
+    return TooSlow(f"decoding it took longer than {seconds:g} seconds, as no ordinary picture of its size should; if it is one, set {VARIABLE}")
 
 
 class _Running:

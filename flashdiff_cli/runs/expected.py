@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.hub.paths import converted_folder
 from flashdiff_cli.pictures.atomic import whole
 from flashdiff_cli.pictures.limits import size_of
+from flashdiff_cli.pictures.time_limit import in_time
 from flashdiff_cli.runs.inputs import Job
 from flashdiff_cli.runs.record import Record
 
@@ -27,6 +30,8 @@ FADE = 0.95
 """Of the weight that earlier pictures keep with each new one."""
 LOOKED_AT = 1000
 """Pictures whose size is read; more are taken to be as large as these."""
+LOOKED_FOR = 5.0
+"""Seconds after which no more of them are looked at: on a slow network the run itself is to begin."""
 MOST_KEYS = 200
 
 
@@ -80,7 +85,11 @@ def _read() -> dict[str, list[float]]:
 
 def learn(key: str, records: Iterable[Record]) -> None:
     """Add what pictures took; what cannot be kept is forgotten."""
-    seen = [(r.width * r.height / 1e6, r.seconds["total"]) for r in records if r.status == "done" and r.steps is not None and r.width and r.height]
+    seen = [
+        (r.width * r.height / 1e6, r.seconds.get("total", 0.0))
+        for r in records
+        if r.status == "done" and r.steps is not None and r.width and r.height
+    ]
     seen = [(m, s) for m, s in seen if s > 0]
     if not seen:
         return
@@ -117,12 +126,14 @@ def megapixels(jobs: Sequence[Job], scale: int = 1) -> float | None:
         jobs: of a run.
         scale: how many times the results are larger along each side.
     """
-    sizes = []
+    sizes, began = [], time.monotonic()
     for job in jobs[:LOOKED_AT]:
+        if time.monotonic() - began > LOOKED_FOR:
+            break
         if not isinstance(job.source, Path):  # whose pictures would have to be fetched
             continue
         with suppress(Exception):  # whatever is wrong with a file is said when it is its turn
-            width, height = size_of(job.source)
+            width, height = in_time(partial(size_of, job.source))
             sizes.append(width * height)
     return None if not sizes else sum(sizes) / len(sizes) * len(jobs) * scale**2 / 1e6
 

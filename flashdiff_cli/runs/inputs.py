@@ -230,6 +230,7 @@ def with_targets(
     ending: str | None = None,
     in_place: bool = False,
     of_another: Callable[[Job], bool] = lambda job: False,
+    refused: Callable[[Job, UsageError], None] | None = None,
 ) -> list[Job]:
     """Where each picture's result goes.
 
@@ -238,7 +239,7 @@ def with_targets(
     written become PNG. Names that collide get -2, -3, ... in the order of the jobs, and so do names at which `of_another` says that
     an earlier run has left the result of another source.
 
-    With `in_place`, each result takes its source's place.
+    With `in_place`, each result takes its source's place. With `refused`, that is told of a job whose target is a source, and the job left out.
 
     Raises:
         UsageError: a name for many pictures, an unknown ending, or a target that is a source.
@@ -261,7 +262,11 @@ def with_targets(
         while place(free) in taken or (place(free) not in sources and not single and of_another(replace(job, target=free))):
             free, number = target.with_name(f"{target.stem}-{number}{target.suffix}"), number + 1
         if place(free) in sources:
-            raise UsageError(f"{free}: the output would overwrite an input; choose another --output or --suffix")
+            error = UsageError(f"{free}: the output would overwrite an input; choose another --output or --suffix")
+            if refused is None:
+                raise error
+            refused(replace(job, target=free), error)
+            continue
         taken.add(place(free))
         planned.append(replace(job, target=free))
     return planned

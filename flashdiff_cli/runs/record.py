@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -92,6 +93,10 @@ class Record:
             raise ValueError
         if (self.width is None) != (self.height is None) or (self.steps is not None and not self.schedule_steps):
             raise ValueError
+        for path in (self.input, self.output or "", *self.others):
+            # Neither zeros nor halves of letters can be in the name of a file; the latter are a ValueError already.
+            if b"\0" in os.fsencode(path):
+                raise ValueError
         if self.operator is not None and not isinstance(self.operator.get("name"), str):
             raise ValueError
         found = self.degradation or {}

@@ -24,15 +24,27 @@ class Tables:
         jobs: of the run.
         csv, page: where to write; None: not.
         overwrite: replace files that stand in the way.
+        part: of a run that is divided, e.g. "3/16".
 
     Raises:
         UsageError: a name is a picture's, or both are the same.
         FlashdiffError: a file is in the way that flashdiff did not make of these inputs, or that was changed since.
     """
 
-    def __init__(self, journal: Journal, inputs: Sequence[Path], jobs: Sequence[Job], csv: Path | None, page: Path | None, overwrite: bool = False):
-        self.journal, self.inputs, self.csv, self.page, self.overwrite = journal, inputs, csv, page, overwrite
-        self.origin = Origin.of_run(inputs, [job.source for job in jobs])
+    def __init__(
+        self,
+        journal: Journal,
+        inputs: Sequence[Path],
+        jobs: Sequence[Job],
+        csv: Path | None,
+        page: Path | None,
+        overwrite: bool = False,
+        part: str | None = None,
+    ):
+        self.journal, self.csv, self.page, self.overwrite = journal, csv, page, overwrite
+        self.title = ", ".join(path.name or str(path) for path in inputs[:3]) + (f", part {part}" if part else "")
+        # No part may replace what another has written of the same inputs.
+        self.origin = Origin.of_run([*inputs, *([Path(part)] if part else [])], [job.source for job in jobs])
         if csv is not None and page is not None and (place(csv) == place(page) or same_file(csv, page)):
             raise UsageError(f"--csv and --report name the same file, {csv}; choose two")
         taken = {place(path) for job in jobs for path in (job.source, job.target) if path is not None}
@@ -48,8 +60,7 @@ class Tables:
         from flashdiff_cli.runs.report import make_report
 
         errors = []
-        title = ", ".join(path.name or str(path) for path in self.inputs[:3])
-        for path, make in ((self.csv, to_csv), (self.page, lambda records: make_report(records, title))):
+        for path, make in ((self.csv, to_csv), (self.page, lambda records: make_report(records, self.title))):
             if path is None:
                 continue
             try:

@@ -94,11 +94,10 @@ class LastStepTask:
         torch.manual_seed(recipe.seed)
         settings = {"degradations": "noise, JPEG"} | recipe.model
         self.component, begin = settings.pop("name", "last_step"), settings.pop("begin", None)
-        spoil = DEGRADATIONS.get(settings["degradations"])
-        if spoil is None:
-            raise UsageError(f"[model] degradations of the recipe: give {' or '.join(DEGRADATIONS)}, not {short(settings['degradations'])}")
-        self.spoil = spoil
-        self.validated = self.VALIDATED[settings["degradations"]]
+        name = settings["degradations"]
+        if not isinstance(name, str) or name not in DEGRADATIONS:
+            raise UsageError(f"[model] degradations of the recipe: give {' or '.join(DEGRADATIONS)}, not {short(name)}")
+        self.spoil, self.validated = DEGRADATIONS[name], self.VALIDATED[name]
         self.module = new_network(LastStep, **settings)
         if begin is not None:
             if model is None:
