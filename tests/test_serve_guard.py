@@ -12,11 +12,13 @@ gr = pytest.importorskip("gradio", reason="needs the extra [web]")
 
 from starlette.testclient import TestClient
 
+from flashdiff_cli.pictures.formats import FORMATS
 from flashdiff_cli.serve import page as pages
+from flashdiff_cli.serve.api import TYPES, error_of
 from flashdiff_cli.serve.choices import Choices
 from flashdiff_cli.serve.limits import Limits
 from flashdiff_cli.serve.results import KEPT, Results
-from flashdiff_cli.serve.service import Job, Service
+from flashdiff_cli.serve.service import Ending, Job, Service
 from flashdiff_cli.serve.site import FORM_BYTES, build
 from flashdiff_cli.serve.worker import Answer
 
@@ -246,3 +248,23 @@ def test_the_picture_to_paint_on_is_decoded_within_the_bounds(tmp_path, monkeypa
     monkeypatch.setattr(pages, "open_image_file", lambda path: time.sleep(5))
     with pytest.raises(gr.Error, match="cannot be shown"):
         pages.ground([str(tmp_path / "a.png")])
+
+
+def test_who_waits_for_a_picture_keeps_no_other_from_the_page(tmp_path):
+    """As many threads as visitors may wait, and those of all else besides."""
+    (tmp_path / "results").mkdir()
+    service = Service(waiting=100, workers=3)
+    app = build(service, tmp_path / "results", Limits(waiting=100, workers=3), [NAME])
+    with TestClient(app, f"http://{NAME}") as found:
+        assert found.get("/config").status_code == 200
+        blocks = app.routes[-1].app.get_blocks()
+        assert blocks.limiter.total_tokens == len(blocks._queue.active_jobs) == 143
+    service.close()
+
+
+def test_every_format_of_a_result_has_its_media_type():
+    assert set(FORMATS.values()) == set(TYPES)
+
+
+def test_the_end_of_the_server_is_told_as_such():
+    assert error_of(Ending("the server is ending")).status_code == 503
