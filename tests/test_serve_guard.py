@@ -19,7 +19,7 @@ from flashdiff_cli.serve.choices import Choices
 from flashdiff_cli.serve.limits import Limits
 from flashdiff_cli.serve.results import KEPT, Results
 from flashdiff_cli.serve.service import Ending, Job, Service
-from flashdiff_cli.serve.site import FORM_BYTES, build
+from flashdiff_cli.serve.site import EVENT_BYTES, FORM_BYTES, build
 from flashdiff_cli.serve.worker import Answer
 
 NAME = "flashdiff.test"
@@ -147,6 +147,12 @@ def test_an_upload_of_many_files_is_bounded(client):
     answer = client.post("/gradio_api/upload", content=chunks(), headers={"Content-Type": "multipart/form-data; boundary=x"})
     assert answer.status_code == 413
     assert client.post("/gradio_api/upload", files=files[:2]).status_code == 200
+
+
+def test_an_event_is_bounded(client):
+    for path in ("/gradio_api/queue/join", "/gradio_api/run/restore"):
+        assert client.post(path, content=bytes(EVENT_BYTES + 1), headers={"Content-Type": "application/json"}).status_code == 413
+        assert client.post(path, content=iter([bytes(2**20)] * 17), headers={"Content-Type": "application/json"}).status_code == 413
 
 
 def answer(name="a-restored.png", severity_map=b"map"):

@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from fastapi.responses import JSONResponse
@@ -82,28 +82,28 @@ def _fetches(path: str) -> bool:
 
 
 class Bounded:
-    """Refuses requests below a path that are too long, by what they say and by what comes.
+    """Refuses requests that are too long, by what they say and by what comes.
 
     Args:
         app: what is behind it.
-        path: that the requests begin with.
-        most: bytes.
+        most: bytes of requests, by what their path begins with; the first that fits holds.
     """
 
-    def __init__(self, app: ASGIApp, path: str, most: int):
-        self.app, self.path, self.most = app, path, most
+    def __init__(self, app: ASGIApp, most: Mapping[str, int]):
+        self.app, self.most = app, most
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith(self.path):
+        most = next((most for path, most in self.most.items() if scope["type"] == "http" and scope["path"].startswith(path)), None)
+        if most is None:
             await self.app(scope, receive, send)
             return
         said = dict(scope["headers"]).get(b"content-length", b"0")
-        if not said.isdigit() or int(said) > self.most:
+        if not said.isdigit() or int(said) > most:
             # Most clients listen only when they have sent all.
-            left = min(DRAINED * self.most, DRAINED_BYTES)
+            left = min(DRAINED * most, DRAINED_BYTES)
             while left > 0 and (message := await receive()).get("more_body"):
                 left -= len(message.get("body", b""))
-            await self._refuse(scope, receive, send)
+            await _too_large(most)(scope, receive, send)
             return
         come, answered = 0, False
 
@@ -111,27 +111,25 @@ class Bounded:
             nonlocal come
             message = await receive()
             come += len(message.get("body", b""))
-            if come > self.most:
-                raise TooLarge(self._too_large())
+            if come > most:
+                raise TooLarge("the request is larger than it may be")
             return message
 
         async def sent(message: Message) -> None:
             nonlocal answered
-            if answered or come <= self.most:
+            if answered or come <= most:
                 answered = True
                 await send(message)
 
         with suppress(TooLarge):
             await self.app(scope, counted, sent)
         # Whatever else was made of the body that was cut off, this is why.
-        if come > self.most and not answered:
-            await self._refuse(scope, receive, send)
+        if come > most and not answered:
+            await _too_large(most)(scope, receive, send)
 
-    async def _refuse(self, *connection: Any) -> None:
-        await error_answer(413, self._too_large())(*connection)
 
-    def _too_large(self) -> str:
-        return f"the request is larger than {self.most / 2**20:g} MiB, which is the limit here; give a smaller picture"
+def _too_large(most: int) -> JSONResponse:
+    return error_answer(413, f"the request is larger than {most / 2**20:g} MiB, which is the limit here; give a smaller picture")
 
 
 __all__ = ["Bounded", "Guard", "TooLarge", "error_answer"]

@@ -27,6 +27,8 @@ FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "mon
 STYLE = "footer {display: none !important} #command textarea {font-family: ui-monospace, monospace}"
 FORM_BYTES = 1 << 20
 """Of a request besides its files."""
+EVENT_BYTES = 16 << 20
+"""Of what the page says besides uploads: at the most the layers that were painted on one picture."""
 EVENTS = 40
 """Of the page that wait, and threads that work on them, besides those of visitors who wait for a picture: a control that is changed is one, too."""
 MOST_THREADS = 1024
@@ -74,8 +76,8 @@ def build(service: Service, folder: Path, limits: Limits, hosts: Sequence[str]) 
     )
     # As `launch` would: until then Gradio reads any file of the machine that an event names, and takes a drawing for one of its own.
     page.has_launched = page.is_running = True
-    app.add_middleware(Bounded, path="/api/", most=3 * most + FORM_BYTES)
-    app.add_middleware(Bounded, path="/gradio_api/", most=limits.batch * most + FORM_BYTES)
+    # Uploads go to files; all else is held in memory.
+    app.add_middleware(Bounded, most={"/api/": 3 * most + FORM_BYTES, "/gradio_api/upload": limits.batch * most + FORM_BYTES, "/": EVENT_BYTES})
     app.add_middleware(Guard, path="/api/")
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
     return app
