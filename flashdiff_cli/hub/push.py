@@ -43,7 +43,11 @@ def push_folder(folder: str | Path, repo: str, private: bool = False) -> str:
     api = HfApi()
     try:
         api.create_repo(repo, private=private, exist_ok=True)
-        commit = api.upload_folder(repo_id=repo, folder_path=folder, allow_patterns=PATTERNS, commit_message="Upload with flashdiff")
+        # Where a training stands is of no use to others.
+        left = ["training.json", "checkpoint*"]
+        commit = api.upload_folder(
+            repo_id=repo, folder_path=folder, allow_patterns=PATTERNS, ignore_patterns=left, commit_message="Upload with flashdiff"
+        )
     except Exception as error:  # the client's errors share no base class across its versions
         reason = " ".join(str(error).split())[:160]
         raise FlashdiffError(f"{repo}: cannot be published ({reason}); are you logged in (hf auth login) with write access?") from error
