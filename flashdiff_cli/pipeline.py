@@ -330,6 +330,7 @@ class FlashDiffusionPipeline(Conventions, DiffusionPipeline):
             given = {"noise_std": noise_std, "request": request, "generators": generators, "noise": noise, "diagnosis": diagnosis}
             given |= {"callback": callback, "callback_on_step_end": callback_on_step_end, **choices}
             return restore_images(self, self.size_multiple, image, operator, output_type, **given)
+        assert measurement is not None
         generators = _one_each(generators or choices.pop("generator", None), len(measurement))
         request = SamplingRequest.of(request, **choices)
         image = self._checked(measurement if operator is None else operator.seen(measurement))

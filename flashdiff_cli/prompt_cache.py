@@ -51,7 +51,7 @@ def load_prompt(
             with new_folder(cache, "is there room on the disk?", replace=True) as part:
                 found.save_pretrained(part / "prompt", safe_serialization=True)
         except FlashdiffError:
-            found.to(dtype=dtype)
+            found.to(dtype=dtype)  # pyright: ignore[reportCallIssue]
             return found  # a disk that cannot be written to costs the next run a few seconds, and nothing else
     return load_component(cache, "prompt", dtype)
 

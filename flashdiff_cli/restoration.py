@@ -87,8 +87,8 @@ class Restoration:
         """Return the restorations of single samples, the reverse of `joined`; seconds are shared evenly."""
         batch, parts = len(self.images), []
         for i in range(batch):
-            values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-            values = {k: v[i : i + 1] if torch.is_tensor(v) or isinstance(v, list) else v for k, v in values.items()}
+            whole = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+            values: dict[str, Any] = {k: v[i : i + 1] if torch.is_tensor(v) or isinstance(v, list) else v for k, v in whole.items()}
             parts.append(type(self)(**values | {"seconds": {k: v / batch for k, v in self.seconds.items()}}))
         return parts
 

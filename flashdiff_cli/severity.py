@@ -198,6 +198,7 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
             last = new.encoder.conv_out if new.quant_conv is None else new.quant_conv
             with torch.no_grad():
                 last.weight[stage.channels :] = 0
+                assert last.bias is not None
                 last.bias[stage.channels :] = START_DEVIATION / torch.as_tensor(new.scaling.factor).flatten()
         return new
 

@@ -76,6 +76,6 @@ def test_what_is_counted_without_memory_is_what_is_there():
     with torch.device("meta"):
         networks = type(pipe.unet).from_config(pipe.unet.config), type(pipe.first_stage).from_config(pipe.first_stage.config)
     there = count(networks[0], type(pipe.stage)(networks[1]), networks[0], 32, torch.float32)
-    assert there.weights == here.weights and there.flops == here.flops > 0
-    # Attention on a processor keeps less than the formula written out.
+    # Attention on a processor is one call, of which less is kept, and counted, than of the formula written out.
+    assert there.weights == here.weights and 0 < here.flops <= there.flops < 1.1 * here.flops
     assert there.kept >= here.kept > 0

@@ -32,6 +32,7 @@ from flashdiff_cli.registry import Option
 from flashdiff_cli.runs.inputs import Job
 from flashdiff_cli.solvers import SOLVERS, load_entry_points
 from flashdiff_cli.stats import mean_interval
+from flashdiff_cli.storage.url import Url
 
 OF_ARM = (
     Option("steps", int, "length of the schedule", None, 1, 1_000_000),
@@ -191,7 +192,7 @@ def _name(solver: str, choice: dict[str, Any]) -> str:
 
 def take_turns(jobs: Sequence[Job]) -> list[Job]:
     """Pictures of several folders in turns, so that the first few are of all of them."""
-    groups: dict[Path, list[Job]] = {}
+    groups: dict[Path | Url, list[Job]] = {}
     for job in jobs:
         groups.setdefault(job.source.parent, []).append(job)
     return [job for row in itertools.zip_longest(*groups.values()) for job in row if job is not None]

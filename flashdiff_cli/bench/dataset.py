@@ -19,13 +19,14 @@ from flashdiff_cli.operators import OPERATORS, Operator
 from flashdiff_cli.pictures.files import read_picture
 from flashdiff_cli.runs.inputs import Job
 from flashdiff_cli.seeds import seed_of
+from flashdiff_cli.storage.url import Url
 
 
 @dataclass(frozen=True)
 class Item:
     """One clean picture, not held in memory."""
 
-    path: Path
+    path: Path | Url
     below: str
     """Path below the folder that was given, with forward slashes."""
     digest: str

@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> None:
         from flashdiff_cli.commands.program import run
 
         code = run(arguments)
-        if code > 128:
+        if code > 128 and arguments is None:  # else a program has called that goes on
             # Threads may still write, and another signal may end the process before they have finished.
             signals.abandon()
     sys.exit(code)

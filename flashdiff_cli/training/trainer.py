@@ -104,7 +104,7 @@ def _checkpoint_gradients(task: Task) -> None:
     frozen = getattr(task, "stage", None)
     for network in (task.module, None if frozen is None else frozen.model):
         if getattr(network, "_supports_gradient_checkpointing", False):
-            network.enable_gradient_checkpointing()
+            network.enable_gradient_checkpointing()  # pyright: ignore[reportCallIssue, reportOptionalMemberAccess]
 
 
 class Losses(torch.nn.Module):
