@@ -89,7 +89,8 @@ class Restoration:
         for i in range(batch):
             whole = {entry.name: getattr(self, entry.name) for entry in fields(self)}
             values: dict[str, Any] = {k: v[i : i + 1] if torch.is_tensor(v) or isinstance(v, list) else v for k, v in whole.items()}
-            parts.append(type(self)(**values | {"seconds": {k: v / batch for k, v in self.seconds.items()}}))
+            values["seconds"] = {k: v / batch for k, v in self.seconds.items()}
+            parts.append(type(self)(**values))
         return parts
 
     @classmethod
