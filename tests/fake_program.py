@@ -143,7 +143,9 @@ def main(arguments=None):
     watch()
     from flashdiff_cli.commands.app import main as program
 
-    program(arguments)
+    if arguments is not None:
+        sys.argv = ["flashdiff", *arguments]  # as a process of its own has it
+    program()
 
 
 class Running:
