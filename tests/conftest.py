@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import json
 import os
 import subprocess
 import sys
@@ -78,5 +79,16 @@ def cli(capsys):
         out, err = capsys.readouterr()
         assert "Traceback" not in err
         return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def run(model, cli):
+    """Restore by the test file's own `model` from a start step of 2: (exit code, records, stderr)."""
+
+    def call(*arguments):
+        code, out, err = cli("restore", *arguments, "--model", model, "--start-step", "2", "--json")
+        return code, [json.loads(line) for line in out.splitlines()], err
 
     return call

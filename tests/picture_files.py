@@ -23,6 +23,12 @@ def saved(picture, kind, **options):
     return buffer.getvalue()
 
 
+def png(size=(24, 16), seed=0, kind="PNG"):
+    """The bytes of a file of noise in colour, of (width, height)."""
+    values = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return saved(Image.fromarray(values), kind)
+
+
 def read(folder, data, name):
     """What flashdiff makes of a file of these bytes and this name."""
     (folder / name).write_bytes(data)

@@ -105,10 +105,3 @@ def server(folder, *options):
             process.wait(60)
         finally:
             process.kill()
-
-
-def png(size=(24, 16), seed=0, kind="PNG"):
-    values = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(values).save(buffer, kind)
-    return buffer.getvalue()

@@ -10,8 +10,8 @@ import sys
 import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
+from picture_files import png
 from PIL import Image
 from tiny import save_tiny_model
 
@@ -62,21 +62,6 @@ def s3(server, monkeypatch):
     forget()
 
 
-@pytest.fixture
-def run(model, cli):
-    def call(*arguments):
-        code, out, err = cli("restore", *arguments, "--model", model, "--start-step", "2", "--json")
-        return code, [json.loads(line) for line in out.splitlines()], err
-
-    return call
-
-
-def png(seed=0):
-    buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (16, 24, 3), dtype=np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def keys(s3, bucket="scans-out"):
     found = [item["Key"] for item in s3.list_objects_v2(Bucket=bucket).get("Contents", [])]
     return sorted(key for key in found if FOLDER not in key.split("/"))
@@ -88,9 +73,9 @@ def content(s3, key, bucket="scans-out"):
 
 def test_a_bucket_is_restored_as_a_folder_is(run, s3, tmp_path):
     for i, name in enumerate(("a.png", "b c.png", "below/d+e.png")):
-        s3.put_object(Bucket="scans-in", Key=f"scans/{name}", Body=png(i))
+        s3.put_object(Bucket="scans-in", Key=f"scans/{name}", Body=png(seed=i))
         (tmp_path / "scans" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "scans" / name).write_bytes(png(i))
+        (tmp_path / "scans" / name).write_bytes(png(seed=i))
     s3.put_object(Bucket="scans-in", Key="scans/", Body=b"")  # as some programs mark a folder
     assert run(tmp_path / "scans", "-r", "-o", tmp_path / "here")[0] == 0
     code, records, err = run("s3://scans-in/scans", "-r", "-o", "s3://scans-out/all")
@@ -102,7 +87,7 @@ def test_a_bucket_is_restored_as_a_folder_is(run, s3, tmp_path):
     code, again, _ = run("s3://scans-in/scans", "-r", "-o", "s3://scans-out/all")
     assert code == 0 and [r["status"] for r in again] == ["skipped"] * 3
     assert before == {key: s3.head_object(Bucket="scans-out", Key=key)["LastModified"] for key in keys(s3)}
-    s3.put_object(Bucket="scans-in", Key="scans/a.png", Body=png(9))
+    s3.put_object(Bucket="scans-in", Key="scans/a.png", Body=png(seed=9))
     s3.put_object(Bucket="scans-out", Key="all/b c.png", Body=b"somebody's")
     code, records, err = run("s3://scans-in/scans", "-r", "-o", "s3://scans-out/all")
     assert code == 1 and [r["status"] for r in records].count("done") == 1 and "not flashdiff's" in err
@@ -112,7 +97,7 @@ def test_a_bucket_is_restored_as_a_folder_is(run, s3, tmp_path):
 def test_what_is_done_is_known_without_reading_it(run, s3, monkeypatch):
     """Skipping costs lists, and no picture: neither sources nor results are fetched."""
     for i in range(4):
-        s3.put_object(Bucket="scans-in", Key=f"{i}.png", Body=png(i))
+        s3.put_object(Bucket="scans-in", Key=f"{i}.png", Body=png(seed=i))
     assert run("s3://scans-in", "-o", "s3://scans-out")[0] == 0
     read, fetched = Url.read, []
     monkeypatch.setattr(Url, "read", lambda self, *rest: fetched.append(str(self)) or read(self, *rest))
@@ -139,7 +124,7 @@ def test_a_bucket_that_is_not_there_and_a_key_that_is_wrong_are_one_line(run, s3
 
 def test_a_run_that_is_killed_goes_on_and_shows_no_part(model, s3, tmp_path):
     for i in range(12):
-        s3.put_object(Bucket="scans-in", Key=f"{i:02}.png", Body=png(i))
+        s3.put_object(Bucket="scans-in", Key=f"{i:02}.png", Body=png(seed=i))
     command = [
         sys.executable,
         "-m",
@@ -187,7 +172,7 @@ def test_pages_of_a_web_server_are_read(run, web, tmp_path):
     folder, address = web
     for i, name in enumerate(("a.png", "b c.png", "below/d.png", "notes.txt")):
         (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_bytes(png(i))
+        (folder / name).write_bytes(png(seed=i))
     (folder / "evil.html").write_text("no picture")
     assert run(folder, "-r", "-o", tmp_path / "here")[0] == 0
     code, records, err = run(f"{address}/", "-r", "-o", tmp_path / "there")

@@ -12,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from picture_files import png
 from PIL import Image
-from served import ended, png, server, start
+from served import ended, server, start
 
 pytest.importorskip("gradio", reason="needs the extra [web]")
 

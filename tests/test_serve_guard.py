@@ -6,7 +6,7 @@ import time
 from concurrent.futures import Future
 
 import pytest
-from served import png
+from picture_files import png
 
 gr = pytest.importorskip("gradio", reason="needs the extra [web]")
 

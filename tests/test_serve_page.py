@@ -8,8 +8,9 @@ import zipfile
 
 import numpy as np
 import pytest
+from picture_files import png
 from PIL import Image
-from served import png, server
+from served import server
 
 pytest.importorskip("gradio", reason="needs the extra [web]")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")

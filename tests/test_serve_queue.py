@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from picture_files import png
 from PIL import Image
 from tiny import save_tiny_model
 
@@ -31,13 +32,6 @@ def service(model):
     found.start()
     yield found
     found.close()
-
-
-def png(size=(24, 16), seed=0, kind="PNG"):
-    values = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(values).save(buffer, kind)
-    return buffer.getvalue()
 
 
 def image(data):

@@ -1,15 +1,13 @@
 """Pictures that are no files of this machine, in stores and archives that need no server."""
 
 import io
-import json
 import tarfile
 import zipfile
 from pathlib import Path
 
 import fsspec
-import numpy as np
 import pytest
-from PIL import Image
+from picture_files import png
 from tiny import save_tiny_model
 
 from flashdiff_cli.errors import FlashdiffError, UsageError
@@ -34,24 +32,9 @@ def store():
     fs.store.clear()
 
 
-@pytest.fixture
-def run(model, cli):
-    def call(*arguments):
-        code, out, err = cli("restore", *arguments, "--model", model, "--start-step", "2", "--json")
-        return code, [json.loads(line) for line in out.splitlines()], err
-
-    return call
-
-
-def png(seed=0):
-    buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (16, 24, 3), dtype=np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def fill(store, names, root="/in"):
     for i, name in enumerate(names):
-        store.pipe_file(f"{root}/{name}", png(i))
+        store.pipe_file(f"{root}/{name}", png(seed=i))
 
 
 def files(store, root="/out"):
@@ -76,7 +59,7 @@ def test_a_store_is_listed_mirrored_and_skipped_as_a_folder_is(run, store, tmp_p
     fill(store, names)
     for i, name in enumerate(names):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "in" / name).write_bytes(png(i))
+        (tmp_path / "in" / name).write_bytes(png(seed=i))
     code, here, said_here = run(tmp_path / "in", "-r", "-o", tmp_path / "out")
     assert code == 0 and len(here) == 5
     code, there, said = run("memory://in", "-r", "-o", "memory://out")
@@ -95,7 +78,7 @@ def test_a_store_is_listed_mirrored_and_skipped_as_a_folder_is(run, store, tmp_p
 def test_what_was_changed_is_done_again_and_what_is_not_flashdiffs_stays(run, store):
     fill(store, ["a.png", "b.png", "c.png"])
     assert run("memory://in", "-o", "memory://out")[0] == 0
-    store.pipe_file("/in/a.png", png(7))
+    store.pipe_file("/in/a.png", png(seed=7))
     store.pipe_file("/out/b.png", b"somebody's")
     code, records, err = run("memory://in", "-o", "memory://out")
     assert code == 1 and {Path(r["input"]).name: r["status"] for r in records} == {"a.png": "done", "b.png": "failed", "c.png": "skipped"}
@@ -145,13 +128,13 @@ def test_an_archive_is_a_folder(run, store, tmp_path, kind):
     if kind == "zip":
         with zipfile.ZipFile(path, "w") as file:
             for i, name in enumerate(names):
-                file.writestr(name, png(i))
+                file.writestr(name, png(seed=i))
     else:
         with tarfile.open(path, "w:gz" if kind == "tgz" else "w") as file:
             for i, name in enumerate(names):
                 member = tarfile.TarInfo(name)
-                member.size = len(png(i))
-                file.addfile(member, io.BytesIO(png(i)))
+                member.size = len(png(seed=i))
+                file.addfile(member, io.BytesIO(png(seed=i)))
     code, records, err = run(path, "-r", "-o", tmp_path / "x" / "out")
     assert code == 0 and len(records) == 2 and "lead out of their folder" in err
     made = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.png"))
