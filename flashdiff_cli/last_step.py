@@ -35,6 +35,22 @@ HOLES = 4, 0.03
 pictures each, random pixels of which 30 % are left and boxes: 0.5 to 2.3 dB above the rounds of the other operators."""
 
 
+TURNS = (0, 2, 5, 7)
+"""Orientations, of the eight of `turn`, whose results are averaged where the network is asked once (geometric self-ensemble: Timofte et al.
+2016); rounds take one each, in turn, as DPIR does. On 6 pictures each, noise of 0.05 and 0.10: +0.2 dB; blurs: +0.1 dB."""
+
+
+def turn(image: torch.Tensor, number: int) -> torch.Tensor:
+    """Return (B, C, H, W) in one of its eight orientations: turned by quarters, from 4 on mirrored before."""
+    return torch.rot90(image.flip(-1) if number >= 4 else image, number % 4, (-2, -1))
+
+
+def turn_back(image: torch.Tensor, number: int) -> torch.Tensor:
+    """Return what `turn` was given."""
+    image = torch.rot90(image, -(number % 4), (-2, -1))
+    return image.flip(-1) if number >= 4 else image
+
+
 class ResidualBlock(nn.Module):
     """x + conv(relu(conv(x)))."""
 
@@ -118,16 +134,27 @@ class LastStep(ModelMixin, ConfigMixin):
         y = measurement.to(image)
         noise, rounding = (self._told(value, len(image)) for value in (noise_std, rounding_std))
         if isinstance(operator, Jpeg):
-            found = self(y, noise, self._told(operator.noise_std(), len(image)))
+            found = self._averaged(y, noise, self._told(operator.noise_std(), len(image)))
             return 2 * operator.project((found.clamp(-1, 1) + 1) / 2, (y + 1) / 2).clamp(0, 1) - 1
         if operator is None or isinstance(operator, Identity):
-            return self(y, noise, rounding).clamp(-1, 1)
+            return self._averaged(y, noise, rounding).clamp(-1, 1)
         if not operator.linear:
             return image
-        for level in levels(noise, *((ROUNDS, FIRST) if operator.kept() is None else HOLES)):
+        for number, level in enumerate(levels(noise, *((ROUNDS, FIRST) if operator.kept() is None else HOLES))):
             consistent = operator.proximal(image, y, noise.square() + rounding.square(), level.square() / WEIGHT)
-            image = self(consistent.clamp(-1.5, 1.5), level, rounding).clamp(-1, 1)
+            image = self._turned(consistent.clamp(-1.5, 1.5), level, rounding, number % 8).clamp(-1, 1)
         return image
+
+    def _turned(self, image: torch.Tensor, noise_std: torch.Tensor, rounding_std: torch.Tensor, number: int) -> torch.Tensor:
+        """Return what the network makes of an image in one of its orientations, turned back."""
+        return turn_back(self(turn(image, number), noise_std, rounding_std), number)
+
+    def _averaged(self, image: torch.Tensor, noise_std: torch.Tensor, rounding_std: torch.Tensor) -> torch.Tensor:
+        """Return the mean of what the network makes of the orientations TURNS."""
+        total = torch.zeros_like(image)
+        for number in TURNS:
+            total += self._turned(image, noise_std, rounding_std, number)
+        return total / len(TURNS)
 
     def _told(self, value: torch.Tensor | None, batch: int) -> torch.Tensor:
         """Return a standard deviation on intensities for each of a batch, on the scale of [-1, 1]."""

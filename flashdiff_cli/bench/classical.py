@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from flashdiff_cli.errors import FlashdiffError, UsageError
+from flashdiff_cli.bench import peers
+from flashdiff_cli.bench.peers import NotApplicable
+from flashdiff_cli.errors import UsageError
 from flashdiff_cli.operators import GaussianBlur, MotionBlur, Operator
 from flashdiff_cli.operators.inpainting import Inpainting
 
@@ -21,10 +23,6 @@ PSF_SIDE = 121
 
 MIN_WEIGHT = 1e-4
 """The denoiser divides by its weight."""
-
-
-class NotApplicable(FlashdiffError):
-    """An arm that does not go with a condition or a model: recorded as skipped."""
 
 
 def _psf(operator: Operator, name: str) -> np.ndarray:
@@ -112,6 +110,10 @@ def biharmonic(y: torch.Tensor, operator: Operator, noise_std: float) -> torch.T
 
 
 METHODS: dict[str, Callable[..., torch.Tensor]] = {
+    "splitting": peers.splitting,
+    "denoise": peers.denoise,
+    "opencv-inpaint": peers.opencv_inpaint,
+    "real-esrgan": peers.real_esrgan,
     "wiener": wiener,
     "richardson-lucy": richardson_lucy,
     "tv": tv,

@@ -13,8 +13,8 @@ import torch
 
 from flashdiff_cli.broadcast import shaped
 
-ITERATIONS = 20
-"""Conjugate gradient steps at most."""
+ITERATIONS = 60
+"""Conjugate gradient steps at most; camera shake under noise of 0.01 takes about 40 where the image is hardly believed, and 7 at the end."""
 TOLERANCE = 1e-3
 
 Linear = Callable[[torch.Tensor], torch.Tensor]
