@@ -28,6 +28,9 @@ OPERATOR_OF = {
 CERTAIN = 0.8
 """Probability that a kind must have to be told from the others."""
 
+AGREE = 1.4
+"""How many times the one of two estimates of noise may be the other and still be of the same noise."""
+
 SHORTER = 0.85
 """Of the length of a motion that is seen: one taken too long harms more than one taken too short."""
 
@@ -160,8 +163,9 @@ def noise_of(kind: str, seen: Degradation, picture: torch.Tensor) -> float:
         return 0.0
     found = min(seen.value("noise_std")[0].item(), 0.5)
     if kind == "noise":
-        # What smooth places show may be texture in part, so there is hardly more noise than that.
-        return min(found, 1.1 * noise_level(picture.float())[0].item())
+        # Smooth places show it best, unless texture is among them: then the two differ, and there is hardly more noise than the lesser.
+        shown = noise_level(picture.float())[0].item()
+        return shown if found / AGREE < shown < found * AGREE else min(found, 1.1 * shown)
     if kind == "downsampling":
         return max(found, enlarged_noise(picture, seen.value("enlarged")[0].clamp(1, 16).item()))
     return found

@@ -35,6 +35,25 @@ def test_the_noise_level_is_found(std):
     assert noise_level(y).tolist() == pytest.approx([std, std], rel=0.1)
 
 
+@pytest.mark.parametrize("background", [1.0, 1.3, -1.0])
+@pytest.mark.parametrize("std", [0.02, 0.05, 0.1])
+def test_noise_is_read_where_white_and_black_have_not_cut_it(background, std):
+    """Two thirds of the picture are burnt out or black: half of the noise is missing there, or all of it."""
+    x = scene(1, 192)
+    x[..., 64:, :] = background
+    y = Identity().measure(x, std, [torch.Generator().manual_seed(4)])
+    stored = (((y + 1) * 127.5).clamp(0, 255).round()) / 127.5 - 1
+    assert noise_level(stored).item() == pytest.approx(std, rel=0.08)
+
+
+def test_black_on_white_has_no_noise():
+    """Text and line art: no block but is cut by white or black, and none is noisy."""
+    page = torch.ones(1, 3, 96, 96)
+    page[..., 10:90:9, 8:80] = -1
+    page[..., 10:90:9, 30:34] = 0.2
+    assert noise_level(page).item() < 0.01
+
+
 def test_a_constant_picture_has_no_noise_and_some_width():
     flat = torch.zeros(1, 3, 32, 32)
     assert noise_level(flat).item() == 0

@@ -27,6 +27,10 @@ SHOWN_TIMES, SHOWN_ABOVE = 1.5, 0.01
 COARSE, SMOOTH_SHARE, BANDS = 3, 0.15, ((4, 6), (7, 9), (10, 14))
 """Of `noise_level`: blocks are chosen by their cosines up to u + v = COARSE, this share of them, and measured in these bands."""
 
+CLIPPED_FROM, CLIPPED_SHARE, LEAST_LEFT = 1.5 / 255, 0.02, 0.05
+"""Of `noise_level`: how near to white or black, on the scale of [-1, 1], a value is cut; the share of such pixels from which a block is passed
+over; and the share of the blocks that has to be left."""
+
 EMPTIED = 0.65
 """A band with less than this share of the noise that a coarser one has was emptied by what a file went through."""
 
@@ -76,10 +80,36 @@ def noise_bands(measurement: torch.Tensor) -> torch.Tensor:
     basis, order = cosine_basis(BLOCK).to(measurement), cosine_order(BLOCK)
     energy = F.conv2d(measurement.flatten(0, 1)[:, None], basis, stride=BLOCK).square().flatten(2)
     coarse = energy[:, order <= COARSE].sum(1) - energy[:, 0]
-    smoothest = coarse.topk(max(1, math.ceil(SMOOTH_SHARE * coarse.shape[1])), largest=False).indices
-    chosen = energy.gather(2, smoothest[:, None].expand(-1, energy.shape[1], -1)).mean(2)
+    coarse, count = _unclipped(coarse, measurement.flatten(0, 1))
+    values, blocks = coarse.sort()
+    taken = torch.arange(values.shape[1], device=values.device) < (SMOOTH_SHARE * count).ceil().clamp(min=1)[:, None]
+    widest = int(taken.sum(1).max())
+    ordered = energy.gather(2, blocks[:, None, :widest].expand(-1, energy.shape[1], -1))
+    weights = taken[:, None, :widest].to(ordered)
+    chosen = (ordered * weights).sum(2) / weights.sum(2)
     bands = torch.stack([chosen[:, (order >= low) & (order <= high)].median(1).values for low, high in BANDS], 1)
     return bands.unflatten(0, measurement.shape[:2]).sqrt() / 2
+
+
+def _unclipped(coarse: torch.Tensor, planes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Put blocks last that black or white has cut: there noise is halved, or hidden altogether.
+
+    Args:
+        coarse: (N, blocks), by which blocks are chosen, the least first.
+        planes: (N, H, W) in [-1, 1] units.
+
+    Returns:
+        `coarse`, infinite where a block is clipped, and (N,) how many blocks are to be chosen from; all of them where nearly all are clipped,
+        as in text and line art.
+    """
+    cut = F.avg_pool2d((planes.abs() >= 1 - CLIPPED_FROM).float()[:, None], BLOCK).flatten(1)
+    # In float measurements noise goes beyond white and black, and nothing is cut.
+    open_ended = (planes.abs() > 1 + CLIPPED_FROM).flatten(1).any(1)
+    whole = (cut <= CLIPPED_SHARE) | open_ended[:, None]
+    left = whole.sum(1)
+    enough = left >= max(LEAST_LEFT * coarse.shape[1], 4)
+    clipped = ~whole & enough[:, None]
+    return coarse.masked_fill(clipped, torch.inf), torch.where(enough, left, coarse.shape[1])
 
 
 def rounding_noise(measurement: torch.Tensor) -> torch.Tensor:
