@@ -26,17 +26,19 @@ PLANES = 5
 NOISE_SCALE = 5.0
 """Of these maps, so that common values are near 1."""
 
-NARROW, WIDE, HOLES, LAST = (6, 0.2), (8, 0.38), (4, 0.03), 0.012
-"""How often data term and network alternate, and the standard deviation of the error, on the scale of [-1, 1], that the first round expects at
-the least: for blurs that let much pass, for wide ones, and where pixels are missing, for there the sampler has put what the network, which
-only takes noise out, would make smooth (0.5 to 2.3 dB above the rounds of the others, 4 pictures each). LAST is what the last round expects
-at the least."""
+ROUNDS, FIRST, LAST = 8, 0.38, 0.012
+"""How often data term and network alternate; standard deviation of the error, on the scale of [-1, 1], that the first round expects at the
+least, and the last."""
 
-WIDE_BELOW, WEIGHT, WEIGHT_AT, WEIGHTS, HOLES_WEIGHT = 0.025, 0.2, 0.035, (0.1, 0.4), 0.2
-"""Share of white noise's power that an operator lets pass, below which it is wide; the share of the network's noise variance that the data term
-is weighed against (DPIR's lambda), for an operator that lets WEIGHT_AT pass, growing with the cube root of that, within WEIGHTS; and where
-pixels are missing. On 5 faces and 5 photographs, against six rounds from 0.2 with 0.2 for all: blur of 0.8 pixels +0.6 and +0.3 dB, 1.5
-none, 2.5 and 4 pixels +0.3 to +0.4, camera shake +0.3."""
+HOLES = 4, 0.03
+"""The first two where pixels are missing: there the sampler has put what the network, which only takes noise out, would make smooth. On 4
+pictures each, random pixels of which 30 % are left and boxes: 0.5 to 2.3 dB above the rounds of the other operators."""
+
+WEIGHT, WEIGHT_AT, WEIGHTS = 0.2, 0.035, (0.1, 0.4)
+"""The share of the network's noise variance that the data term is weighed against (DPIR's lambda): for missing pixels, and for an operator that
+lets WEIGHT_AT of white noise's power pass; for others growing with the cube root of that, within WEIGHTS. On 5 faces and 5 photographs,
+against 0.2 for all and six rounds from 0.2: blur of 0.8 pixels +0.6 and +0.3 dB, 1.5 -0.1, 2.5 and 4 pixels +0.3 to +0.5, shakes of 9 and
+15 pixels +0.3 to +0.5."""
 
 TURNS = (0, 2, 5, 7)
 """Orientations, of the eight of `turn`, whose results are averaged where the network is asked once (geometric self-ensemble: Timofte et al.
@@ -143,29 +145,7 @@ class LastStep(ModelMixin, ConfigMixin):
             return self._averaged(y, noise, rounding).clamp(-1, 1)
         if not operator.linear:
             return image
-        if operator.kept() is not None:
-            return self._rounds(image, y, operator, noise, rounding, HOLES, torch.full_like(noise, HOLES_WEIGHT))
-        passing = passing_power(operator, image)
-        wide, weight = passing < WIDE_BELOW, (WEIGHT * (passing / WEIGHT_AT) ** (1 / 3)).clamp(*WEIGHTS)
-        result = torch.empty_like(image)
-        for chosen, rounds in ((wide, WIDE), (~wide, NARROW)):
-            if bool(chosen.any()):
-                own = operator if bool(chosen.all()) else operator.subset(chosen.cpu())
-                parts = (part[chosen] for part in (image, y))
-                result[chosen] = self._rounds(*parts, own, noise[chosen], rounding[chosen], rounds, weight[chosen])
-        return result
-
-    def _rounds(
-        self,
-        image: torch.Tensor,
-        y: torch.Tensor,
-        operator: Operator,
-        noise: torch.Tensor,
-        rounding: torch.Tensor,
-        rounds: tuple[int, float],
-        weight: torch.Tensor,
-    ) -> torch.Tensor:
-        """Alternate data term and network; see NARROW and WEIGHT."""
+        rounds, weight = ((ROUNDS, FIRST), weight_of(operator, image)) if operator.kept() is None else (HOLES, torch.full_like(noise, WEIGHT))
         for number, level in enumerate(levels(noise, *rounds)):
             consistent = operator.proximal(image, y, noise.square() + rounding.square(), level.square() / weight)
             image = self._turned(consistent.clamp(-1.5, 1.5), level, rounding, number % 8).clamp(-1, 1)
@@ -194,8 +174,13 @@ def passing_power(operator: Operator, image: torch.Tensor) -> torch.Tensor:
     return operator.forward(noise).square().flatten(1).sum(1) / noise.square().flatten(1).sum(1)
 
 
-def levels(noise: torch.Tensor, rounds: int, first: float) -> list[torch.Tensor]:
+def levels(noise: torch.Tensor, rounds: int = ROUNDS, first: float = FIRST) -> list[torch.Tensor]:
     """Return the standard deviations (B,) of the error that each round expects: falling by equal factors to the noise of the measurement (B,)."""
     last = noise.clamp(min=LAST)
     begin = last.clamp(min=first)
     return [begin * (last / begin) ** (number / (rounds - 1)) for number in range(rounds)]
+
+
+def weight_of(operator: Operator, image: torch.Tensor) -> torch.Tensor:
+    """Return what the data term of a linear operator is weighed against, (B,), on images of the shape of `image`; see WEIGHT."""
+    return (WEIGHT * (passing_power(operator, image) / WEIGHT_AT) ** (1 / 3)).clamp(*WEIGHTS)

@@ -83,12 +83,11 @@ def test_twice_the_noise_on_twice_the_image_is_twice_the_result():
 
 def test_levels_fall_to_the_noise_of_each_sample():
     noise = torch.tensor([0.0, 0.05, 0.4])
-    rounds, first = last_step.NARROW
-    found = torch.stack(levels(noise, rounds, first))
-    assert len(found) == rounds
+    found = torch.stack(levels(noise))
+    assert len(found) == last_step.ROUNDS
     assert (found[1:] <= found[:-1]).all()
     assert torch.allclose(found[-1], torch.tensor([last_step.LAST, 0.05, 0.4]))
-    assert torch.allclose(found[0], torch.tensor([first, first, 0.4]))
+    assert torch.allclose(found[0], torch.tensor([last_step.FIRST, last_step.FIRST, 0.4]))
 
 
 def test_the_power_that_passes_is_that_of_the_transfer_function():
@@ -111,7 +110,7 @@ def test_where_pixels_are_missing_what_the_sampler_put_there_stays():
     found = network.restore(drawn, operator.on_signed(image()), operator, torch.tensor([0.0]))
     hole = mask[None].expand_as(drawn) == 0
     assert (found[hole] / drawn[hole]).median() > 0.9
-    assert len(levels(torch.tensor([0.0]), *last_step.HOLES)) == last_step.HOLES[0] < last_step.NARROW[0]
+    assert len(levels(torch.tensor([0.0]), *last_step.HOLES)) == last_step.HOLES[0] < last_step.ROUNDS
 
 
 def test_a_compressed_picture_stays_within_its_rounding():
@@ -125,9 +124,9 @@ def test_a_compressed_picture_stays_within_its_rounding():
 
 
 def test_a_batch_is_what_single_samples_are():
-    """A narrow blur and a wide one, which have rounds of their own."""
+    """A narrow blur and a wide one, which have weights of their own."""
     blur, x, noise = GaussianBlur(torch.tensor([0.8, 3.0])), image(), torch.tensor([0.01, 0.08])
-    assert (last_step.passing_power(blur, x) < last_step.WIDE_BELOW).tolist() == [False, True]
+    assert last_step.weight_of(blur, x).tolist() == pytest.approx([0.3, 0.13], abs=0.03)
     y, network = blur.on_signed(x), tiny()
     both = network.restore(image(seed=1), y, blur, noise)
     for i in range(2):
