@@ -118,6 +118,11 @@ class LastStep(ModelMixin, ConfigMixin):
             x = self.up[level](self.enlarge[level](x) + kept[level])
         return image + F.pixel_shuffle(self.leave(x), 2).to(image)
 
+    @staticmethod
+    def needs_no_result(operator: Operator | None) -> bool:
+        """Tell whether `restore` makes its picture of the measurement alone, so that no step of a sampler can change it."""
+        return operator is None or isinstance(operator, (Identity, Jpeg))
+
     def restore(
         self,
         image: torch.Tensor,
@@ -141,7 +146,7 @@ class LastStep(ModelMixin, ConfigMixin):
         if isinstance(operator, Jpeg):
             found = self._averaged(y, noise, self._told(operator.noise_std(), len(image)))
             return 2 * operator.project((found.clamp(-1, 1) + 1) / 2, (y + 1) / 2).clamp(0, 1) - 1
-        if operator is None or isinstance(operator, Identity):
+        if operator is None or self.needs_no_result(operator):
             return self._averaged(y, noise, rounding).clamp(-1, 1)
         if not operator.linear:
             return image

@@ -346,7 +346,7 @@ class FlashDiffusionPipeline(Conventions, DiffusionPipeline):
                 diagnosis = self.diagnose(measurement)
                 operator, noise_std = diagnosis.operator, diagnosis.noise_std if noise_std is None else noise_std
         noise_std = per_sample(noise_std).expand(len(measurement))
-        request = request if diagnosis is None else request.unless_started(diagnosis.start_step)
+        request = request.unless_started(self._known_start(request, operator, diagnosis))
         plan = self.plan(request, operator.name, float(noise_std.max()))
         problem = Problem(measurement, operator, self.stage, self.denoiser, plan.schedule, noise_std)
         with timer.phase("severity"):
@@ -366,6 +366,12 @@ class FlashDiffusionPipeline(Conventions, DiffusionPipeline):
                 images, kept = finish(images, decoded, measurement.float(), operator, noise_std, diagnosis, *networks)
             images = grey_as(images, measurement)
         return Restoration.of(plan, problem, begin, analysis, diagnosis, images, kept, latent, timer.seconds)
+
+    def _known_start(self, request: SamplingRequest, operator: Operator, diagnosis: Diagnosis | None) -> int | None:
+        """Return the start step that needs no severity to be known; 0 also where the last step makes its picture of the measurement alone."""
+        found = None if diagnosis is None else diagnosis.start_step
+        corrected = self.defaults.fidelity if request.fidelity is None else request.fidelity
+        return 0 if corrected and self.last_step is not None and self.last_step.needs_no_result(operator) else found
 
     def _is_mixed(self, batch: int, operator: Operator | None, noise_std: float | torch.Tensor | None, encoder: str | None) -> bool:
         """Return whether samples may need operators of several classes, or several severity encoders."""
