@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from flashdiff_cli.errors import FlashdiffError
-from flashdiff_cli.pictures import high_bit_depth, jpeg, limits, metadata, png, tiff
+from flashdiff_cli.pictures import high_bit_depth, jpeg, limits, metadata, png, tiff, unsaid
 from flashdiff_cli.pictures.fill import fill_smoothly
 from flashdiff_cli.pictures.limits import open_image
 from flashdiff_cli.pictures.picture import Picture, frames_note, from_pil, from_samples
@@ -31,16 +31,20 @@ def decode(data: bytes) -> Picture:
         what Pillow, tifffile and EXIF make of one that is damaged, and cannot be mended.
     """
     try:
-        return _decode(data)
+        picture = _decode(data)
     except (high_bit_depth.UnknownKind, limits.Refused, FlashdiffError, MemoryError, Image.DecompressionBombError):
         raise
     except Exception as error:
         for repaired, lost, note in _mended(data):
             with suppress(Exception):
                 picture = _decode(repaired)
-                missing = None if lost is None else lost()
-                return _without_lost(picture, missing, note)
+                return _without_lost(picture, _unsaid(repaired, picture) if lost is None else lost(), note)
         raise error
+    return _without_lost(picture, _unsaid(data, picture), None)
+
+
+def _unsaid(data: bytes, picture: Picture) -> np.ndarray | None:
+    return unsaid.missing(data, picture.image[0].numpy())
 
 
 def _decode(data: bytes) -> Picture:
@@ -93,7 +97,7 @@ def _mended(data: bytes) -> Iterator[Mended]:
     elif data.startswith(png.HEAD):
         mended = png.mended(data)
         if mended is not None:
-            yield mended[0], lambda: _lost_rows(mended[0], mended[1]), f"its end is missing, or {WITHOUT}"
+            yield mended, lambda: unsaid.of_png(data), f"its end is missing, or {WITHOUT}"
     elif high_bit_depth.is_tiff(data):
         with suppress(Exception):
             lacking = tiff.lacking(data)
@@ -117,15 +121,6 @@ def _lost_blocks(data: bytes) -> np.ndarray:
     return high_bit_depth.upright(lost[..., None], orientation)[..., 0]
 
 
-def _lost_rows(data: bytes, rows: int) -> np.ndarray:
-    """The lowest rows of what is stored."""
-    with open_image(data) as file:
-        lost = np.zeros((file.height, file.width), bool)
-        lost[file.height - rows :] = True
-        orientation = metadata.find_orientation(file)
-    return high_bit_depth.upright(lost[..., None], orientation)[..., 0]
-
-
 def _lost_of_bmp(data: bytes) -> np.ndarray:
     """Rows of a file that begins with the lowest; of one that is compressed, all."""
     with open_image(data) as file:
@@ -139,17 +134,26 @@ def _lost_of_bmp(data: bytes) -> np.ndarray:
     return lost
 
 
-def _without_lost(picture: Picture, missing: np.ndarray | None, note: str) -> Picture:
+def _without_lost(picture: Picture, missing: np.ndarray | None, note: str | None) -> Picture:
     """The picture with what its file lacks filled from the rest, and notes on it.
 
     Raises:
         ValueError: it lacks too much.
     """
-    notes = [*picture.notes, note]
-    if missing is not None and missing.any():
-        share = float(missing.mean())
-        if share > MOST_LOST:
-            raise ValueError("too little of it is there")
-        notes.append(f"{share:.1%} of its pixels are lost and were filled from those around them")
-        return replace(picture, image=fill_smoothly(picture.image, torch.from_numpy(np.ascontiguousarray(missing))), notes=notes)
-    return replace(picture, notes=notes)
+    notes = [*picture.notes, *([note] if note else [])]
+    if missing is None or not missing.any():
+        return replace(picture, notes=notes)
+    share = float(missing.mean())
+    if share > MOST_LOST:
+        raise ValueError(f"{share:.0%} of its pixels are not there")
+    notes.append(f"{share:.1%} of its pixels are lost and were filled from those around them")
+    holes = torch.from_numpy(np.ascontiguousarray(missing))
+    shown = picture.image
+    if picture.hidden is not None:
+        shown = shown.clone()
+        shown[0][:, torch.from_numpy(picture.hides())] = picture.hidden
+    filled = replace(picture, image=fill_smoothly(shown, holes), hidden=None, notes=notes)
+    if picture.alpha is not None:
+        opacity = fill_smoothly(torch.from_numpy(picture.alpha.astype(np.float32))[None, None], holes)[0, 0]
+        filled = replace(filled, alpha=opacity.round().numpy().astype(picture.alpha.dtype))
+    return filled.without_hidden()

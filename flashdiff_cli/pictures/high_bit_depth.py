@@ -26,8 +26,14 @@ PLAIN, DEFLATE, PACKBITS = (1,), (8, 32946), (32773,)
 RATIOS = ((PLAIN, 1), (DEFLATE, 1032), (PACKBITS, 64))
 """How many times more bytes can come out of each than go in; of others, MOST_RATIO."""
 MOST_RATIO = 5000
+NUMBERS = (1, 2, 3)
+"""TIFF sample formats: unsigned, signed, floating-point; there are complex ones besides."""
 GREY, COLOUR = (0, 1), (2,)
 """TIFF photometric interpretations; 0 is grey with white at 0."""
+
+
+# What tifffile has to say of damaged files is said by the caller.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
 class UnknownKind(Exception):
@@ -106,8 +112,6 @@ def read_tiff(data: bytes, limit: int) -> tuple[np.ndarray, dict[int, Any], list
     """
     import tifffile
 
-    # What it has to say of damaged files is said by the caller.
-    logging.getLogger("tifffile").addHandler(logging.NullHandler())
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             page = file.pages.first
@@ -115,6 +119,8 @@ def read_tiff(data: bytes, limit: int) -> tuple[np.ndarray, dict[int, Any], list
             grey, channels = page.photometric in GREY, page.samplesperpixel
             if not (grey and channels in (1, 2)) and not (page.photometric in COLOUR and channels in (3, 4)):
                 raise UnknownKind(f"TIFF colours of this kind ({channels} channels) are not read; save it as RGB or grey")
+            if not isinstance(page.bitspersample, int) or page.sampleformat not in NUMBERS or (page.sampleformat == 3 and page.bitspersample % 16):
+                raise UnknownKind("TIFF numbers of this kind are not read; save it with samples of one size, whole or floating-point")
             if not page.imagewidth * page.imagelength:
                 raise ValueError("it has no pixels")
             if page.imagewidth * page.imagelength > limit:
@@ -123,12 +129,21 @@ def read_tiff(data: bytes, limit: int) -> tuple[np.ndarray, dict[int, Any], list
             _check_stored(data, page)
             values = _pixels(data, page)
             if page.photometric == 0:
-                values[..., 0] = (np.iinfo(values.dtype).max if values.dtype.kind == "u" else 1) - values[..., 0]
+                values[..., 0] = from_white(values[..., 0], page.bitspersample)
             return values, _tags(page), [f"first of {pages} frames; the others were left out"] if pages > 1 else []
     except (UnknownKind, ValueError, MemoryError, Image.DecompressionBombError):
         raise
     except Exception as error:  # of damaged files it raises whatever the damage leads to
         raise ValueError(str(error) or type(error).__name__) from error
+
+
+def from_white(values: np.ndarray, bits: int) -> np.ndarray:
+    """Grey that was stored as its distance from white, of so many bits, as its distance from black."""
+    if values.dtype.kind == "f":
+        return 1 - values
+    if values.dtype.kind == "i":
+        return -1 - values
+    return values.dtype.type(2**bits - 1) - values
 
 
 def _tags(page: Any) -> dict[int, Any]:
@@ -144,6 +159,8 @@ def _pixels(data: bytes, page: Any) -> np.ndarray:
     """(H, W, C): a page's samples."""
     channels, bits = page.samplesperpixel, page.bitspersample
     if bits in (8, 16, 32, 64) and page.compression in PLAIN + DEFLATE + PACKBITS and page.predictor in (1, tiff.DIFFERENCES):
+        if len(page.dataoffsets) < int(np.prod(page.chunked)) or not all(page.databytecounts):
+            raise ValueError("a part of its pixels is not there")
         if page.compression in DEFLATE:
             _check_deflated(data, page)
         values = page.asarray(maxworkers=1)

@@ -6,10 +6,13 @@ may meet, the number of pixels, is raised by the environment variable FLASHDIFF_
 
 from __future__ import annotations
 
+import ctypes
 import io
 import os
 import warnings
+from functools import lru_cache
 from pathlib import Path
+from typing import Any, cast
 
 from PIL import Image, ImageFile
 
@@ -67,6 +70,18 @@ def read_file(path: str | Path | Url) -> bytes:
     return path.read(limit, remedy) if isinstance(path, Url) else read_bounded(path, limit, remedy)
 
 
+@lru_cache(maxsize=1)
+def silence_libtiff() -> None:
+    """Keep libtiff from writing to the standard error output of the process what Pillow raises besides."""
+    try:
+        # Of a wheel of Pillow, its module leads to the library; where it does not, there is nothing to be done.
+        handler = ctypes.CDLL(cast(Any, Image.core).__file__).TIFFSetErrorHandler
+        handler.argtypes, handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+        handler(None)
+    except (AttributeError, OSError, TypeError):
+        return
+
+
 def open_image(data: bytes) -> ImageFile.ImageFile:
     """Open a picture file's bytes with Pillow, once they are known to lie within the bounds. Nothing is decoded yet: see `time_limit.in_time`.
 
@@ -88,6 +103,7 @@ def open_image(data: bytes) -> ImageFile.ImageFile:
         # Pillow refuses twice its own number, also of what it finds inside a file.
         Image.MAX_IMAGE_PIXELS = limit // 2
     Image.init()
+    silence_libtiff()
     known = [name for name in OPENED if name in Image.OPEN]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

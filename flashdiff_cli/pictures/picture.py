@@ -13,6 +13,7 @@ from flashdiff_cli.pictures import high_bit_depth, jpeg
 from flashdiff_cli.pictures.fill import fill_smoothly
 from flashdiff_cli.pictures.metadata import Metadata, find_orientation, read_metadata
 from flashdiff_cli.pictures.scale import Scale, find_scale
+from flashdiff_cli.pictures.structure import Refused
 
 HIDDEN = 0.01
 """Opacity below which a pixel's colour is hidden: it cannot be seen on any ground."""
@@ -137,9 +138,13 @@ def from_pil(picture: Image.Image, data: bytes | None = None) -> Picture:
     kept = {"metadata": metadata, "jpeg_tables": tables, "subsampling": subsampling}
     if picture.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I", "F"):
         tags = dict(getattr(picture, "tag_v2", {}))
-        values = high_bit_depth.upright(_wide(picture, tags)[..., None], orientation)
         bits = tags.get(258, (None,))
-        made = from_samples(values, picture.info.get("transparency"), notes, tags, bits[0] if isinstance(bits, tuple) else bits)
+        bits = bits[0] if isinstance(bits, tuple) else bits
+        values = _wide(picture, tags)
+        if tags.get(262) == 0:  # TIFF: white is 0, which Pillow sees to in 8 bits only
+            values = high_bit_depth.from_white(values, bits or 8 * values.dtype.itemsize)
+        values = high_bit_depth.upright(values[..., None], orientation)
+        made = from_samples(values, picture.info.get("transparency"), notes, tags, bits)
         return replace(made, **kept)
     return replace(_of_bytes(picture, orientation, notes), **kept).without_hidden()
 
@@ -220,6 +225,8 @@ def from_samples(
         opacity = np.where((values == np.asarray(clear)).all(-1), np.uint16(0), np.uint16(65535))
     shares = scale.shares(colours)
     odd = ~np.isfinite(shares) if values.dtype.kind == "f" else np.zeros((1, 1, 1), bool)
+    if odd.any(-1).all():
+        raise Refused("none of its pixels is made of finite numbers; export it again, as whole numbers")
     shares[np.broadcast_to(odd, shares.shape)] = 0
     excess = None
     if shares.min(initial=0) < 0 or shares.max(initial=0) > 1:

@@ -18,6 +18,8 @@ COLOUR = {b"cICP": 4, b"mDCV": 24, b"cLLI": 8, b"sRGB": 1, b"gAMA": 4, b"cHRM": 
 """What says what colours mean, and its bytes."""
 TEXT = (b"tEXt", b"zTXt", b"iTXt", b"tIME")
 PIECE = 1 << 16
+PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""Of an interlaced picture: the first column and row of each pass, and the distances to the next."""
 
 
 def chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
@@ -56,43 +58,60 @@ def _inflated(parts: Sequence[bytes], most: int) -> bytes | None:
     return bytes(out)
 
 
-def _rows(found: Sequence[tuple[bytes, bytes, bool]]) -> tuple[int, int, bool] | None:
-    """Of a file's chunks: rows, bytes of each with its filter's, whether they are interlaced; None if its header makes no sense."""
+def layout(found: Sequence[tuple[bytes, bytes, bool]]) -> tuple[int, int, int, bool] | None:
+    """Of a file's chunks: width, height, bits a pixel, whether it is interlaced; None if its header makes no sense."""
     if not found or found[0][0] != b"IHDR" or len(found[0][1]) != 13:
         return None
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", found[0][1])
     if not width or not height or colour not in CHANNELS or depth not in (1, 2, 4, 8, 16):
         return None
-    return height, 1 + -(-width * depth * CHANNELS[colour] // 8), bool(interlaced)
+    return width, height, depth * CHANNELS[colour], bool(interlaced)
 
 
-def mended(data: bytes) -> tuple[bytes, int] | None:
+def rows_of(found: Sequence[tuple[bytes, bytes, bool]]) -> list[tuple[tuple[int, int, int, int], int, int]] | None:
+    """How a file's pixels are stored, by its chunks; None if its header makes no sense.
+
+    Returns:
+        for each pass (of a picture that is not interlaced the one): its first column and row and the distances to the next, how many
+        rows it has, bytes of each with its filter's.
+    """
+    size = layout(found)
+    if size is None:
+        return None
+    width, height, bits, interlaced = size
+    stored = []
+    for place in PASSES if interlaced else ((0, 0, 1, 1),):
+        x, y, across, down = place
+        columns, rows = -(-(width - x) // across), -(-(height - y) // down)
+        stored.append((place, rows if columns > 0 else 0, 1 + -(-columns * bits // 8)))
+    return stored
+
+
+def mended(data: bytes) -> bytes | None:
     """The same file with only those chunks that its pixels need, and with an end.
 
     Returns:
-        the file; how many rows at the bottom it did not hold, which are black. None if it is damaged and not just cut,
-        or a row cannot be told.
+        the file, zeros for pixels that it did not hold; None if it is damaged and not just cut.
     """
     found = list(chunks(data))
-    size = _rows(found)
-    if size is None:
+    stored = rows_of(found)
+    if stored is None:
         return None
-    height, row, interlaced = size
-    # Of an interlaced picture each of the seven passes has rows of its own; they are never more than this.
-    pixels = _inflated(
-        [contents for kind, contents, _ in found if kind == b"IDAT"],
-        height * row if not interlaced else 2 * height * row + 64,
-    )
-    if pixels is None or not pixels:
+    whole = sum(rows * each for _, rows, each in stored)
+    pixels = _inflated([contents for kind, contents, _ in found if kind == b"IDAT"], whole)
+    if not pixels:
         return None
-    lost = 0
-    if not interlaced:
-        lost = height - len(pixels) // row
-        pixels = pixels[: (height - lost) * row] + bytes(lost * row)
-    kept = [chunk(kind, contents) for kind, contents, good in found if kind in PIXELS[:3] and (good or kind == b"IHDR")]
+    pixels += bytes(whole - len(pixels))
+    # No more entries are transparent than the palette has.
+    entries = next((len(contents) // 3 for kind, contents, _ in found if kind == b"PLTE"), 0) if found[0][1][9] == 3 else None
+    kept = [
+        chunk(kind, contents[:entries] if kind == b"tRNS" else contents)
+        for kind, contents, good in found
+        if kind in PIXELS[:3] and (good or kind == b"IHDR")
+    ]
     kept += [chunk(kind, contents) for kind, contents, good in found if good and COLOUR.get(kind) == len(contents)]
     order = sorted(kept, key=lambda part: (part[4:8] != b"IHDR", part[4:8] not in COLOUR, part[4:8] != b"PLTE"))
-    return HEAD + b"".join(order) + chunk(b"IDAT", zlib.compress(pixels, 1)) + chunk(b"IEND", b""), lost
+    return HEAD + b"".join(order) + chunk(b"IDAT", zlib.compress(pixels, 1)) + chunk(b"IEND", b"")
 
 
 def with_chunks(data: bytes, more: Sequence[tuple[bytes, bytes]]) -> bytes:

@@ -150,6 +150,9 @@ def _evident(seen: np.ndarray, dark: np.ndarray, dtype: str, full: float, larges
         return Scale(dtype, full), None
     white = _evident_white(seen, upper, usual, full)
     lowest = np.partition(dark, len(dark) // 100)[len(dark) // 100] if (dark < -0.02 * white).mean() > BELOW else None
+    if lowest is not None and full > 1 and lowest < -white * MARGIN:
+        # Signed numbers around 0: white is as far from it as black.
+        white = next((one for one in [*usual, full] if -lowest <= one * MARGIN), full)
     black = -white if lowest is not None and lowest >= -white * MARGIN else 0.0
     scale = Scale(dtype, white, black)
     if (white, black) == (full, 0.0):
