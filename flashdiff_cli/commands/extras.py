@@ -10,6 +10,7 @@ PACKAGES = {
     "bench": ("torchmetrics", "skimage", "sklearn", "scipy", "pandas", "matplotlib"),
     "train": ("accelerate", "scipy"),
     "web": ("gradio", "fastapi", "uvicorn"),
+    "ray": ("ray",),
 }
 
 

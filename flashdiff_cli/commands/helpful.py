@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-EXPERT = ("Method", "Solver settings")
+EXPERT = ("Method", "Solver settings", "Machines")
 """Panels of options that only --help-all shows."""
 _ALL = "flashdiff_help_all"
 

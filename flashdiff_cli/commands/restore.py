@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
 
-from flashdiff_cli.commands import complete, helpful, options, process
+from flashdiff_cli.commands import complete, engines, helpful, options, process
 from flashdiff_cli.commands.flags import OPERATOR_FLAGS, SOLVER_FLAGS, closed, solver_help, split, with_flags
 from flashdiff_cli.storage.url import location
 
@@ -26,10 +27,6 @@ def restore(
     ] = None,
     recursive: options.Recursive = False,
     limit: options.Limit = None,
-    shard: Annotated[
-        str | None,
-        typer.Option("--shard", metavar="I/N", help="Do part I of N, from 1/N to N/N, chosen by names: for job arrays; `report` merges them."),
-    ] = None,
     in_place: Annotated[bool, typer.Option("--in-place", help="Write each result over its input.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do again what is done, and replace files that stand in the way.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Keep every output of an earlier run, whatever its settings were.")] = False,
@@ -113,6 +110,11 @@ def restore(
     max_megapixels: process.MaxMegapixels = None,
     verbose: process.Verbose = False,
     log_file: process.LogFile = None,
+    engine: engines.Engine = "local",
+    address: engines.Address = None,
+    workers: engines.Workers = None,
+    gpus_per_worker: engines.Gpus = None,
+    shard: engines.Shard = None,
     help_all: helpful.HelpAll = False,
     **values,
 ) -> None:
@@ -130,7 +132,7 @@ def restore(
     """
     given = dict(locals())  # the settings are among these arguments
     from flashdiff_cli.commands.piped import STANDARD, check_free, check_piped, restore_piped
-    from flashdiff_cli.commands.restoring import Restoring, check_choices, ending_named, settings_among
+    from flashdiff_cli.commands.restoring import check_choices, ending_named, settings_among
     from flashdiff_cli.commands.run import find_pictures, run_pictures
     from flashdiff_cli.commands.show import say_error, say_plan
     from flashdiff_cli.commands.table import closing
@@ -141,16 +143,19 @@ def restore(
     from flashdiff_cli.runs.resume import DO, REFUSE, Claims, decide, known_records, model_identity, sweep_outputs, without_outputs
     from flashdiff_cli.runs.shards import Shard
     from flashdiff_cli.runs.tables import Tables
+    from flashdiff_cli.runs.task import Task
 
     ending = ending_named(format)
     check_choices(fast and start_step is not None, overwrite and resume)
     content = read_standard_input(sys.stdin) if STANDARD in inputs else []
     piped = isinstance(content, bytes) or output == STANDARD
+    cluster = engines.cluster_of(engine, address, workers, gpus_per_worker, device, threads)
     journal, jobs, part = Journal(), [], Shard.parse(shard or "1/1")
     passed: Counter[str] = Counter()
     if piped:
         refused = {"--in-place": in_place, "--resume": resume, "--samples": samples > 1, "--severity-map": severity_map, "--shard": shard}
-        check_piped(inputs, content, output, json, refused | {"--dry-run": dry_run, "--csv": csv, "--report": page})
+        refused |= {"--dry-run": dry_run, "--csv": csv, "--report": page, "--engine": cluster}
+        check_piped(inputs, content, output, json, refused)
         check_free(output, overwrite)
     else:
         jobs = find_pictures(
@@ -162,28 +167,24 @@ def restore(
     of_operator, of_solver = split(values)
 
     from flashdiff_cli.hub.download import sha256_of
-    from flashdiff_cli.runs.naming import files_of, names_beside
+    from flashdiff_cli.runs.naming import files_of
 
     changed = {"operator_options": of_operator, "solver_options": of_solver, "start_step": 0 if fast else start_step}
     settings = settings_among(given, **changed)
     settings.check()
-
-    def load():
-        from flashdiff_cli.runs.restorer import Restorer
-
-        return Restorer(model, device, dtype, offline=offline, batch=batch, prompt=prompt)
+    task = Task(settings, model, device, dtype, offline, batch, prompt, samples, severity_map, quality, overwrite, resume)
 
     if piped:
         job = Job(inputs[0], inputs[0], data=content if isinstance(content, bytes) else None)
-        restore_piped(job, load, settings, output, ending, quality, overwrite, json, quiet)
+        restore_piped(job, task.load, settings, output, ending, quality, overwrite, json, quiet)
         raise typer.Exit(0)
     files = {name: sha256_of(path) for name, path in files_of(settings.operator_options).items()}
     asked = {"quality": quality, "dtype": dtype, "samples": samples, "map": severity_map, "files": files}
-    made_with = fingerprint(**settings.identity(), **asked, **model_identity(model, offline, prompt))
-    decisions = decide(jobs, journal, made_with, overwrite, resume, lambda target: names_beside(target, samples, severity_map))
+    task = replace(task, made_with=fingerprint(**settings.identity(), **asked, **model_identity(model, offline, prompt)))
+    decisions = decide(jobs, journal, task.made_with, overwrite, resume, task.beside)
     todo = [d.job for d in decisions if d.action == DO]
     timed = expected.key_of(str(model), device, dtype, settings.start_step == 0, threads)
-    expectation = expected.expect(todo, timed, settings.start_step == 0, samples, scale or 1)
+    expectation = None if cluster else expected.expect(todo, timed, settings.start_step == 0, samples, scale or 1)
     if dry_run:
         say_plan(decisions, json)
         if expectation is not None:
@@ -194,16 +195,17 @@ def restore(
     for note in journal.notes():
         say_error(note)
 
-    work = Restoring(journal, made_with, settings, samples, severity_map, quality, overwrite)
+    def work(restorer, job, picture, shown):
+        return task.restore(restorer, journal, job, picture, shown)
 
     def together(records):
-        if samples == 1:
+        if samples == 1 and cluster is None:
             expected.learn(timed, records[len(early) :])
         return [*tables.write(records), *journal.unite()]
 
     def close(records):
         return closing(records, sum(passed.values()), {"report": page, "table": csv})
 
-    claims = Claims(journal, made_with, overwrite, resume)
-    said = {"expected": expectation, "close": close}
-    raise typer.Exit(run_pictures(todo, settings, load, work, json, quiet, early, claims=claims, together=together, **said)[1])
+    claims = Claims(journal, task.made_with, overwrite, resume)
+    said = {"expected": expectation, "close": close, "elsewhere": engines.elsewhere(todo, task, cluster)}
+    raise typer.Exit(run_pictures(todo, settings, task.load, work, json, quiet, early, claims=claims, together=together, **said)[1])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,8 @@ LONG = 30.0
 """Seconds that a run may take without a word on how long it will be."""
 Work = Callable[["Restorer", "Job", "Picture", Meter], "tuple[Record, Finish | None]"]
 """What is done with each picture; see `runs.executor.Work`."""
+Elsewhere = Callable[[Meter, Callable[[], bool]], "Generator[Record]"]
+"""Does all pictures of a run on other processes or machines, told what shows its progress, and what says whether to stop."""
 
 
 def find_pictures(
@@ -67,6 +70,7 @@ def run_pictures(
     together: Callable[[list[Record]], list[str]] = lambda records: [],
     expected: Expectation | None = None,
     close: Callable[[Sequence[Record]], str] | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> tuple[list[Record], int]:
     """Load the model, work on every picture, and show what comes of it.
 
@@ -83,6 +87,7 @@ def run_pictures(
         together: writes files about all records, before the table is shown; returns what went wrong.
         expected: how long it may take, which is said if it is long.
         close: says what became of the run; said where there are several pictures.
+        elsewhere: does all of `jobs` instead of this process, and loads the model where it does.
 
     Returns:
         (all records, exit code): 0 all done, 1 some failed, 128 and its number after a signal.
@@ -92,8 +97,10 @@ def run_pictures(
     if expected is not None and expected.seconds >= LONG and not quiet:
         say_error(str(expected))
     with meter(len(early) + len(jobs), quiet, expected and expected.seconds / max(1, len(jobs))) as shown, interruptible(shown) as stopped:
-        done: Iterable[Record] = ()
-        if jobs:
+        done: Generator[Record] = (record for record in ())
+        if jobs and elsewhere is not None:
+            done = elsewhere(shown, stopped.is_set)
+        elif jobs:
             restorer = load()
             restorer.check(settings)
             done = each(
@@ -103,7 +110,8 @@ def run_pictures(
                 stopped.is_set,
                 claims,
             )
-        records, interrupted = stream(chain(early, done), as_json, shown.end)
+        with closing(done):
+            records, interrupted = stream(chain(early, done), as_json, shown.end)
     failed = any(r.status == "failed" for r in records)
     for error in together(records):
         say_error(error)

@@ -104,6 +104,11 @@ class Meter:
         self.bar.update(self.steps, description=f"{self.name}: {name}")
         log.debug("%s: %s", self.name, name)
 
+    def workers(self, text: str) -> None:
+        """How many there are, where pictures are done by others."""
+        self.bar.update(self.steps, description=text)
+        log.info("%s", text)
+
     def step(self, done: int, total: int) -> None:
         """`done` of `total` steps of the present picture are run."""
         self.bar.update(self.steps, completed=done, total=total)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
@@ -136,7 +136,7 @@ def each(
     begin: Callable[[Job], None] = lambda job: None,
     stopped: Callable[[], bool] = lambda: False,
     claims: Claims | None = None,
-) -> Iterator[Record]:
+) -> Generator[Record]:
     """Run `work` on every job's picture; the records come in order, failures as records with `error`.
 
     At any time one picture is read ahead, one is computed and one is written, so memory does not grow with the run.

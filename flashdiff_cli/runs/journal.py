@@ -23,7 +23,7 @@ from flashdiff_cli.runs.entries import NAME, Entries, Entry
 from flashdiff_cli.runs.inputs import Job
 from flashdiff_cli.runs.lines import append, appending
 from flashdiff_cli.runs.record import Record, finite
-from flashdiff_cli.runs.remote_entries import RemoteEntries
+from flashdiff_cli.runs.remote_entries import LookedUp, RemoteEntries
 from flashdiff_cli.storage.upload import uploaded
 from flashdiff_cli.storage.url import Url
 
@@ -72,23 +72,28 @@ def place_of(job: Job) -> Path | Url:
 
 
 class Journal:
-    """The files that flashdiff made, in all folders that a run writes into; each folder's journal is read when it is first asked for."""
+    """The files that flashdiff made, in all folders that a run writes into; each folder's journal is read when it is first asked for.
 
-    def __init__(self):
+    Args:
+        sparse: of a store's folder, ask for names one by one, and do not list it: for one of many workers.
+    """
+
+    def __init__(self, sparse: bool = False):
+        self._remote = LookedUp if sparse else RemoteEntries
         self._folders: dict[Path | Url, Entries] = {}
         self._seen: dict[Path | Url, list[int] | None] = {}
         self._lock = threading.Lock()
 
-    def entries(self, folder: Path | Url, anew: bool = False) -> Entries:
-        """The journal of a folder; `anew`: with what other runs have added since."""
+    def entries(self, folder: Path | Url, anew: bool = False, name: str | None = None) -> Entries:
+        """The journal of a folder; `anew`: with what other runs have added since, of all files or of `name`."""
         folder = folder.absolute()
         with self._lock:
             known = folder in self._folders
             if not known:
-                self._folders[folder] = RemoteEntries(folder) if isinstance(folder, Url) else Entries(folder)
+                self._folders[folder] = self._remote(folder) if isinstance(folder, Url) else Entries(folder)
             entries = self._folders[folder]
         if known and anew:
-            entries.refresh()
+            entries.refresh(name)
         return entries
 
     def state(self, job: Job, settings: str, anew: bool = False) -> str:
@@ -109,7 +114,7 @@ class Journal:
         """
         self._seen[job.source] = stat_of(job.source)
         place = place_of(job)
-        entries = self.entries(place.parent, anew)
+        entries = self.entries(place.parent, anew, place.name)
         if entries.trouble:
             raise FlashdiffError(entries.trouble)
         return self._in_place(place, settings) if job.in_place else self._standing(place, Origin.of(job.source), settings)
@@ -123,7 +128,7 @@ class Journal:
         now, digest = self.entries(place.parent).stat(place.name), None
         if now is None:
             return None
-        for entry, seen in self.entries(place.parent, anew).of(place.name):
+        for entry, seen in self.entries(place.parent, anew, place.name).of(place.name):
             if entry.target_stat[0] != now[0]:
                 continue
             if now == seen or (entry.target_digest is None and now[:2] == entry.target_stat[:2]):

@@ -28,6 +28,8 @@ SMALL, TOGETHER = 4 << 20, 64 << 20
 """Bytes of a part that is made one with others, and of what is made of them, at most."""
 AT_ONCE, CONNECTIONS = 1000, 16
 """Parts that are held in memory, and asked for side by side."""
+MOST_LOOKED = 10_000
+"""Names that are remembered with what a look at them has told."""
 T = TypeVar("T")
 
 
@@ -71,6 +73,10 @@ class RemoteEntries(Entries):
                 self._listed[name] = found
             if found is None or self._knows(name, found):
                 return
+        self._read()
+
+    def _read(self) -> None:
+        """Bring what has been added to the journal, and read it."""
         try:
             self._fetch()
         except FlashdiffError as error:
@@ -81,10 +87,14 @@ class RemoteEntries(Entries):
     def _knows(self, name: str, stat: list[int]) -> bool:
         return any(entry.target_stat[:2] == stat for entry, _ in self.of(name))
 
+    def _list(self) -> dict[str, int]:
+        """The parts that there are, and their bytes."""
+        return {name: info.get("size") or 0 for name, info in listing.entries(self.place) if PART.fullmatch(name)}
+
     def _fetch(self) -> None:
         """Bring the parts that are not here yet; those that are made one meanwhile are found in the next list."""
         for _ in range(8):
-            found = {name: info.get("size") or 0 for name, info in listing.entries(self.place) if PART.fullmatch(name)}
+            found = self._list()
             if sum(found.values()) > LARGEST or len(found) > MOST_LINES:
                 raise FlashdiffError(f"{self.place}: larger than flashdiff makes it; remove it or choose another `output`")
             new = [name for name in found if name not in self._parts]
@@ -142,23 +152,62 @@ class RemoteEntries(Entries):
         self._files()[name] = stat
 
     def unite(self) -> None:
-        """Make one part of the small ones. Whatever is killed here leaves lines twice, never none.
+        """Make the small parts few. Whatever is killed here leaves lines twice, never none.
 
         Raises:
             FlashdiffError: the store refuses.
         """
-        self._fetch()
-        small, size = [], 0
-        for name, length in sorted(self._parts.items()):
-            if length < SMALL and size + length <= TOGETHER:
-                small.append(name)
-                size += length
-        if len(small) < 2:
+        parts = self._list()
+        while len(small := _together(parts)) > 1:
+            got = _each(lambda name: _content(self.place / name), small)
+            name, data = f"{secrets.token_hex(12)}.jsonl", b"".join(part for part in got if part is not None)
+            if not data:
+                return
+            send(self.place / name, data, replace=False)
+            _each(lambda name: _remove(self.place / name), small)
+            if all(part in self._parts for part in small):  # what it says is here
+                self._parts[name] = len(data)
+            parts = {part: length for part, length in parts.items() if part not in set(small)} | {name: len(data)}
+
+
+def _together(parts: dict[str, int]) -> list[str]:
+    """The names of small parts that one is to be made of."""
+    small, size = [], 0
+    for name, length in sorted(parts.items()):
+        if length < SMALL and size + length <= TOGETHER:
+            small.append(name)
+            size += length
+    return small
+
+
+class LookedUp(RemoteEntries):
+    """As `RemoteEntries`, for a process that does a few of many pictures: a name is looked up when it is asked for, and the journal is read when a
+    file is there that it does not know."""
+
+    def __init__(self, folder: Url):
+        self._looked: dict[str, list[int] | None] = {}
+        super().__init__(folder)
+
+    def refresh(self, name: str | None = None) -> None:
+        """Look a name up again; `None`: those that were looked at are forgotten."""
+        if name is None or len(self._looked) > MOST_LOOKED:
+            self._looked.clear()
+        if name is None:
             return
-        got = _each(lambda name: _content(self.place / name), small)
-        name, data = f"{secrets.token_hex(12)}.jsonl", b"".join(part for part in got if part is not None)
-        if not data:
-            return
-        send(self.place / name, data, replace=False)
-        _each(lambda name: _remove(self.place / name), small)
-        self._parts = {part: length for part, length in self._parts.items() if part not in small} | {name: len(data)}
+        found = self._looked[name] = (self.folder / name).stat()
+        if found is not None and not self._knows(name, found):
+            self._read()
+
+    def stat(self, name: str) -> list[int] | None:
+        """Bytes and version of a file; None: there is none."""
+        if name not in self._looked:
+            self.refresh(name)
+        return self._looked[name]
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file of that name."""
+        return self.stat(name) is not None
+
+    def written(self, name: str, stat: list[int]) -> None:
+        """A file has got its name."""
+        self._looked[name] = stat
