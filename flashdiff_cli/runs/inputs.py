@@ -5,75 +5,26 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePath, PurePosixPath
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.pictures.formats import FORMATS, SUFFIXES, check_output
+from flashdiff_cli.runs.job import Job, place
 from flashdiff_cli.storage import listing
 from flashdiff_cli.storage.upload import check_writable
-from flashdiff_cli.storage.url import WEB, Url, archive, forget, location
+from flashdiff_cli.storage.url import WEB, Url, archive, forget, location, suffix_of
 
-if TYPE_CHECKING:
-    from flashdiff_cli.pictures.picture import Picture
-
-
-def place(path: Path | Url) -> Path | Url:
-    """A file's name, the same through links and other spellings of its folder."""
-    if isinstance(path, Url):
-        return path
-    return Path(os.path.realpath(path.parent)) / path.name
+__all__ = ["Job", "find", "is_cache", "place", "say_passed", "with_targets"]
 
 
-@dataclass(frozen=True)
-class Job:
-    """One picture to do."""
-
-    source: Path | Url
-    below: PurePath
-    """Path of the source below the folder that was given; just its name where a file was given."""
-    target: Path | Url | None = None
-    named: bool = True
-    """Whether the file itself was named, and not found in a folder or by a pattern."""
-    data: bytes | None = None
-    """The source's bytes, where it is no file but came by standard input."""
-
-    def read(self) -> Picture:
-        """The source's picture.
-
-        Raises:
-            FlashdiffError: it cannot be read.
-        """
-        from flashdiff_cli.pictures.files import picture_of, read_picture
-
-        return read_picture(self.source) if self.data is None else picture_of(self.data, str(self.source))
-
-    @property
-    def in_place(self) -> bool:
-        """Whether the output takes the input's place."""
-        return self.target is not None and place(self.target) == place(self.source)
-
-    @property
-    def result(self) -> Path | Url:
-        """The target of a job that has one; see `with_targets`."""
-        if self.target is None:
-            raise ValueError(f"{self.source}: no target was chosen")
-        return self.target
-
-    def renamed(self, suffix: str) -> Job:
-        """The same job with `suffix` before the ending of its target."""
-        return replace(self, target=self.result.with_name(self.result.stem + suffix + self.result.suffix))
-
-
-def _listed(listed: Iterable[str | bytes]) -> list[tuple[Path | Url, bool]]:
+def _listed(listed: Iterable[str | bytes]) -> Iterator[tuple[Path | Url, bool]]:
     """The paths of a list, one a line; names are bytes, whatever they mean in the console's code."""
     names = (os.fsdecode(line).rstrip("\r\n") for line in listed)
-    return [(location(name), True) for name in names if name.strip()]
+    return ((location(name), True) for name in names if name.strip())
 
 
-def _matches(given: Path | Url, listed: Iterable[str | bytes], passed: Counter[str]) -> list[tuple[Path | Url, bool]]:
+def _matches(given: Path | Url, listed: Iterable[str | bytes], passed: Counter[str]) -> Iterable[tuple[Path | Url, bool]]:
     """The paths that one argument names: itself, what a pattern matches, or the lines of a list; whether by name."""
     text = str(given)
     if text == "-":
@@ -82,7 +33,7 @@ def _matches(given: Path | Url, listed: Iterable[str | bytes], passed: Counter[s
         # In an address of the web a question mark begins a query.
         if not any(c in text for c in ("*[" if given.protocol in WEB else "*?[")):
             return [(given, True)]
-        return [(path, False) for path in listing.matching(given) if _no_name(PurePosixPath(path.name)) is None]
+        return [(path, False) for path in listing.matching(given) if _no_name(path.name) is None]
     if any(c in text for c in "*?[") and not os.path.lexists(given):
         found = sorted(glob.glob(text, recursive=True))
         if not found:
@@ -100,6 +51,7 @@ def _matches(given: Path | Url, listed: Iterable[str | bytes], passed: Counter[s
     return [(given, True)]
 
 
+NO_FILE, DEEPER = "pipes, devices or broken links", "subfolders (-r looks in them)"
 CACHES = frozenset({"@eadir", "__macosx", "#recycle", "$recycle.bin", "lost+found", "system volume information"})
 """Folders in which systems keep thumbnails and what was deleted, besides those whose names begin with a dot."""
 
@@ -109,10 +61,10 @@ def is_cache(name: str) -> bool:
     return (name.startswith(".") and name not in (".", "..")) or name.casefold() in CACHES
 
 
-def _no_name(path: PurePath) -> str | None:
+def _no_name(name: str) -> str | None:
     """Why a file of this name is passed over in a folder; None if it is not."""
-    suffix = path.suffix.lower()
-    if path.name.startswith("."):
+    suffix = suffix_of(name).lower()
+    if name.startswith("."):
         return "hidden"
     if suffix not in SUFFIXES:
         return suffix if suffix and len(suffix) < 9 else "without a known ending"
@@ -120,47 +72,66 @@ def _no_name(path: PurePath) -> str | None:
 
 
 def _no_picture(path: Path) -> str | None:
-    """Why a file in a folder is passed over; None if it is not."""
-    return _no_name(path) or (None if path.is_file() else "pipes, devices or broken links")
+    """Why a file that a pattern matches is passed over; None if it is not."""
+    return _no_name(path.name) or (None if path.is_file() else NO_FILE)
 
 
-def _counted(path: PurePath) -> str | None:
+def _counted(name: str) -> str | None:
     """As `_no_name`; "" for what is passed over and not counted: the journals of earlier runs and what systems leave everywhere."""
-    reason = _no_name(path)
-    return "" if reason == "hidden" and path.suffix.lower() not in SUFFIXES else reason
+    reason = _no_name(name)
+    return "" if reason == "hidden" and suffix_of(name).lower() not in SUFFIXES else reason
 
 
-def _in_folder(folder: Path, recursive: bool, passed: Counter[str]) -> list[tuple[Path, Path]]:
-    """The pictures in a folder, sorted, and their paths below it; what is passed over is counted by its reason."""
-    files = []
+def _in_folder(folder: Path, recursive: bool, passed: Counter[str]) -> Iterator[tuple[str, str]]:
+    """The pictures in a folder, in the order of their paths' parts, and their paths below it; what is passed over is counted by its reason."""
+    begin = str(folder / "x")[:-1]
+    waiting = [iter(_entries(begin, recursive, passed))]
+    while waiting:
+        entry = next(waiting[-1], None)
+        if entry is None:
+            waiting.pop()
+        elif entry.endswith(os.sep):
+            waiting.append(iter(_entries(entry, recursive, passed)))
+        else:
+            yield entry, entry[len(begin) :]
 
-    def unreadable(error: OSError) -> None:
+
+def _entries(folder: str, recursive: bool, passed: Counter[str]) -> list[str]:
+    """The pictures in one folder, and the folders in it that are to be looked into, which end in a stroke; sorted by name."""
+    found: list[str] = []
+    try:
+        with os.scandir(folder or ".") as entries:
+            for entry in entries:
+                name, inside = entry.name, entry.is_dir()
+                if inside:
+                    reason = _no_folder(entry, recursive)
+                else:
+                    reason = _counted(name)
+                    if reason is None and not entry.is_file():
+                        reason = NO_FILE
+                if reason is None:
+                    found.append(name + os.sep if inside else name)
+                elif reason:
+                    passed[reason] += 1
+    except OSError:
         passed["in folders that cannot be read"] += 1
-
-    for at, folders, names in os.walk(folder, onerror=unreadable):
-        here = Path(at)
-        caches = [name for name in folders if is_cache(name)]
-        linked = [name for name in folders if not is_cache(name) and (here / name).is_symlink()]
-        passed["hidden folders or folders of thumbnails"] += len(caches)
-        passed["links to folders" if recursive else "subfolders (-r looks in them)"] += len(linked)
-        inside = sorted(set(folders) - {*caches, *linked})
-        passed["subfolders (-r looks in them)"] += 0 if recursive else len(inside)
-        folders[:] = inside if recursive else []
-        for name in names:
-            path = here / name
-            reason = _no_picture(path)
-            if reason is None:
-                files.append(path)
-            # The journal of earlier runs and what systems leave everywhere are nobody's pictures.
-            elif reason != "hidden" or path.suffix.lower() in SUFFIXES:
-                passed[reason] += 1
-    return [(path, path.relative_to(folder)) for path in sorted(files)]
+        return []
+    return [folder + name for name in sorted(found, key=lambda name: name.removesuffix(os.sep))]
 
 
-def _folder(folder: Path | Url, recursive: bool, passed: Counter[str]) -> list[tuple[Path | Url, PurePath]]:
+def _no_folder(entry: os.DirEntry[str], recursive: bool) -> str | None:
+    """Why a folder is not looked into; None if it is."""
+    if is_cache(entry.name):
+        return "hidden folders or folders of thumbnails"
+    if entry.is_symlink():
+        return "links to folders" if recursive else DEEPER
+    return None if recursive else DEEPER
+
+
+def _folder(folder: Path | Url, recursive: bool, passed: Counter[str]) -> Iterator[tuple[Url | str, str]]:
     if isinstance(folder, Url):
-        return list(listing.in_folder(folder, recursive, passed, is_cache, _counted))
-    return list(_in_folder(folder, recursive, passed))
+        return listing.in_folder(folder, recursive, passed, is_cache, _counted)
+    return _in_folder(folder, recursive, passed)
 
 
 def say_passed(passed: Counter[str]) -> str | None:
@@ -199,28 +170,34 @@ def find(
     """
     if not inputs:
         raise UsageError("give at least one picture or folder")
-    jobs, seen = [], set()
+    jobs: list[Job] = []
+    seen: set[str] = set()
     passed = Counter() if passed is None else passed
     forget()
     for given, named in (match for argument in inputs for match in _matches(location(argument), listed, passed)):
         given = archive(given) or given
-        if given.is_dir():
-            named = False
-            here: Counter[str] = Counter()
-            found = _folder(given, recursive, here)
-            passed.update(here)
-            if not found:
-                hint = "" if recursive else "; -r looks in its subfolders too"
-                said = say_passed(here)
-                raise FlashdiffError(f"{given}: no pictures in this folder{hint}{f' ({said})' if said else ''}")
-        else:
-            found = [(given, PurePath(given.name))]
-        for path, below in found:
-            key = path.absolute()
-            if key not in seen:
-                seen.add(key)
-                jobs.append(Job(path, below, named=named))
+        if not given.is_dir():
+            _add(jobs, seen, given, given.name, named)
+            continue
+        here, before = Counter[str](), len(jobs)
+        for path, below in _folder(given, recursive, here):
+            _add(jobs, seen, path, below, False)
+            before = -1
+        passed.update(here)
+        if before >= 0:
+            hint = "" if recursive else "; -r looks in its subfolders too"
+            said = say_passed(here)
+            raise FlashdiffError(f"{given}: no pictures in this folder{hint}{f' ({said})' if said else ''}")
     return jobs[:limit]
+
+
+def _add(jobs: list[Job], seen: set[str], path: Path | Url | str, below: str, named: bool) -> None:
+    """Add a picture, if it is not there yet."""
+    job = Job(path, below, named=named)
+    key = path.text if isinstance(path, Url) else os.path.join(os.getcwd(), job.source_name)
+    if key not in seen:
+        seen.add(key)
+        jobs.append(job)
 
 
 def with_targets(
@@ -254,21 +231,23 @@ def with_targets(
     if not suffix and output is None:
         raise UsageError("--suffix must not be empty without --output: it would overwrite the input")
     sources = {place(job.source) for job in jobs}
-    taken: set[Path | Url] = set()
+    taken: set[str] = set()
     planned = []
     for job in jobs:
         target = output if output is not None and single else _target(job, output, suffix, ending)
-        number, free = 2, target
-        while place(free) in taken or (place(free) not in sources and not single and of_another(replace(job, target=free))):
-            free, number = target.with_name(f"{target.stem}-{number}{target.suffix}"), number + 1
-        if place(free) in sources:
+        number, free, at = 2, target, place(target)
+        while at in taken or (at not in sources and not single and of_another(job.to(free))):
+            whole = Path(target) if isinstance(target, str) else target
+            free, number = whole.with_name(f"{whole.stem}-{number}{whole.suffix}"), number + 1
+            at = place(free)
+        if at in sources:
             error = UsageError(f"{free}: the output would overwrite an input; choose another --output or --suffix")
             if refused is None:
                 raise error
-            refused(replace(job, target=free), error)
+            refused(job.to(free), error)
             continue
-        taken.add(place(free))
-        planned.append(replace(job, target=free))
+        taken.add(at)
+        planned.append(job.to(free))
     return planned
 
 
@@ -289,14 +268,22 @@ def _is_file(output: Path | Url, jobs: int) -> bool:
     return False
 
 
-def _target(job: Job, output: Path | Url | None, suffix: str, ending: str | None) -> Path | Url:
+def _target(job: Job, output: Path | Url | None, suffix: str, ending: str | None) -> Url | str:
     """The name of a result beside its source, or in a folder."""
-    kind = ending or (job.source.suffix if job.source.suffix.lower() in FORMATS else ".png")
+    name, source = job.source_name, job.source
+    own = suffix_of(os.path.basename(name)) if isinstance(source, Path) else source.suffix
+    kind = ending or (own if own.lower() in FORMATS else ".png")
     if output is None:
-        if isinstance(job.source, Url):
-            check_writable(job.source)
-        return job.source.with_name(job.source.stem + suffix + kind)
-    return output / job.below.with_suffix(kind)
+        if isinstance(source, Url):
+            check_writable(source)
+            return source.with_name(source.stem + suffix + kind)
+        return name.removesuffix(own) + suffix + kind
+    below = job.below_name
+    below = below.removesuffix(suffix_of(os.path.basename(below))) + kind
+    if isinstance(output, Url):
+        begin, end = output.around
+        return Url(begin + below + end)
+    return os.path.join(output, below)
 
 
 def _in_place(job: Job, output: str | Path | Url | None, ending: str | None) -> Job:
@@ -306,4 +293,4 @@ def _in_place(job: Job, output: str | Path | Url | None, ending: str | None) -> 
         raise UsageError(f"{job.source}: --in-place cannot write {job.source.suffix or 'a name without an ending'}")
     if isinstance(job.source, Url):
         check_writable(job.source)
-    return replace(job, target=job.source)
+    return job.to(job.source)

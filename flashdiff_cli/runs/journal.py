@@ -33,6 +33,9 @@ OF_ANOTHER = "exists already, made from another picture; choose another --output
 HARD_LINKED = "has more names (hard links), which would keep the old content; choose an --output, or pass --overwrite"
 CHANGED = "was changed while it was being restored, and is left as it is; run again"
 
+LAST_SEEN = 1000
+"""Sources whose state is remembered, for those that are being restored."""
+
 
 def fingerprint(**settings: Any) -> str:
     """A short name for everything that an output depends on besides its source; equal settings give equal names."""
@@ -112,12 +115,17 @@ class Journal:
         Raises:
             FlashdiffError: the folder's journal cannot be used.
         """
-        self._seen[job.source] = stat_of(job.source)
-        place = place_of(job)
+        source, place = job.source, place_of(job)
+        self._seen.pop(source, None)
+        self._seen[source] = stat_of(source)
+        if len(self._seen) > LAST_SEEN:
+            self._seen.pop(next(iter(self._seen)))
         entries = self.entries(place.parent, anew, place.name)
         if entries.trouble:
             raise FlashdiffError(entries.trouble)
-        return self._in_place(place, settings) if job.in_place else self._standing(place, Origin.of(job.source), settings)
+        if job.in_place:
+            return self._in_place(place, settings)
+        return self._standing(place, Origin.of(source), settings) if entries.has(place.name) else NEW
 
     def made_as(self, place: Path | Url) -> Entry | None:
         """The line that made a file what it is; None: none did."""

@@ -38,7 +38,7 @@ from flashdiff_cli.storage.url import Url
 DO, SKIP, REFUSE = "restore", "skip", "refuse"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Decision:
     """What becomes of one job, and why, for people."""
 
@@ -66,31 +66,36 @@ def decide(
         resume: keep every output that flashdiff made, whatever its settings were.
         extras: what would be written besides, by target.
     """
-    names = {place(path) for job in jobs for path in (job.source, job.result)}
-    sources = {_file(job.source) for job in jobs} - {None}
+    more = bool(jobs) and bool(extras(jobs[0].result))
+    names = {place(path) for job in jobs for path in (job.source, job.result)} if more else set()
+    sources: set[int] | None = None
     decisions = []
     for job in jobs:
         decision = decide_one(job, journal, settings, overwrite, resume)
-        if not job.in_place and _file(job.result) in sources:
-            decision = Decision(job, REFUSE, "stands for an input, by another name or a link; choose another --output or --suffix")
-        if decision.action == DO:
-            decision = _with_extras(decision, journal, names, overwrite, extras(job.result))
-        names.update(map(place, extras(job.result)))
+        there = None if job.in_place else _file(job.result)
+        if there is not None:
+            sources = {found for other in jobs if (found := _file(other.source)) is not None} if sources is None else sources
+            if there in sources:
+                decision = Decision(job, REFUSE, "stands for an input, by another name or a link; choose another --output or --suffix")
+        if more:
+            if decision.action == DO:
+                decision = _with_extras(decision, journal, names, overwrite, extras(job.result))
+            names.update(map(place, extras(job.result)))
         decisions.append(decision)
     return decisions
 
 
-def _file(path: Path | Url) -> tuple[int, int] | None:
+def _file(path: Path | Url) -> int | None:
     """Which file of this machine a name stands for, whatever the name; None: none."""
     if isinstance(path, Url):
         return None
     with suppress(OSError, ValueError):
-        found = path.stat()
-        return found.st_dev, found.st_ino
+        found = os.stat(path)
+        return found.st_dev << 64 | found.st_ino
     return None
 
 
-def _with_extras(decision: Decision, journal: Journal, names: set[Path | Url], overwrite: bool, extras: Sequence[Path | Url]) -> Decision:
+def _with_extras(decision: Decision, journal: Journal, names: set[str], overwrite: bool, extras: Sequence[Path | Url]) -> Decision:
     """The decision, or its refusal where something that would be written besides is in the way."""
     job = decision.job
     for path in extras:

@@ -47,7 +47,9 @@ class Tables:
         self.origin = Origin.of_run([*inputs, *([Path(part)] if part else [])], [job.source for job in jobs])
         if csv is not None and page is not None and (place(csv) == place(page) or same_file(csv, page)):
             raise UsageError(f"--csv and --report name the same file, {csv}; choose two")
-        taken = {place(path) for job in jobs for path in (job.source, job.target) if path is not None}
+        given = [place(path) for path in (csv, page) if path is not None]
+        names = (place(path) for job in jobs for path in (job.source, job.target) if path is not None) if given else ()
+        taken = {name for name in names if name in given}
         for option, path in (("--csv", csv), ("--report", page)):
             if path is None:
                 continue

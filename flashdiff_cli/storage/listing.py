@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import PurePosixPath
 from urllib.parse import unquote
 
 from flashdiff_cli.errors import FlashdiffError
@@ -42,8 +41,8 @@ def in_folder(
     recursive: bool,
     passed: Counter[str],
     is_cache: Callable[[str], bool],
-    reason_of: Callable[[PurePosixPath], str | None],
-) -> Iterator[tuple[Url, PurePosixPath]]:
+    reason_of: Callable[[str], str | None],
+) -> Iterator[tuple[Url, str]]:
     """The pictures in a folder, and their paths below it; a folder at a time, each sorted.
 
     Args:
@@ -53,10 +52,11 @@ def in_folder(
         is_cache: whether a folder of this name is left alone.
         reason_of: why a name is passed over; None if it is not.
     """
-    waiting = [(folder, PurePosixPath())]
+    waiting = [(folder, "")]
     while waiting:
         here, below = waiting.pop()
         inside = []
+        begin, end = here.around
         for raw, info in sorted(entries(here), key=lambda entry: (entry[1].get("type") != "directory", entry[0])):
             name = unquote(raw) if here.protocol in WEB else raw
             if not safe(name):
@@ -67,13 +67,13 @@ def in_folder(
                 elif not recursive:
                     passed["subfolders (-r looks in them)"] += 1
                 else:
-                    inside.append((Url(str(here / raw)), below / name))
+                    inside.append((Url(begin + raw + end), f"{below}{name}/"))
             else:
-                reason = reason_of(PurePosixPath(name))
+                reason = reason_of(name)
                 if reason is None:
                     size, version = stat_of_info(info)
                     # What a listing does not tell is asked for when it is wanted.
-                    yield Url(str(here / raw), None if info.get("size") is None else (size, version)), below / name
+                    yield Url(begin + raw + end, None if info.get("size") is None else (size, version)), below + name
                 elif reason:
                     passed[reason] += 1
         waiting += reversed(inside)

@@ -38,6 +38,12 @@ _VERSIONS = (
 """What drivers call something that changes with the content, the surest first."""
 
 
+def suffix_of(name: str) -> str:
+    """The ending of a file's name with its dot, as `Path.suffix` has it."""
+    dot = name.rfind(".")
+    return name[dot:] if 0 < dot < len(name) - 1 else ""
+
+
 class Url:
     """An address, e.g. `s3://bucket/folder/a.jpg` or `zip://a.jpg::s3://bucket/all.zip`.
 
@@ -79,7 +85,7 @@ class Url:
     @property
     def protocol(self) -> str:
         """The first part of the address, in small letters."""
-        return re.split("://|::", self.text, maxsplit=1)[0].lower()
+        return self.text.partition(":")[0].lower()
 
     @property
     def read_only(self) -> bool:
@@ -95,12 +101,13 @@ class Url:
     @property
     def suffix(self) -> str:
         """The name's ending."""
-        return PurePosixPath(self.name).suffix
+        return suffix_of(self.name)
 
     @property
     def stem(self) -> str:
         """The name without its ending."""
-        return PurePosixPath(self.name).stem
+        name = self.name
+        return name.removesuffix(suffix_of(name))
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -123,9 +130,14 @@ class Url:
         return self.with_name(self.stem + suffix)
 
     def __truediv__(self, below: str | PurePath) -> Url:
+        begin, end = self.around
+        return Url(f"{begin}{PurePosixPath(below)}{end}")
+
+    @property
+    def around(self) -> tuple[str, str]:
+        """What stands before and after the name of a thing in this folder, in its address."""
         protocol, path, tail = self._split()
-        joined = f"{path.rstrip('/')}/{PurePosixPath(below)}" if path else str(PurePosixPath(below))
-        return Url(protocol + joined + ("" if protocol[:-3] in WEB else tail))
+        return protocol + (f"{path.rstrip('/')}/" if path else ""), "" if protocol[:-3] in WEB else tail
 
     def absolute(self) -> Url:
         """Itself: an address depends on no present folder."""
