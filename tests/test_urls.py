@@ -11,7 +11,10 @@ from picture_files import png
 from tiny import save_tiny_model
 
 from flashdiff_cli.errors import FlashdiffError, UsageError
+from flashdiff_cli.runs import remote_entries
 from flashdiff_cli.runs.inputs import find, with_targets
+from flashdiff_cli.runs.journal import Journal
+from flashdiff_cli.runs.record import Record
 from flashdiff_cli.runs.remote_entries import FOLDER, RemoteEntries
 from flashdiff_cli.storage.upload import send, uploaded
 from flashdiff_cli.storage.url import Url, archive, location
@@ -230,3 +233,50 @@ def test_the_python_verb_reads_addresses(store, model):
     assert restored.size == (24, 16) and record.input == "memory://in/a.png"
     with pytest.raises(UsageError, match="Protocol not known"):
         flashdiff.restore("nonsense://a.png", model=model)
+
+
+def write(journal, job, data=b"result"):
+    with journal.result(job, "settings", "0" * 64, Record(str(job.source))) as file:
+        file.write(data)
+
+
+def test_one_of_many_workers_lists_no_folder_and_knows_what_others_did(store, monkeypatch):
+    fill(store, [f"{i}.png" for i in range(3)])
+    jobs = with_targets(find(["memory://in"]), "memory://out")
+    one, other = Journal(sparse=True), Journal(sparse=True)
+    listed = []
+    entries = remote_entries.listing.entries
+    monkeypatch.setattr(remote_entries.listing, "entries", lambda folder: listed.append(str(folder)) or entries(folder))
+    for job in jobs[:2]:
+        assert one.state(job, "settings") == "new"
+        write(one, job)
+    assert one.state(jobs[0], "settings") == "done" and listed == []
+    # The journal is read where a file is there that is not known.
+    assert [other.state(job, "settings") for job in jobs] == ["done", "done", "new"] and set(listed) == {f"memory://out/{FOLDER}"}
+    assert other.state(jobs[2], "settings") == "new"
+    write(one, jobs[2])
+    assert other.state(jobs[2], "settings", anew=True) == "done" and other.record(jobs[2]).status == "skipped"
+    with pytest.raises(FlashdiffError, match="is not flashdiff's"):
+        store.pipe_file("/out/0.png", b"somebody's")
+        other.state(jobs[0], "settings", anew=True)
+        write(other, jobs[0])
+
+
+def test_all_small_parts_of_a_journal_are_made_few(store, monkeypatch):
+    fill(store, [f"{i}.png" for i in range(9)])
+    jobs = with_targets(find(["memory://in"]), "memory://out")
+    for job in jobs:
+        write(Journal(sparse=True), job)
+
+    def parts():
+        return [name for name in store.find("/out") if f"/{FOLDER}/" in name]
+
+    longest = max(store.size(name) for name in parts())
+    monkeypatch.setattr(remote_entries, "SMALL", longest + 1)
+    monkeypatch.setattr(remote_entries, "TOGETHER", 4 * longest)
+    RemoteEntries(Url("memory://out")).unite()
+    assert len(parts()) in (2, 3)
+    monkeypatch.undo()
+    journal = Journal()
+    assert {journal.state(job, "settings") for job in jobs} == {"done"}
+    assert journal.unite() == [] and len(parts()) == 1

@@ -101,7 +101,7 @@ def _entries(folder: str, recursive: bool, passed: Counter[str]) -> list[str]:
     found: list[str] = []
     try:
         with os.scandir(folder or ".") as entries:
-            for entry in entries:
+            for entry in sorted(entries, key=lambda entry: (not entry.is_dir(), entry.name)):
                 name, inside = entry.name, entry.is_dir()
                 if inside:
                     reason = _no_folder(entry, recursive)
