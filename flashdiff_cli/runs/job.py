@@ -118,6 +118,11 @@ class Job:
             return False
         return place(target) == place(source)
 
+    @property
+    def relative(self) -> bool:
+        """Whether a name of it begins from the present folder."""
+        return any(isinstance(kept, str) and not os.path.isabs(kept) for kept in (self._source, self._target))
+
     def to(self, target: Path | Url | str) -> Job:
         """The same job with another target."""
         return Job(self._source, self.below_name, target, self.named, self.data)

@@ -203,8 +203,7 @@ class _Pool:
 def _relative(jobs: Sequence[Job], task: Task) -> bool:
     """Whether names begin from the present folder."""
     files = [*files_of(task.settings.operator_options).values(), *([Path(task.model)] if Path(task.model).is_dir() else [])]
-    names = (name for job in jobs for name in (job.source, job.result))
-    return any(isinstance(name, Path) and not name.is_absolute() for part in (files, names) for name in part)
+    return any(not file.is_absolute() for file in files) or any(job.relative for job in jobs)
 
 
 def _cause(error: Any) -> FlashdiffError:
