@@ -152,12 +152,13 @@ def test_a_run_that_is_stopped_leaves_the_rest(scans, model, cluster, tmp_path):
 
 @needs_ray
 def test_a_model_that_cannot_be_loaded_and_an_address_that_is_none_are_one_line(cli, scans, model, cluster, tmp_path):
-    code, out, err = cli("restore", scans, "-o", tmp_path / "out", "--model", model, "--encoder", "none-such", *RAY, "-q")
+    code, out, err = cli("restore", scans, "-r", "-o", tmp_path / "out", "--model", model, "--encoder", "none-such", *RAY, "-q")
     assert code in (1, 2) and not out and err.count("\n") == 1 and "none-such" in err
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{unused.getsockname()[1]}"
-    command = [sys.executable, "-m", "flashdiff_cli.commands.app", "restore", scans, "-o", tmp_path / "out", "--model", model, *RAY, "--address"]
+    command = [sys.executable, "-m", "flashdiff_cli.commands.app", "restore", scans, "-r", "-o", tmp_path / "out"]
+    command += ["--model", model, *RAY, "--address"]
     for where, said in ((address, "refused"), ("auto", "no Ray cluster answers"), ("ray://head:10001", "ray job submit"), ("head", "give host:port")):
         done = subprocess.run([*command, where], capture_output=True, text=True)
         assert done.returncode in (1, 2) and done.stderr.count("\n") == 1, done.stderr
