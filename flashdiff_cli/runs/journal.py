@@ -49,7 +49,7 @@ class Origin:
 
     name: str
     """The absolute path; of several, the fingerprint of all."""
-    paths: tuple[Path | Url, ...]
+    paths: Sequence[Path | Url]
     given: str = ""
     """The path as it was given, by which older versions knew it."""
 
@@ -64,7 +64,7 @@ class Origin:
     @classmethod
     def of_run(cls, inputs: Sequence[Path | Url], sources: Sequence[Path | Url]) -> Origin:
         """Of a whole run: known by what was given, bounded in who may read it by every picture."""
-        return cls(fingerprint(run=[absolute_name(path) for path in inputs]), tuple(sources))
+        return cls(fingerprint(run=[absolute_name(path) for path in inputs]), sources)
 
 
 def place_of(job: Job) -> Path | Url:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.pages import write_text
@@ -13,6 +14,20 @@ from flashdiff_cli.runs.inputs import Job, place
 from flashdiff_cli.runs.journal import Journal, Origin
 from flashdiff_cli.runs.record import Record
 from flashdiff_cli.runs.tabulate import to_csv
+from flashdiff_cli.storage.url import Url
+
+
+class Sources(Sequence[Path | Url]):
+    """The pictures of jobs, each made when it is asked for."""
+
+    def __init__(self, jobs: Sequence[Job]):
+        self.jobs = jobs
+
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+    def __getitem__(self, index: Any) -> Any:
+        return [job.source for job in self.jobs[index]] if isinstance(index, slice) else self.jobs[index].source
 
 
 class Tables:
@@ -43,11 +58,11 @@ class Tables:
     ):
         self.journal, self.csv, self.page, self.overwrite = journal, csv, page, overwrite
         self.title = ", ".join(path.name or str(path) for path in inputs[:3]) + (f", part {part}" if part else "")
+        given = [place(path) for path in (csv, page) if path is not None]
         # No part may replace what another has written of the same inputs.
-        self.origin = Origin.of_run([*inputs, *([Path(part)] if part else [])], [job.source for job in jobs])
+        self.origin = Origin.of_run([*inputs, *([Path(part)] if part else [])], Sources(jobs if given else ()))
         if csv is not None and page is not None and (place(csv) == place(page) or same_file(csv, page)):
             raise UsageError(f"--csv and --report name the same file, {csv}; choose two")
-        given = [place(path) for path in (csv, page) if path is not None]
         names = (place(path) for job in jobs for path in (job.source, job.target) if path is not None) if given else ()
         taken = {name for name in names if name in given}
         for option, path in (("--csv", csv), ("--report", page)):
