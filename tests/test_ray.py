@@ -159,7 +159,7 @@ def test_a_model_that_cannot_be_loaded_and_an_address_that_is_none_are_one_line(
         address = f"127.0.0.1:{unused.getsockname()[1]}"
     command = [sys.executable, "-m", "flashdiff_cli.commands.app", "restore", scans, "-r", "-o", tmp_path / "out"]
     command += ["--model", model, *RAY, "--address"]
-    for where, said in ((address, "refused"), ("auto", "no Ray cluster answers"), ("ray://head:10001", "ray job submit"), ("head", "give host:port")):
+    for where, said in ((address, "refused"), ("ray://head:10001", "ray job submit"), ("head", "give host:port")):
         done = subprocess.run([*command, where], capture_output=True, text=True)
         assert done.returncode in (1, 2) and done.stderr.count("\n") == 1, done.stderr
         assert f"--address {where}" in done.stderr and said in done.stderr
@@ -206,6 +206,18 @@ def test_a_worker_needs_the_same_version_and_folder_and_does_nothing_twice(scans
     assert list(other.restore([(4, jobs[2])])) == []
     other.task, other.stopped = replace(task, overwrite=True), False
     assert [r.status for _, r in other.restore([(3, jobs[1])])] == ["done"]
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_cluster_that_runs_is_joined(scans, model, cluster, tmp_path):
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    command = [sys.executable, "-m", "flashdiff_cli.commands.app", "restore", scans, "-o", tmp_path / "out", "--model", model, "--start-step", "2"]
+    done = subprocess.run([*command, "--engine", "ray", "--workers", "1", "--address", address, "-q"], capture_output=True, text=True)
+    assert done.returncode == 0 and len(results(tmp_path / "out")) == 4, done.stderr
+    assert ray.is_initialized() and ray.nodes()[0]["Alive"]
 
 
 def drive(model, *arguments, env=None):
