@@ -122,6 +122,21 @@ def lines(row, group, rows):
     return {"row": row, "set": group, "means": means, "best": best, "pictures": rows}
 
 
+def markdown(table):
+    """Return the table of all rows: PSNR in dB with the paired difference to the best peer, and what else tells them apart."""
+    text = ["| row | pictures | method | PSNR, dB | to the best peer, dB | HaarPSI | GMSD | s |", "| --- | --- | --- | --- | --- | --- | --- | --- |"]
+    for part in table:
+        name, rows, means = part["best"]["psnr"], part["pictures"], part["means"]
+        for method, own in means.items():
+            ahead = mean_interval([r[method]["psnr"] - r[name]["psnr"] for r in rows])
+            difference = "-" if method in ("input", name) else f"{ahead['mean']:+.2f} [{ahead['low'] or 0:+.2f}, {ahead['high'] or 0:+.2f}]"
+            figures = (
+                f"{own['psnr']['mean']:.2f} | {difference} | {own['haarpsi']['mean']:.4f} | {own['gmsd']['mean']:.4f} | {own['seconds']['mean']:.1f}"
+            )
+            text.append(f"| {part['row']} | {len(rows)} {part['set']} | {method} | {figures} |")
+    return "\n".join(text) + "\n"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", metavar="NAME=FOLDER")
@@ -133,6 +148,7 @@ def main():
     parser.add_argument("--esrgan", action="store_true", help="Real-ESRGAN too, where noise, compression or a mixture is to be undone")
     parser.add_argument("--pictures", type=Path, help="folder that gets clean picture, input and every result side by side")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--table", type=Path, help="file that gets a table in Markdown")
     args = parser.parse_args()
     restorer, table = Restorer(args.model), []
     if args.esrgan:
@@ -151,6 +167,8 @@ def main():
             table.append(lines(row, group, rows))
             if args.json:
                 args.json.write_text(json.dumps(table, indent=1) + "\n")
+            if args.table:
+                args.table.write_text(markdown(table))
     return 0
 
 
