@@ -168,6 +168,10 @@ def _margins(shape: torch.Size) -> Margins:
     return Margins(BLOCK, BLOCK + odd[0], BLOCK, BLOCK + odd[1])
 
 
+REACH = 7
+"""Of `residual_correlation`, in pixels."""
+
+
 def limit_deviation(image: torch.Tensor, mean: torch.Tensor, measurement: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw restored images towards the estimate where they would be further from the truth than their measurement.
 
@@ -183,3 +187,22 @@ def limit_deviation(image: torch.Tensor, mean: torch.Tensor, measurement: torch.
     taken = _mean((image - mean).square()).clamp(min=1e-12)
     share = (allowed / taken).sqrt().clamp(max=1)
     return select(share < 1, mean + shaped(share, image) * (image - mean), image), share.cpu()
+
+
+def residual_correlation(operator: Operator, image: torch.Tensor, measurement: torch.Tensor) -> torch.Tensor:
+    """Return how much structure a restoration leaves unexplained, (B,): 1 / sqrt(pixels) for white noise, more for what has edges.
+
+    The root mean square of the residual's autocorrelation at distances of up to REACH pixels, mean over the channels.
+
+    Args:
+        operator: linear.
+        image: (B, 3, H, W) in [-1, 1].
+        measurement: in [-1, 1] units.
+    """
+    residual = operator.on_signed(image) - measurement.to(image)
+    residual = residual - residual.mean((-2, -1), keepdim=True)
+    power = torch.fft.rfft2(residual).abs().square()
+    correlation = torch.fft.irfft2(power, s=residual.shape[-2:]).mean(1)
+    correlation = correlation / correlation[:, :1, :1].clamp(min=1e-12)
+    near = torch.cat([correlation[:, : REACH + 1, : REACH + 1].flatten(1)[:, 1:], correlation[:, -REACH:, : REACH + 1].flatten(1)], 1)
+    return near.square().mean(1).sqrt()

@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 from tiny import tiny_pipeline
 
-from flashdiff_cli.data_consistency import limit_deviation
+from flashdiff_cli.data_consistency import limit_deviation, residual_correlation
 from flashdiff_cli.diagnosis import CERTAIN, Diagnosis, behind_jpeg
-from flashdiff_cli.finish import KNOWN, UNKNOWN, by_what_explains, finish
+from flashdiff_cli.finish import KNOWN, UNEXPLAINED, UNKNOWN, by_what_explains, finish
 from flashdiff_cli.last_step import LastStep
 from flashdiff_cli.operators import Enlargement, GaussianBlur, Identity, Jpeg, MotionBlur
 from flashdiff_cli.operators.motion_blur import straight_kernel
@@ -62,8 +62,30 @@ def test_an_operator_that_is_not_trusted_does_not_correct_the_estimate():
     assert torch.equal(told, corrected)
     images, kept = finish(decoded, decoded, y, shake, noise, Diagnosis("motion-blur", shake, 0.02), pipeline.last_step)
     expected, share = limit_deviation(corrected, decoded, y)
+    assert residual_correlation(shake, corrected, y) > UNEXPLAINED, "a random picture was not shaken along this path"
     assert torch.equal(images, expected) and torch.equal(kept, share)
     assert not Diagnosis("downsampling", Enlargement(2.0), 0.0).trusted and Diagnosis("gaussian-blur", GaussianBlur(2.0), 0.0).trusted
+
+
+def test_a_path_that_leaves_no_structure_is_believed_half(monkeypatch):
+    pipeline, truth, decoded, noise = with_last_step(), image(side=96), image(side=96, seed=3), torch.tensor([0.05])
+    shake = MotionBlur(straight_kernel(7.0, 0.3)[None])
+    y = shake.measure(truth, 0.05, [torch.Generator().manual_seed(5)])
+    found = Diagnosis("motion-blur", shake, 0.05)
+    for corrected, believed in ((truth, True), (image(side=96, seed=4), False)):
+        monkeypatch.setattr(pipeline.last_step, "restore", lambda *_, corrected=corrected: corrected)
+        images, kept = finish(decoded, decoded, y, shake, noise, found, pipeline.last_step)
+        limited, share = limit_deviation(corrected, decoded, y)
+        assert torch.allclose(images, (limited + corrected) / 2 if believed else limited)
+        assert torch.equal(kept, (1 + share) / 2 if believed else share)
+
+
+def test_the_residual_of_the_true_operator_is_white_and_of_another_is_not():
+    x, shake = image(side=96), MotionBlur(straight_kernel(9.0, 0.3)[None])
+    y = shake.measure(x, 0.02, [torch.Generator().manual_seed(5)])
+    found = residual_correlation(shake, x, y).item()
+    assert found == pytest.approx(1 / (3 * 96 * 96) ** 0.5, rel=0.5)
+    assert residual_correlation(MotionBlur(straight_kernel(9.0, 1.2)[None]), x, y).item() > 10 * found
 
 
 def test_where_more_than_an_operator_is_at_work_another_network_has_its_share():
