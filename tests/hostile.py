@@ -255,5 +255,17 @@ def document(path: Path, values: dict, rng) -> None:
         spoilt(path, rng)
 
 
+def journal(path: Path, rng) -> None:
+    """Spoil a journal: its lines changed, in another order, doubled or joined, or the whole file."""
+    act = rng.integers(5)
+    if act == 0:
+        spoilt(path, rng)
+        return
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    made = [json.dumps(changed(line, rng)) if rng.integers(4) else json.dumps(line) for line in lines for _ in range(int(rng.integers(1, 4)))]
+    rng.shuffle(made)
+    path.write_text(("" if act == 1 else "\n").join(made) + ("" if act == 2 else "\n"))
+
+
 def generator(*seed: int) -> np.random.Generator:
     return np.random.default_rng(list(seed))

@@ -1,6 +1,6 @@
-"""Hostile models, checkpoints, recipes and protocols: each is used, or refused in one line; no other exception, no hang, no memory.
+"""Hostile models, checkpoints, recipes, protocols and journals: each is used, or refused in one line; no other exception, no hang, no memory.
 
-100 cases, or 600 with FLASHDIFF_LONG=1; every case is made from its number alone.
+120 cases, or 720 with FLASHDIFF_LONG=1; every case is made from its number alone.
 """
 
 import os
@@ -15,6 +15,8 @@ import hostile
 import original_ldm
 import pytest
 import torch
+from test_journal import job_of
+from test_journal import make as restored
 from tiny import save_tiny_model
 
 from flashdiff_cli.bench.protocol import load
@@ -23,11 +25,17 @@ from flashdiff_cli.hub.checksums import write_sums
 from flashdiff_cli.hub.convert import convert_ldm, convert_severity
 from flashdiff_cli.operators import GaussianBlur
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
+from flashdiff_cli.runs.entries import NAME
+from flashdiff_cli.runs.journal import FOREIGN, OTHER, Journal, Origin
+from flashdiff_cli.runs.merge import merged
+from flashdiff_cli.runs.report import Gathered, make_report
+from flashdiff_cli.runs.tabulate import to_csv
 from flashdiff_cli.training import make_task
 from flashdiff_cli.training.recipe import Recipe
 
 LONG = os.environ.get("FLASHDIFF_LONG") == "1"
-CASES = {"model": 180, "checkpoint": 180, "recipe": 120, "protocol": 120} if LONG else {"model": 30, "checkpoint": 30, "recipe": 20, "protocol": 20}
+CASES = dict.fromkeys(("model", "checkpoint", "recipe", "protocol", "journal"), 120 if LONG else 20)
+CASES |= dict.fromkeys(("model", "checkpoint"), 180 if LONG else 30)
 PROCESSOR_SECONDS, SECONDS = 20, 240
 """That one case may take: of the processor, and of the clock, for a machine that is busy."""
 MEMORY = 1 << 30
@@ -215,3 +223,27 @@ def test_hostile_protocols(tmp_path):
     use(tmp_path / "protocol.toml")
     (tmp_path / "cases").mkdir()
     assert outcomes("protocol", make, use, tmp_path / "cases") > CASES["protocol"] // 2
+
+
+def test_hostile_journals(tmp_path):
+    def make(folder, rng):
+        job = job_of(folder, data=b"a source")
+        for settings in ("w", "x"):
+            restored(job, settings, settings.encode())
+        hostile.journal(job.target.parent / NAME, rng)
+        return job
+
+    def use(job):
+        journal, sources = Journal(), {}
+        journal.is_of_another(job), journal.made(job.target), journal.notes()
+        # The result is a run's, or a file that nobody knows, and is never replaced as another's.
+        if journal.state(job, "x") in (FOREIGN, OTHER):
+            with pytest.raises(FlashdiffError):
+                journal.check(job.target, Origin.of(job.source))
+        record = journal.record(job)
+        records = merged([job.target.parent], sources)
+        make_report([*records, record], "hostile", Gathered(sources))
+        to_csv([*records, record])
+        assert job.target.read_bytes() == b"x" and job.source.read_bytes() == b"a source"
+
+    assert 0 < outcomes("journal", make, use, tmp_path) < CASES["journal"]

@@ -4,16 +4,20 @@ import hashlib
 import io
 import json
 import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file
 from tiny import save_tiny_model
 
 from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.hub.checksums import SUMS, check_folder, write_sums
 from flashdiff_cli.hub.download import download
+from flashdiff_cli.hub.push import push_folder
 from flashdiff_cli.hub.registry import known_models, parse, shipped_folder
 from flashdiff_cli.hub.resolve import find_model, resolve_model
 
@@ -154,6 +158,36 @@ def test_push_then_pull_gives_the_same_model(program, hub, model):
             assert open(f"{out.strip()}/{path.relative_to(model)}", "rb").read() == path.read_bytes()
     code, _, err = program("models", "push", model / "unet", "someone/mine")
     assert code == 1 and "model_index.json" in err
+
+
+def test_nothing_is_published_that_lies_elsewhere_or_is_hidden(model, tmp_path, monkeypatch):
+    """The Hub's client follows links, and whoever made the folder has chosen what they mean."""
+    folder, private, sent = tmp_path / "tiny", tmp_path / "private", []
+
+    class Api:
+        def create_repo(self, *_, **more):
+            sent.append(())
+
+        def upload_folder(self, folder_path, allow_patterns, ignore_patterns, **more):
+            names = [path.relative_to(folder_path).as_posix() for path in Path(folder_path).rglob("*") if path.is_file()]
+            sent.append(set(filter_repo_objects(names, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns)))
+            return SimpleNamespace(commit_url="https://hub/commit")
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    shutil.copytree(model, folder)
+    private.mkdir()
+    (private / "config.json").write_text('{"token": "hush"}')
+    for place in ("more.json", "unet/more.json", "linked"):
+        (folder / place).symlink_to(private if place == "linked" else private / "config.json")
+        with pytest.raises(FlashdiffError, match="leads out of the model folder"):
+            push_folder(folder, "someone/leaky")
+        (folder / place).unlink()
+    assert not sent
+    (folder / ".hidden").mkdir()
+    for name in (".secret.json", ".hidden/token.json"):
+        (folder / name).write_text("{}")
+    push_folder(folder, "someone/clean")
+    assert sent[1] == {path.relative_to(model).as_posix() for path in model.rglob("*") if path.suffix in (".json", ".safetensors")}
 
 
 def test_list_and_info(program):

@@ -265,6 +265,17 @@ def test_a_line_without_an_end_is_not_held_in_memory(tmp_path):
         tracemalloc.stop()
 
 
+def test_many_large_lines_of_one_file_are_not_all_looked_at(tmp_path):
+    job = job_of(tmp_path)
+    make(job)
+    path = tmp_path / "out" / NAME
+    line = path.read_text().splitlines()[0]
+    large = line[:-1] + ', "more": "' + "x" * 2**20 + '"}\n'
+    path.write_text(line + "\n" + large * 30 + '{"more": "' + "x" * 2**17 + '", "output": "b.png"}\n')
+    entries = Entries(path.parent)
+    assert 10 < len(list(entries.of("a.png"))) < 16 and entries.passed == 1
+
+
 def test_a_long_journal_is_read_once_and_little_of_it_kept(tmp_path):
     """100,000 lines with FLASHDIFF_LONG=1."""
     job = job_of(tmp_path)

@@ -20,6 +20,7 @@ from flashdiff_cli.runs.journal import Journal
 from flashdiff_cli.runs.record import Record
 from flashdiff_cli.runs.shards import Shard
 from flashdiff_cli.runs.tables import Tables
+from flashdiff_cli.storage.url import Url
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +112,28 @@ def test_a_result_that_was_changed_or_removed_is_no_result(cli, model, tmp_path)
     Image.new("RGB", (8, 8)).save(tmp_path / "out" / "b.png")
     _, out, _ = cli("report", tmp_path / "out", "--json")
     assert [Path(r["output"]).name for r in records(out)] == ["c.png"]
+
+
+def test_a_strangers_journal_or_records_bring_no_picture_of_the_readers_into_the_page(cli, model, tmp_path, monkeypatch):
+    source, private = folder(tmp_path / "in", ["a.png"]), folder(tmp_path / "private", ["other.png", "me.png"]) / "me.png"
+    code, out, _ = cli("restore", source, "-o", tmp_path / "out", "--model", model, "--start-step", "2", "--json")
+    assert code == 0
+
+    def page(*places):
+        assert cli("report", *places, "-o", tmp_path / "p.html", "--overwrite")[0] == 0
+        text = (tmp_path / "p.html").read_text()
+        return text.count("<figure>"), text.count('class="before"')
+
+    assert page(tmp_path / "out") == (1, 1)
+    journal, asked = tmp_path / "out" / NAME, []
+    told = journal.read_text()
+    monkeypatch.setattr(Url, "read", lambda url, *_: asked.append(url) or (source / "a.png").read_bytes())
+    for planted in (str(private), "memory://elsewhere/a.png", "https://example.org/a.png"):
+        journal.write_text(told.replace(json.dumps(str(source / "a.png")), json.dumps(planted)))
+        assert page(tmp_path / "out") == (1, 0), planted
+    record = json.loads(out) | {"output": str(private), "input": str(private)}
+    (tmp_path / "told.jsonl").write_text(json.dumps(record) + "\n")
+    assert page(tmp_path / "told.jsonl") == (0, 0) and not asked
 
 
 def test_what_is_no_result_is_refused_in_one_line(cli, tmp_path):

@@ -11,7 +11,8 @@ import tifffile
 from picture_files import read, saved, scene
 from PIL import Image
 
-from flashdiff_cli.errors import FlashdiffError
+from flashdiff_cli.errors import FlashdiffError, UsageError
+from flashdiff_cli.operators.files import read_mask
 from flashdiff_cli.pictures import png
 from flashdiff_cli.pictures.files import write_picture
 
@@ -90,6 +91,18 @@ def test_what_lacks_much_is_refused(tmp_path, kind):
     name, data = MAKERS[kind](32)
     with pytest.raises(FlashdiffError, match=r"damaged or truncated"):
         read(tmp_path, data, name)
+
+
+@pytest.mark.parametrize("kind", ["png grey", "png 16", "jpeg", "tiff grey 16"])
+def test_of_a_mask_nothing_may_be_missing(tmp_path, kind):
+    """What its decoder makes black would be a hole."""
+    name, data = MAKERS[kind](72)
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(UsageError, match="of its pixels are not there"):
+        read_mask(tmp_path / name, "--mask")
+    name, data = MAKERS[kind](80)
+    (tmp_path / name).write_bytes(data)
+    read_mask(tmp_path / name, "--mask")
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "b.jpg", "a.png"])

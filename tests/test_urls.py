@@ -12,6 +12,7 @@ from tiny import save_tiny_model
 
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.runs import remote_entries
+from flashdiff_cli.runs.content import absolute_name
 from flashdiff_cli.runs.inputs import find, with_targets
 from flashdiff_cli.runs.journal import Journal
 from flashdiff_cli.runs.record import Record
@@ -280,3 +281,33 @@ def test_all_small_parts_of_a_journal_are_made_few(store, monkeypatch):
     journal = Journal()
     assert {journal.state(job, "settings") for job in jobs} == {"done"}
     assert journal.unite() == [] and len(parts()) == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "secret"),
+    [
+        ("ftp://user:hush@127.0.0.1:9/a.png", "hush"),
+        ("https://127.0.0.1:9/a.png?X-Amz-Date=1&X-Amz-Signature=hush&x=2", "hush"),
+        ("https://account.blob/a.png?sv=1&sig=hush%3D", "hush"),
+        ("zip://a.png::https://user:hush@host/b.zip?api_key=hush", "hush"),
+    ],
+)
+def test_passwords_and_signatures_are_shown_nowhere(address, secret):
+    url = location(address)
+    assert secret not in f"{url} {url!r} {Record(str(url)).to_json()} {absolute_name(url)}" and url.text == address
+    assert (url.parent / "c.png").text.count(secret) == url.parent.text.count(secret) and url.name == "a.png"
+    with pytest.raises(FlashdiffError) as refused:
+        url.ask("read", lambda fs, path: 1 / 0)
+    assert secret not in str(refused.value)
+
+
+def test_other_parts_of_an_address_are_shown():
+    for address in ("s3://bucket/a:b@c.png", "github://owner:name@main/a.png", "https://host/a.png?page=2&size=3"):
+        assert str(location(address)) == address
+
+
+def test_a_file_of_this_machine_is_one_whatever_it_is_called(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a::b.png").write_bytes(b"x")
+    assert location("a::b.png") == Path("a::b.png") and isinstance(location("zip::b.png"), Url)
+    assert location("FILE:///tmp/a.png") == location("file:///tmp/a.png") == Path("/tmp/a.png")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from flashdiff_cli.commands import options
-from flashdiff_cli.storage.url import location
+from flashdiff_cli.storage.url import WEB, Url, location
 
 
 def report(
@@ -45,15 +45,18 @@ def report(
     from flashdiff_cli.runs.inputs import Job
     from flashdiff_cli.runs.journal import Journal
     from flashdiff_cli.runs.merge import merged
+    from flashdiff_cli.runs.report import Gathered
     from flashdiff_cli.runs.tables import Tables
 
-    records = merged(places)
+    sources: dict[str, str | None] = {}
+    records = merged(places, sources)
     jobs = [Job(location(r.input), PurePath(location(r.input).name), location(r.output) if r.output else None) for r in records]
     tables = Tables(Journal(), places, jobs, csv, page, overwrite)
     if json:
         for record in records:
             say_json(record.to_json())
-    errors = tables.write(records)
+    stores = {place.protocol for place in places if isinstance(place, Url) and place.protocol not in WEB}
+    errors = tables.write(records, Gathered(sources, frozenset(stores)))
     for error in errors:
         say_error(error)
     show(records, json)

@@ -9,6 +9,7 @@ from flashdiff_cli.hub.base import base_entry, is_published
 from flashdiff_cli.hub.configs import read_config
 from flashdiff_cli.hub.files import PATTERNS
 from flashdiff_cli.hub.names import hub_id
+from flashdiff_cli.hub.paths import within
 from flashdiff_cli.loading import load_component
 
 
@@ -40,11 +41,15 @@ def push_folder(folder: str | Path, repo: str, private: bool = False) -> str:
     for role, value in index.items():
         if isinstance(value, list) and value and value[0] is not None:
             load_component(folder, role)
+    for path in folder.rglob("*"):
+        # The Hub's client follows links, and what is published is everybody's.
+        if path.is_symlink():
+            within(folder, path)
     api = HfApi()
     try:
         api.create_repo(repo, private=private, exist_ok=True)
-        # Where a training stands is of no use to others.
-        left = ["training.json", "checkpoint*"]
+        # Where a training stands is of no use to others, and hidden files are not meant for them.
+        left = ["training.json", "checkpoint*", ".*", "*/.*"]
         commit = api.upload_folder(
             repo_id=repo, folder_path=folder, allow_patterns=PATTERNS, ignore_patterns=left, commit_message="Upload with flashdiff"
         )

@@ -11,7 +11,7 @@ from PIL import ImageOps, UnidentifiedImageError
 
 from flashdiff_cli.bounded import read_bounded, short
 from flashdiff_cli.errors import FlashdiffError, UsageError
-from flashdiff_cli.pictures import limits
+from flashdiff_cli.pictures import limits, unsaid
 from flashdiff_cli.pictures.time_limit import TooSlow, in_time
 
 KERNEL_BYTES, HEADER_BYTES = 128 << 20, 4096
@@ -90,14 +90,18 @@ def _read(path: str | Path, flag: str, mode: str) -> np.ndarray:
 
 
 def _decode(path: str | Path, mode: str) -> np.ndarray:
-    with limits.open_image_file(path) as picture:
+    data = limits.read_file(path)
+    with limits.open_image(data) as picture:
         picture = ImageOps.exif_transpose(picture)
-        if picture.mode == "F":
-            return np.array(picture, dtype=np.float32)[..., None]
-        deep = picture.mode.startswith("I")
-        values = np.array(picture if deep else picture.convert(mode), dtype=np.float32)
-    values /= 65535.0 if deep else 255.0
-    return values if values.ndim == 3 else values[..., None]
+        whole = picture.mode == "F" or picture.mode.startswith("I")
+        values = np.array(picture if whole else picture.convert(mode), dtype=np.float32)
+        values /= 1.0 if picture.mode == "F" else 65535.0 if whole else 255.0
+    values = values if values.ndim == 3 else values[..., None]
+    # Black, which is what decoders make of it, would be a hole.
+    lost = unsaid.missing(data, 2 * values.transpose(2, 0, 1) - 1)
+    if lost is not None and lost.any():
+        raise ValueError(f"{share(float(lost.mean()))} of its pixels are not there")
+    return values
 
 
 def read_kernel(path: str | Path, flag: str = "`kernel_file`") -> torch.Tensor:

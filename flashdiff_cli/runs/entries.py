@@ -21,8 +21,8 @@ NAME = ".flashdiff.jsonl"
 MOST_LINES, MOST_PASSED = 2_000_000, 10_000
 """Lines of a journal, and lines among them that are not flashdiff's, at most."""
 _NO_OTHERS, _NEW = b'"others": []', b'"target_digest": '
-LOOKED_AT = 200
-"""Lines of one file that are looked at, the last ones."""
+LOOKED_AT, LOOKED_AT_BYTES = 200, 16 << 20
+"""Lines of one file that are looked at, the last ones, and their bytes: a run's have some thousand each."""
 _PATH, _WORD = 32768, 4096
 """Letters of a path, and of anything else, at most."""
 
@@ -192,10 +192,15 @@ class Entries:
         if not places:
             return
         with suppress(FileNotFoundError), os.fdopen(safe_open(self.path), "rb") as file:
+            left = LOOKED_AT_BYTES
             for place in reversed(places):
                 file.seek(place)
+                line = file.readline(LONGEST)
+                left -= len(line)
+                if left < 0:
+                    return
                 try:
-                    values = json.loads(file.readline(LONGEST), parse_constant=lambda name: None)
+                    values = json.loads(line, parse_constant=lambda name: None)
                     if "seen" in values and "source" not in values:
                         seen = _numbers(values["seen"], 4, 4)
                         continue

@@ -21,6 +21,8 @@ LARGEST = 2**30
 FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _KEY = re.compile(rb'\{"output": "((?:[^"\\]|\\.)*)"')
 _BEGIN = b'{"output": "'
+_OTHER = 1 << 16
+"""Bytes of a line that is looked at although this program does not write it so."""
 
 
 def safe_open(path: Path, writing: bool = False) -> int:
@@ -73,9 +75,10 @@ def key(line: bytes) -> str | None:
     """The name that a line is about, the value of its first key `output`; None: it is not such a line."""
     if not line.startswith(_BEGIN):
         # Not as this program writes it, but perhaps the same.
-        with suppress(ValueError, TypeError, KeyError, RecursionError):
-            name = json.loads(line)["output"]
-            return name if isinstance(name, str) else None
+        if len(line) <= _OTHER:
+            with suppress(ValueError, TypeError, KeyError, RecursionError):
+                name = json.loads(line)["output"]
+                return name if isinstance(name, str) else None
         return None
     found = _KEY.match(line)
     if found is None or not line.rstrip().endswith(b"}"):

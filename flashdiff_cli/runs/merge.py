@@ -36,8 +36,8 @@ def journals_below(folder: Path | Url) -> Iterator[Path | Url]:
             yield Path(at)
 
 
-def of_journal(folder: Path | Url, journal: Journal) -> Iterator[Record]:
-    """The records of the restored pictures that stand in a folder as they were written.
+def of_journal(folder: Path | Url, journal: Journal) -> Iterator[tuple[Record, str | None]]:
+    """The records of the restored pictures that stand in a folder as they were written, each with the SHA-256 of its source.
 
     Args:
         folder: where results are.
@@ -57,7 +57,7 @@ def of_journal(folder: Path | Url, journal: Journal) -> Iterator[Record]:
         # As the run was told, they are relative to wherever it ran.
         record.input, record.output = found.source, str(folder / name)
         record.others = [str(folder / Path(other).name) for other in record.others]
-        yield record
+        yield record, found.source_digest
 
 
 def of_lines(path: Path | Url) -> Iterator[Record]:
@@ -84,11 +84,12 @@ def _whole_name(name: str) -> str:
     return absolute_name(location(name))
 
 
-def merged(places: Sequence[Path | Url]) -> list[Record]:
+def merged(places: Sequence[Path | Url], sources: dict[str, str | None] | None = None) -> list[Record]:
     """All pictures once: as done, if any run has done it; else as failed, as the last file says.
 
     Args:
         places: folders of results with all below them, and files of records.
+        sources: for each output that stands in a folder as it was written, the SHA-256 of its source is added, if it is known.
 
     Raises:
         FlashdiffError: there is no journal at or below a folder, or a file cannot be used.
@@ -99,8 +100,10 @@ def merged(places: Sequence[Path | Url]) -> list[Record]:
         if place.is_dir():
             for folder in journals_below(place):
                 found = True
-                for record in of_journal(folder, journal):
+                for record, digest in of_journal(folder, journal):
                     done[_whole_name(record.output or "")] = record
+                    if sources is not None:
+                        sources[str(record.output)] = digest
             if not found:
                 raise FlashdiffError(f"{place}: no run has written into this folder; give folders of results, or files that `json` has printed")
             continue

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,34 @@ from flashdiff_cli.pages import Shown, render, show_picture
 from flashdiff_cli.pictures.files import read_picture
 from flashdiff_cli.runs.content import absolute_name
 from flashdiff_cli.runs.record import Record
-from flashdiff_cli.storage.url import location
+from flashdiff_cli.storage.url import Url, location
 
 SHOWN = 48
 """Pictures that are shown with a slider: of more, those spread evenly over severity."""
 SIDE = 720
 """Longer side of a shown picture, in pixels."""
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Which pictures a page may show whose records were read from files: strangers may have written them, and would have any file
+    of the reader's in the page, or an address asked for."""
+
+    sources: Mapping[str, str | None]
+    """The SHA-256 of the source of each output that stands where its journal says."""
+    stores: frozenset[str] = frozenset()
+    """Protocols of the addresses that were asked for by name; sources elsewhere are not fetched."""
+
+    def may_show(self, record: Record) -> bool:
+        """Whether the result is one that its journal knows."""
+        return str(record.output) in self.sources
+
+    def before(self, record: Record) -> Shown | None:
+        """The source, if it is still the picture that the result was made from."""
+        digest, place = self.sources.get(str(record.output)), location(record.input)
+        if digest is None or (isinstance(place, Url) and (place.protocol not in self.stores or "::" in place.text)):
+            return None
+        return _small(record.input, digest)
 
 
 def saved(record: Record) -> float:
@@ -29,14 +52,15 @@ def saved(record: Record) -> float:
     return record.seconds.get("solve", 0.0) * (record.schedule_steps / record.steps - 1)
 
 
-def _small(path: str | None) -> Shown | None:
-    """Return a picture file made small; None if it cannot be read any more."""
+def _small(path: str | None, digest: str | None = None) -> Shown | None:
+    """Return a picture file made small; None if it cannot be read any more, or its SHA-256 is another."""
     if not path:
         return None
     try:
-        return show_picture(read_picture(path).to_rgb(), SIDE)
+        picture = read_picture(path)
     except FlashdiffError:
         return None
+    return show_picture(picture.to_rgb(), SIDE) if digest in (None, picture.digest.hex()) else None
 
 
 def _duration(seconds: float) -> str:
@@ -53,12 +77,13 @@ def _chosen(records: Sequence[Record]) -> list[Record]:
     return [ranked[i * (len(ranked) - 1) // (SHOWN - 1)] for i in range(SHOWN)]
 
 
-def _card(record: Record) -> dict[str, Any] | None:
-    after = _small(record.output)
+def _card(record: Record, gathered: Gathered | None) -> dict[str, Any] | None:
+    after = _small(record.output) if gathered is None or gathered.may_show(record) else None
     if after is None:
         return None
     # A picture that was restored in place has no "before" any more.
-    before = _small(record.input) if absolute_name(location(record.input)) != absolute_name(location(str(record.output))) else None
+    there = absolute_name(location(record.input)) != absolute_name(location(str(record.output)))
+    before = None if not there else _small(record.input) if gathered is None else gathered.before(record)
     facts = f"severity {record.severity:.3f}, {record.steps} of {record.schedule_steps} steps"
     lines = [line for line in (facts, _degradation(record), *record.notes) if line]
     return {"name": Path(record.input).name, "before": before, "after": after, "lines": lines}
@@ -140,12 +165,13 @@ def _facts(restored: Sequence[Record], failed: Sequence[Record]) -> list[tuple[o
     return facts
 
 
-def make_report(records: Sequence[Record], title: str = "flashdiff") -> str:
+def make_report(records: Sequence[Record], title: str = "flashdiff", gathered: Gathered | None = None) -> str:
     """Return the page of a run, as HTML.
 
     Args:
         records: of all its pictures; those that are done still have their files.
         title: of the page.
+        gathered: where records were read from files, which of their pictures may be shown; None: all.
     """
     restored = [r for r in records if r.status != "failed"]
     failed = [r for r in records if r.status == "failed"]
@@ -156,7 +182,7 @@ def make_report(records: Sequence[Record], title: str = "flashdiff") -> str:
         title=title,
         about=f"{datetime.now():%Y-%m-%d %H:%M}, flashdiff {__version__}, model {models or 'none'}",
         facts=_facts(restored, failed),
-        cards=[card for card in map(_card, chosen) if card],
+        cards=[card for card in (_card(record, gathered) for record in chosen) if card],
         more=f"{len(chosen)} of {len(restored)}, spread over severity." if len(chosen) < len(restored) else None,
         plot=_plot(restored),
         columns=COLUMNS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.pages import write_text
@@ -15,6 +15,9 @@ from flashdiff_cli.runs.journal import Journal, Origin
 from flashdiff_cli.runs.record import Record
 from flashdiff_cli.runs.tabulate import to_csv
 from flashdiff_cli.storage.url import Url
+
+if TYPE_CHECKING:
+    from flashdiff_cli.runs.report import Gathered
 
 
 class Sources(Sequence[Path | Url]):
@@ -72,12 +75,12 @@ class Tables:
                 raise UsageError(f"{option} {path}: this is a picture's name; end it in {'.csv' if option == '--csv' else '.html'}")
             journal.check(path, self.origin, overwrite=overwrite)
 
-    def write(self, records: Sequence[Record]) -> list[str]:
-        """Write both; what could not be written, for people."""
+    def write(self, records: Sequence[Record], gathered: Gathered | None = None) -> list[str]:
+        """Write both; what could not be written, for people. `gathered`: as for `make_report`."""
         from flashdiff_cli.runs.report import make_report
 
         errors = []
-        for path, make in ((self.csv, to_csv), (self.page, lambda records: make_report(records, self.title))):
+        for path, make in ((self.csv, to_csv), (self.page, lambda records: make_report(records, self.title, gathered))):
             if path is None:
                 continue
             try:

@@ -6,6 +6,7 @@ It is a small class of its own, because a run names millions of them: the univer
 from __future__ import annotations
 
 import hashlib
+import os
 import posixpath
 import re
 import time
@@ -38,6 +39,21 @@ _VERSIONS = (
 """What drivers call something that changes with the content, the surest first."""
 
 
+SECRETS = (
+    (re.compile(r"(://[^/@:\s]*):[^/@\s]+@"), r"\1:...@"),
+    (re.compile(r"([?&;][^=&;#\s]*(?:sig|token|secret|passw|credential|key|auth)[^=&;#\s]*)=[^&;#\s]+", re.IGNORECASE), r"\1=..."),
+)
+"""What in an address is nobody's business (a password, the signature of one that was signed), and what stands for it where it is shown."""
+
+
+def shown(text: str) -> str:
+    """An address, or words that hold some, without passwords and signatures."""
+    # What GitHub's addresses have there is a repository's name.
+    for pattern, instead in SECRETS[text.startswith("github:") :]:
+        text = pattern.sub(instead, text)
+    return text
+
+
 def suffix_of(name: str) -> str:
     """The ending of a file's name with its dot, as `Path.suffix` has it."""
     dot = name.rfind(".")
@@ -58,16 +74,17 @@ class Url:
         self.text, self.known = text, known
 
     def __str__(self) -> str:
-        return self.text
+        """What messages, records and journals name it by; `text` has all of it."""
+        return shown(self.text)
 
     def __repr__(self) -> str:
-        return f"Url({self.text!r})"
+        return f"Url({shown(self.text)!r})"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Url) and self.text == other.text
 
     def __lt__(self, other: object) -> bool:
-        return self.text < str(other)
+        return self.text < (other.text if isinstance(other, Url) else str(other))
 
     def __hash__(self) -> int:
         return hash(self.text)
@@ -175,7 +192,7 @@ class Url:
         except (FlashdiffError, FileNotFoundError, FileExistsError):
             raise
         except Exception as error:  # every driver has errors of its own
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            reason = shown(" ".join(str(error).split()))[:200] or type(error).__name__
             raise FlashdiffError(f"{self}: cannot be {what} ({reason}); look at the address, the network and the credentials") from error
 
     def info(self) -> dict[str, Any] | None:
@@ -252,10 +269,10 @@ def _file_system(root: str) -> Any:
         remedy = f'pip install "flashdiff[{extra}]"' if extra else "install it"
         raise UsageError(f"{protocol}:// needs a driver that is not installed ({error}); {remedy}") from error
     except ValueError as error:
-        raise UsageError(f"{root}: {error}; give s3://, gs://, az://, hf://, https://, or a path") from error
+        raise UsageError(f"{shown(root)}: {shown(str(error))}; give s3://, gs://, az://, hf://, https://, or a path") from error
     except Exception as error:  # every driver has errors of its own
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise FlashdiffError(f"{root}: cannot be opened ({reason}); look at the address, the file and the credentials") from error
+        reason = shown(" ".join(str(error).split()))[:200] or type(error).__name__
+        raise FlashdiffError(f"{shown(root)}: cannot be opened ({reason}); look at the address, the file and the credentials") from error
 
 
 def forget() -> None:
@@ -299,10 +316,12 @@ def location(text: str | Path | Url) -> Path | Url:
     """A path, or the address of something that is no file of this machine."""
     if isinstance(text, (Path, Url)):
         return text
-    if not ADDRESS.match(text):
+    found = ADDRESS.match(text)
+    # A file of this machine may be called `a::b.png`.
+    if found is None or (found[1] == "::" and os.path.lexists(text)):
         return Path(text)
-    if text.startswith(("file://", "local://")):
-        return Path(text.partition("://")[2])
+    if text[: found.start(1)].lower() in ("file", "local"):
+        return Path(text[found.end() :])
     return Url(text)
 
 
@@ -312,4 +331,4 @@ def archive(path: Path | Url) -> Url | None:
     protocol = next((kind for ending, kind in ARCHIVES.items() if name.endswith(ending)), None)
     if protocol is None or (isinstance(path, Path) and not path.is_file()):
         return None
-    return Url(f"{protocol}://::{path}")
+    return Url(f"{protocol}://::{path.text if isinstance(path, Url) else path}")
