@@ -125,7 +125,7 @@ def test_pictures_of_a_lost_worker_are_done_by_others_once(scans, model, cluster
 
 
 @needs_ray
-def test_a_picture_that_takes_its_workers_with_it_is_one_record(scans, model, cluster, tmp_path):
+def test_a_picture_that_takes_its_workers_with_it_is_one_record(scans, model, cluster, tmp_path, capsys):
     class Deadly(Task):
         def restore(self, restorer, journal, job, picture, shown):
             if job.source.name == "4.png":
@@ -137,6 +137,7 @@ def test_a_picture_that_takes_its_workers_with_it_is_one_record(scans, model, cl
     failed = [r for r in told.values() if r.status == "failed"]
     assert len(told) == 10 and [r.input for r in failed] == [str(scans / "below" / "4.png")]
     assert f"{LOSSES} workers were lost" in failed[0].error and len(results(tmp_path / "out")) == 9
+    assert capsys.readouterr().out == ""  # where records go
 
 
 @needs_ray

@@ -100,6 +100,11 @@ def _join(cluster: Cluster) -> None:
         _knock(cluster.address)
         more = {"address": cluster.address}
     logging.getLogger("ray").setLevel(logging.ERROR)
+    with suppress(ImportError):
+        from ray._private import worker
+
+        # Ray tells of lost workers on standard output, where records go, and has no setting for it.
+        worker._worker_logs_enabled = False
     try:
         with _own_signals():
             ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **more)
