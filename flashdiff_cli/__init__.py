@@ -6,13 +6,15 @@ Names are imported when they are first used, so that `flashdiff --help` needs no
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from flashdiff_cli.version import __version__
+
 if TYPE_CHECKING:
     from flashdiff_cli.classifier import DegradationClassifier
     from flashdiff_cli.diagnosis import Analysis, Diagnosis
     from flashdiff_cli.errors import FlashdiffError, UsageError
-    from flashdiff_cli.hub.convert import convert_ldm, convert_nonlinear_blur, convert_severity
     from flashdiff_cli.hub.registry import known_models
-    from flashdiff_cli.hub.resolve import resolve_model
+    from flashdiff_cli.models.convert import convert_ldm, convert_nonlinear_blur, convert_severity
+    from flashdiff_cli.models.resolve import resolve_model
     from flashdiff_cli.operators import OPERATORS, Operator
     from flashdiff_cli.pictures.files import Picture, read_picture, write_picture
     from flashdiff_cli.pipeline import FlashDiffusionPipeline
@@ -27,19 +29,17 @@ if TYPE_CHECKING:
     from flashdiff_cli.severity import SeverityEncoder, SeverityEstimate
     from flashdiff_cli.solvers import SOLVERS, Problem, Solver
 
-__version__ = "0.1.0"
-
 _HOMES = {
     "DegradationClassifier": "classifier",
     "Analysis": "diagnosis",
     "Diagnosis": "diagnosis",
     "FlashdiffError": "errors",
     "UsageError": "errors",
-    "convert_ldm": "hub.convert",
-    "convert_nonlinear_blur": "hub.convert",
-    "convert_severity": "hub.convert",
+    "convert_ldm": "models.convert",
+    "convert_nonlinear_blur": "models.convert",
+    "convert_severity": "models.convert",
     "known_models": "hub.registry",
-    "resolve_model": "hub.resolve",
+    "resolve_model": "models.resolve",
     "OPERATORS": "operators",
     "Operator": "operators",
     "Picture": "pictures.files",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from flashdiff_cli.errors import UsageError
+from flashdiff_cli.schedule import Schedule
 
 StepEnd = Callable[[Any, int, int, dict[str, Any]], dict[str, Any] | None]
 """(pipeline, step, timestep, {"latents": z}) -> {"latents": z}, as `callback_on_step_end` of diffusers."""
@@ -55,6 +56,31 @@ def check_loading(torch_dtype: torch.dtype | str | None, more: dict[str, Any]) -
     return dtype, device
 
 
+def one_each(generators: Sequence[torch.Generator] | torch.Generator | None, batch: int) -> Sequence[torch.Generator]:
+    """Return one generator a sample; a single one, as diffusers has it, serves all in turn, and none given are seeded with 0.
+
+    Raises:
+        UsageError: there are more or fewer than samples.
+    """
+    if isinstance(generators, torch.Generator):
+        return [generators] * batch
+    generators = generators or [torch.Generator().manual_seed(0) for _ in range(batch)]
+    if len(generators) != batch:
+        raise UsageError(f"{batch} measurements need {batch} generators, not {len(generators)}")
+    return generators
+
+
+def call_step_end(pipeline: Any, schedule: Schedule, callback: StepEnd, done: int, level: int, z: torch.Tensor) -> torch.Tensor:
+    """Call a callback of diffusers' kind after a step from a level; return the latents to go on from."""
+    found = callback(pipeline, done - 1, int(schedule.timestep(torch.tensor([level]))[0]), {"latents": z})
+    return z if not found else found.get("latents", z)
+
+
+def progress(callback: Callable[[int, int], None] | None, total: int) -> Callable[[int, torch.Tensor], None] | None:
+    """Return what a solver's loop calls after a step, for a callback of (steps done, steps in all)."""
+    return None if callback is None else lambda done, levels: callback(done, total)
+
+
 class Conventions:
     """Methods of diffusers' pipelines that mean something else here, or nothing."""
 
@@ -84,4 +110,4 @@ class Conventions:
             raise UsageError(f"{type(self.first_stage).__name__} has no {name}; restore in smaller tiles (flashdiff restore --tile 256)") from error
 
 
-__all__ = ["Conventions", "StepEnd", "check_loading"]
+__all__ = ["Conventions", "StepEnd", "call_step_end", "check_loading", "one_each", "progress"]

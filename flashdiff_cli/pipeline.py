@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-from flashdiff_cli import flash
-from flashdiff_cli.arguments import Conventions, StepEnd, check_loading
+from flashdiff_cli.arguments import Conventions, StepEnd, call_step_end, check_loading, one_each, progress
 from flashdiff_cli.bounded import in_one_line
 from flashdiff_cli.calibration import BlurFeatures, calibrated_variance, calibrated_width, mean_gradient
 from flashdiff_cli.classifier import Degradation
@@ -22,11 +21,9 @@ from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.finish import finish
 from flashdiff_cli.first_stage import FirstStage
 from flashdiff_cli.grey import grey_as, may_be_noise
-from flashdiff_cli.hub.base import base_folder
-from flashdiff_cli.hub.resolve import resolve_model
 from flashdiff_cli.images import ImageInput, restore_images
 from flashdiff_cli.kernel import CAUTION, busiest_window, refine_kernel
-from flashdiff_cli.loading import check_supported, component_folder, load_component, read_index
+from flashdiff_cli.models.parts import load_parts
 from flashdiff_cli.operators import OPERATORS, GaussianBlur, MotionBlur, Operator
 from flashdiff_cli.operators.base import per_sample
 from flashdiff_cli.operators.estimate import fit_blur, noise_level, rounding_noise
@@ -34,11 +31,11 @@ from flashdiff_cli.operators.inpainting import missing
 from flashdiff_cli.operators.kept_noise import measured_noise
 from flashdiff_cli.plan import NO_ENCODER, ModelDefaults, SamplingPlan, SamplingRequest, choose_encoder, make_plan
 from flashdiff_cli.priors import make_prior
-from flashdiff_cli.prompt_cache import load_prompt
 from flashdiff_cli.restoration import Restoration, one_by_one
 from flashdiff_cli.schedule import Schedule
 from flashdiff_cli.severity import SeverityEncoder, SeverityEstimate
 from flashdiff_cli.solvers import Problem, sample
+from flashdiff_cli.start import make_start
 from flashdiff_cli.timer import Timer
 from flashdiff_cli.trial import try_model
 
@@ -128,21 +125,9 @@ class FlashDiffusionPipeline(Conventions, DiffusionPipeline):
             FlashdiffError: it cannot be fetched or is not supported, or a component is missing or damaged.
         """
         torch_dtype, device = check_loading(torch_dtype, more)
-        folder = resolve_model(str(model), revision, local_files_only, cache_dir, variant=variant)
-        if not (folder / "model_index.json").exists():
-            raise FlashdiffError(f"{folder}: no model_index.json in it; give a model folder in the diffusers layout")
-        index = read_index(folder)
-        base = base_folder(folder, index, local_files_only, cache_dir, variant)
-        root = folder if base is None else base
-        root_index = index if base is None else read_index(base)
-        check_supported(root, root_index.get("_class_name"))
-        parts: dict[str, Any] = {"prompt": load_prompt(folder, root, root_index, prompt, torch_dtype)}
-        for role in ("first_stage", "unet", "scheduler", *cls._optional_components):
-            here = next((place for place in (folder, root) if component_folder(place, role) is not None), None)
-            if role not in parts and (here is not None or role not in cls._optional_components):
-                parts[role] = load_component(here or root, role, torch_dtype, variant)
+        folder, parts = load_parts(model, cls._optional_components, revision, local_files_only, cache_dir, torch_dtype, variant, prompt)
         with in_one_line(folder, "download or convert the model again"):
-            pipeline = cls(**parts, defaults=ModelDefaults.read(index["defaults"], f"{folder / 'model_index.json'}: defaults"))
+            pipeline = cls(**parts)
         try_model(pipeline, folder)
         return pipeline if device is None else pipeline.to(device)
 
@@ -331,7 +316,7 @@ class FlashDiffusionPipeline(Conventions, DiffusionPipeline):
             given |= {"callback": callback, "callback_on_step_end": callback_on_step_end, **choices}
             return restore_images(self, self.size_multiple, image, operator, output_type, **given)
         assert measurement is not None
-        generators = _one_each(generators or choices.pop("generator", None), len(measurement))
+        generators = one_each(generators or choices.pop("generator", None), len(measurement))
         request = SamplingRequest.of(request, **choices)
         image = self._checked(measurement if operator is None else operator.seen(measurement))
         measurement = measurement.to(image)
@@ -352,10 +337,10 @@ class FlashDiffusionPipeline(Conventions, DiffusionPipeline):
         with timer.phase("severity"):
             analysis = self._look(plan, image, diagnosis, missing(operator))
         with timer.phase("start"):
-            begin = self._begin(plan, analysis, image, generators, noise)
+            begin = make_start(plan, self.stage, self.denoiser, image, analysis, generators, noise)
         with timer.phase("solve"):
-            step_end = None if callback_on_step_end is None else partial(_step_end, self, plan.schedule, callback_on_step_end)
-            latent = sample(plan.solver, problem, begin, generators, _progress(callback, begin), step_end)
+            step_end = None if callback_on_step_end is None else partial(call_step_end, self, plan.schedule, callback_on_step_end)
+            latent = sample(plan.solver, problem, begin, generators, progress(callback, int(begin.level.max())), step_end)
         with timer.phase("decode"):
             images = self.stage.decode(latent).float().clamp(-1, 1)
         kept = torch.ones(len(images))
@@ -387,56 +372,6 @@ class FlashDiffusionPipeline(Conventions, DiffusionPipeline):
         if known is not None and known.encoder == plan.encoder and known.decoded.shape == image.shape:
             return known
         return self.analyse(image, None, plan.encoder, where=where)
-
-    def _begin(
-        self,
-        plan: SamplingPlan,
-        analysis: Analysis | None,
-        image: torch.Tensor,
-        generators: Sequence[torch.Generator],
-        noise: torch.Tensor | None,
-    ) -> flash.Start:
-        """Return where the reverse process starts; without an analysis, from noise or from the encoded measurement."""
-        schedule, stage = plan.schedule, self.stage
-        if plan.start == "noise":
-            shape = torch.Size([len(image), stage.channels, image.shape[2] // stage.size_multiple, image.shape[3] // stage.size_multiple])
-            return flash.from_noise(shape, schedule, generators, image, noise)
-        if analysis is not None and plan.start == "stochastic" and plan.start_step is None:
-            correction, multiplier = plan.noise_correction, plan.variance_multiplier
-            return flash.matched(analysis.estimate, schedule, generators, correction, multiplier, noise, plan.noise_rule)
-        latent = stage.encode(image.clamp(-1, 1)) if analysis is None else analysis.latent
-        if plan.start_step is not None:
-            level = plan.start_step.expand(len(latent))
-        elif analysis is not None:
-            level = plan.matched_step(analysis.variance)
-        else:
-            raise FlashdiffError(NO_ENCODER)
-        if plan.start == "come-closer":
-            return flash.come_closer(latent, level, schedule, generators, noise)
-        if plan.start == "inversion":
-            return flash.inverted(latent, level, schedule, lambda z, timesteps: self.denoiser(z, timesteps).sample)
-        return flash.fixed(latent, level, schedule, generators, plan.noise_correction, noise)
-
-
-def _one_each(generators: Sequence[torch.Generator] | torch.Generator | None, batch: int) -> Sequence[torch.Generator]:
-    """Return one generator a sample; a single one, as diffusers has it, serves all in turn."""
-    if isinstance(generators, torch.Generator):
-        return [generators] * batch
-    generators = generators or [torch.Generator().manual_seed(0) for _ in range(batch)]
-    if len(generators) != batch:
-        raise UsageError(f"{batch} measurements need {batch} generators, not {len(generators)}")
-    return generators
-
-
-def _step_end(pipeline: FlashDiffusionPipeline, schedule: Schedule, callback: StepEnd, done: int, level: int, z: torch.Tensor) -> torch.Tensor:
-    """Call a callback of diffusers' kind after a step from a level; return the latents to go on from."""
-    found = callback(pipeline, done - 1, int(schedule.timestep(torch.tensor([level]))[0]), {"latents": z})
-    return z if not found else found.get("latents", z)
-
-
-def _progress(callback: Callable[[int, int], None] | None, begin: flash.Start) -> Callable[[int, torch.Tensor], None] | None:
-    total = int(begin.level.max())
-    return None if callback is None else lambda done, levels: callback(done, total)
 
 
 __all__ = ["OPERATORS", "Analysis", "FlashDiffusionPipeline", "Restoration"]

@@ -13,6 +13,8 @@ import torch
 from diffusers import DDIMScheduler
 
 from flashdiff_cli.operators.base import Operator
+from flashdiff_cli.priors import Epsilon
+from flashdiff_cli.priors.base import as_network
 from flashdiff_cli.schedule import Schedule
 from flashdiff_cli.solvers import Problem
 
@@ -132,7 +134,7 @@ class GaussianWorld:
     def problem(self, schedule: Schedule, chains: int) -> Problem:
         """The same measurement `chains` times."""
         measurement = self.measurement.expand(chains, -1, -1, -1)
-        return Problem(measurement, self.operator, self.stage, self.unet, schedule, torch.full((chains,), self.noise_std))
+        return Problem(measurement, self.operator, self.stage, Epsilon(as_network(self.unet), TABLE), schedule, torch.full((chains,), self.noise_std))
 
     def error(self, latents: torch.Tensor) -> float:
         """||sample mean - posterior mean|| / ||posterior mean||."""

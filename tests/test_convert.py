@@ -9,8 +9,8 @@ from diffusers import DiffusionPipeline
 
 from flashdiff_cli.commands.app import main
 from flashdiff_cli.errors import FlashdiffError, UsageError
-from flashdiff_cli.hub.convert import convert_ldm, convert_severity
-from flashdiff_cli.loading import load_component
+from flashdiff_cli.models.convert import convert_ldm, convert_severity
+from flashdiff_cli.models.loading import load_component
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
 from flashdiff_cli.severity import SeverityEncoder
 

@@ -22,7 +22,7 @@ from tiny import save_tiny_model
 from flashdiff_cli.bench.protocol import load
 from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.hub.checksums import write_sums
-from flashdiff_cli.hub.convert import convert_ldm, convert_severity
+from flashdiff_cli.models.convert import convert_ldm, convert_severity
 from flashdiff_cli.operators import GaussianBlur
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
 from flashdiff_cli.runs.entries import NAME

@@ -14,8 +14,8 @@ from diffusers import DDIMScheduler
 
 from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.hub.checksums import check_folder
-from flashdiff_cli.hub.pull import add_encoders, pull_original
 from flashdiff_cli.hub.registry import EncoderSource, KnownModel
+from flashdiff_cli.models.originals import add_encoders, pull_original
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
 
 COMMON = {"domain": "toys", "resolution": 16, "megabytes": 1, "terms": "none"}
@@ -152,7 +152,8 @@ OLD_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_
 
 FETCH = """
 import json, sys
-from flashdiff_cli.hub import registry, resolve
+from flashdiff_cli.hub import registry
+from flashdiff_cli.models import resolve
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
 resolve.known_models = lambda: registry.parse(json.loads(sys.argv[1]), "test")
 pipe = FlashDiffusionPipeline.from_pretrained("celeb")

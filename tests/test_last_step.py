@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from flashdiff_cli import last_step
 from flashdiff_cli.errors import UsageError
 from flashdiff_cli.last_step import LastStep, levels
-from flashdiff_cli.loading import load_component
+from flashdiff_cli.models.loading import load_component
 from flashdiff_cli.operators import Enlargement, GaussianBlur, Identity, Jpeg, MotionBlur
 from flashdiff_cli.operators.inpainting import Inpainting
 from flashdiff_cli.operators.motion_blur import path_kernels

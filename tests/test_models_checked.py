@@ -14,7 +14,7 @@ from flashdiff_cli.hub.checksums import SUMS, check_folder, write_sums
 from flashdiff_cli.hub.configs import check_config
 from flashdiff_cli.hub.names import hub_id
 from flashdiff_cli.hub.weights import read_header
-from flashdiff_cli.loading import load_component
+from flashdiff_cli.models.loading import load_component
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
 
 UNET, CONFIG = "unet/diffusion_pytorch_model.safetensors", "unet/config.json"

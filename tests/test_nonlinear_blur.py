@@ -8,9 +8,10 @@ from tiny import save_tiny_model
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.hub import network as hub_network
 from flashdiff_cli.hub.network import allow_network
+from flashdiff_cli.models.kernel_wizard import convert_state_dict
 from flashdiff_cli.operators import NonlinearBlur
 from flashdiff_cli.operators.blur_network import BlurNetwork
-from flashdiff_cli.operators.nonlinear_blur import convert_state_dict, load_network
+from flashdiff_cli.operators.nonlinear_blur import load_network
 from flashdiff_cli.pictures.files import read_picture
 from flashdiff_cli.runs.restorer import Restorer
 from flashdiff_cli.runs.settings import Settings

@@ -7,9 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from flashdiff_cli.hub.convert import convert_nonlinear_blur
+from flashdiff_cli.models.convert import convert_nonlinear_blur
+from flashdiff_cli.models.kernel_wizard import convert_state_dict
 from flashdiff_cli.operators import OPERATORS, BoxInpainting, GaussianBlur, GaussianInpainting, NonlinearBlur
-from flashdiff_cli.operators.nonlinear_blur import convert_state_dict, load_network
+from flashdiff_cli.operators.nonlinear_blur import load_network
 
 TOLERANCE = 1e-4
 

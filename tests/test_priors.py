@@ -13,7 +13,7 @@ from tiny_pipelines import SD, WORDS
 from flashdiff_cli import flash
 from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.first_stage import FirstStage, LatentScaling
-from flashdiff_cli.loading import check_supported, load_component
+from flashdiff_cli.models.loading import check_supported, load_component
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
 from flashdiff_cli.priors import Epsilon, RectifiedFlow, Sample, VPrediction, make_prior
 from flashdiff_cli.priors.base import LEAST_SIGNAL
@@ -24,14 +24,15 @@ from flashdiff_cli.schedule import Schedule
 from flashdiff_cli.severity import SeverityEncoder, SeverityEstimate
 from flashdiff_cli.solvers import SOLVERS, Problem, sample
 
-VARIANTS = [
-    ("unguided", {}),
-    ("ldps", {}),
-    ("ldps", {"guidance": "bayes"}),
-    ("gml-dps", {"ae_weight": 0.2}),
-    ("psld", {"ae_weight": 0.2, "guidance": "bayes"}),
-    ("resample", {"inner_steps": 8, "every": 2}),
-]
+SETTINGS = {
+    "ldps": [{}, {"guidance": "bayes"}],
+    "gml-dps": [{"ae_weight": 0.2}],
+    "psld": [{"ae_weight": 0.2, "guidance": "bayes"}],
+    "resample": [{"inner_steps": 8, "every": 2}],
+    "proximal": [{}, {"error_weight": 0.3, "model_std": 0.02}],
+}
+"""Of the solvers for which the usual settings would not show all that they do, or take long."""
+VARIANTS = [(name, settings) for name in SOLVERS for settings in SETTINGS.get(name, [{}])]
 
 
 class Closed:
@@ -105,6 +106,7 @@ def test_clean_latent_and_noise_belong_together(timestep):
 @pytest.mark.parametrize("start", ["matched", "noise"])
 @pytest.mark.parametrize(("name", "settings"), VARIANTS)
 def test_one_prior_in_four_ways_restores_alike(name, settings, start):
+    """Every solver that there is."""
     world = GaussianWorld(half_mask())
     results = {}
     for kind, prior in the_same_prior().items():
@@ -264,7 +266,7 @@ def test_the_text_encoder_is_loaded_once(saved, tmp_path, monkeypatch):
     first = FlashDiffusionPipeline.from_pretrained(folder)
     other = FlashDiffusionPipeline.from_pretrained(folder, prompt="cab")
     assert not torch.equal(first.prompt.prompt_embeds, other.prompt.prompt_embeds) and other.prompt.config.text == "cab"
-    monkeypatch.setattr("flashdiff_cli.prompt_cache.embed", lambda *_: pytest.fail("embedded again"))
+    monkeypatch.setattr("flashdiff_cli.models.prompt_cache.embed", lambda *_: pytest.fail("embedded again"))
     again = FlashDiffusionPipeline.from_pretrained(folder)
     assert torch.equal(again.prompt.prompt_embeds, first.prompt.prompt_embeds)
     with pytest.raises(FlashdiffError, match="unconditional"):

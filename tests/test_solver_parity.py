@@ -17,7 +17,7 @@ from conftest import PARITY_VARIABLE
 from safetensors.torch import load_file
 
 from flashdiff_cli import flash
-from flashdiff_cli.hub.convert import convert_ldm, convert_severity
+from flashdiff_cli.models.convert import convert_ldm, convert_severity
 from flashdiff_cli.operators import GaussianBlur
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
 from flashdiff_cli.schedule import start_index
@@ -65,7 +65,7 @@ def blur(case, rule: str = "reference") -> GaussianBlur:
 def problem(case, operator=None, steps=None, eta=1.0) -> Problem:
     schedule = case.pipe.schedule(steps, eta)
     y = case.expected["step.measurement"]
-    return Problem(y, operator or blur(case), case.pipe.stage, case.pipe.unet, schedule, case.noise_std)
+    return Problem(y, operator or blur(case), case.pipe.stage, case.pipe.denoiser, schedule, case.noise_std)
 
 
 def solver(case, name: str):

@@ -13,6 +13,7 @@ from flashdiff_cli import flash, plugins
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.flash import Start
 from flashdiff_cli.operators import OPERATORS, GaussianBlur
+from flashdiff_cli.priors import Epsilon
 from flashdiff_cli.schedule import Schedule
 from flashdiff_cli.severity import SeverityEstimate
 from flashdiff_cli.solvers import (
@@ -67,14 +68,14 @@ def network(request):
 def network_problem(pipe, batch: int, steps: int, eta: float = 1.0) -> Problem:
     y = normal(batch, 3, 32, 32, seed=7).clamp(-1, 1)
     blur = GaussianBlur(torch.linspace(0.6, 2.0, batch))
-    return Problem(y, blur, pipe.stage, pipe.unet, pipe.schedule(steps, eta), torch.linspace(0.02, 0.08, batch))
+    return Problem(y, blur, pipe.stage, pipe.denoiser, pipe.schedule(steps, eta), torch.linspace(0.02, 0.08, batch))
 
 
 def only(problem: Problem, i: int) -> Problem:
     """The problem of one sample, made anew."""
     mask = torch.arange(len(problem.measurement)) == i
     part = problem.select(mask)
-    return Problem(part.measurement, part.operator, part.first_stage, part.unet, part.schedule, part.noise_std)
+    return Problem(part.measurement, part.operator, part.first_stage, part.prior, part.schedule, part.noise_std)
 
 
 def test_the_papers_solvers_are_registered():
@@ -189,7 +190,7 @@ def test_bayes_guidance_is_exact_for_a_white_prior():
 def test_a_network_that_falls_where_it_should_rise_does_not_blow_up_a_guided_step(slope):
     # z0 = (1 - sqrt(1 - abar) slope) / sqrt(abar) z falls: its quotient along the residual is negative, which no variance is.
     world, problem, at, z, noise, _, _ = toy(variances=torch.ones(64, dtype=torch.float64))
-    problem.unet = lambda latent, timesteps: SimpleNamespace(sample=slope * latent)
+    problem.prior = Epsilon(lambda latent, timesteps: slope * latent, TABLE)
     a = problem.schedule.levels[at].item()
     rise = (1 - (1 - a) ** 0.5 * slope) / a**0.5
     assert rise < 0

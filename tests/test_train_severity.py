@@ -14,7 +14,7 @@ from tiny import save_tiny_model
 from tiny_pipelines import save_pipeline
 
 from flashdiff_cli.errors import FlashdiffError, UsageError
-from flashdiff_cli.hub.base import base_folder
+from flashdiff_cli.models.base import base_folder
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
 from flashdiff_cli.training import Recipe, train
 from flashdiff_cli.training.degradation import Degradations

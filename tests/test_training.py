@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from flashdiff_cli.errors import FlashdiffError, UsageError
-from flashdiff_cli.loading import load_component
+from flashdiff_cli.models.loading import load_component
 from flashdiff_cli.training import Recipe, train
 from flashdiff_cli.training.data import Crops, Entry, Source, entries
 from flashdiff_cli.training.degradation import Degradations

@@ -24,7 +24,7 @@ from flashdiff_cli.bench.records import BenchRecord
 from flashdiff_cli.bench.runner import Bench
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.hub.checksums import SUMS, renewed_sums
-from flashdiff_cli.loading import read_config
+from flashdiff_cli.models.loading import read_config
 from flashdiff_cli.pages import write_text
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
 from flashdiff_cli.plan import SamplingRequest

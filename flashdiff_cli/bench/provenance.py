@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from flashdiff_cli import __version__
 from flashdiff_cli.bench.arms import plan
 from flashdiff_cli.bench.runner import Bench
+from flashdiff_cli.version import __version__
 
 PACKAGES = ("torch", "diffusers", "torchmetrics", "scikit-image", "numpy")
 

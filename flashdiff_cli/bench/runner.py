@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from flashdiff_cli import __version__
 from flashdiff_cli.bench.arms import Batch, Identities, NotApplicable, Outcome, Plan, encoder_of, plan, run, told
 from flashdiff_cli.bench.dataset import Case, Item, batches, degrade
 from flashdiff_cli.bench.metrics import FOLDER, Measures
@@ -21,6 +20,7 @@ from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.pictures.files import Picture, write_picture
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
 from flashdiff_cli.plan import SamplingRequest
+from flashdiff_cli.version import __version__
 
 Watch = Callable[[str, float, float | None], None]
 """Called with (what is done now, share of the work done, seconds left or None)."""

@@ -35,6 +35,15 @@ def _refuse_with_protocol(given: dict[str, Any]) -> None:
         raise UsageError(f"{flag(names[0])} does not go with --protocol, which says it itself")
 
 
+def _find(images: list[str], recursive: bool, ids: Any, limit: int | None) -> list[Any]:
+    """Return the pictures of a bench: all that are found, or those of the ids, and no more than a limit."""
+    from flashdiff_cli.bench.dataset import choose_ids
+    from flashdiff_cli.runs.inputs import find
+
+    jobs = find(images, recursive, None, sys.stdin)
+    return (choose_ids(jobs, ids) if ids else jobs)[:limit]
+
+
 def _measure(runner: Bench, command: list[str], kept: OutputFolder, notes: Sequence[str], figures: bool, as_json: bool, quiet: bool) -> int:
     """Run a bench and write what comes of it.
 
@@ -155,7 +164,7 @@ def bench(
         run_speed(model or "photos", device, dtype, offline, size, limit, json)
         return
     from flashdiff_cli.bench import protocol as protocols
-    from flashdiff_cli.bench.dataset import choose_ids, scan
+    from flashdiff_cli.bench.dataset import scan
     from flashdiff_cli.bench.from_flags import make, parse
 
     of_operator, of_solver = split(values)
@@ -172,11 +181,7 @@ def bench(
     if output is None and not dry_run:
         raise UsageError("give --output: the folder of records, tables and images")
 
-    from flashdiff_cli.runs.inputs import find
-
-    jobs = find(images, recursive, None, sys.stdin)
-    ids = ids or plan.dataset.get("ids")
-    jobs = (choose_ids(jobs, ids) if ids else jobs)[:limit]
+    jobs = _find(images, recursive, ids or plan.dataset.get("ids"), limit)
     if dry_run or output is None:
         show.say_plan(selected, len(jobs))
         return

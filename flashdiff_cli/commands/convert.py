@@ -47,7 +47,7 @@ def convert(
     ):
         if given and kind is not meant:
             raise UsageError(f"{option} belongs to convert {meant.value}")
-    from flashdiff_cli.hub.convert import convert_ldm, convert_nonlinear_blur, convert_severity
+    from flashdiff_cli.models.convert import convert_ldm, convert_nonlinear_blur, convert_severity
 
     if kind is Kind.ldm:
         done = convert_ldm(source, target, config, raw_weights)

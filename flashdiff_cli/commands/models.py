@@ -50,7 +50,7 @@ def list_(json: Json = False) -> None:
     from rich.table import Table
 
     from flashdiff_cli.hub.registry import known_models
-    from flashdiff_cli.hub.resolve import find_model
+    from flashdiff_cli.models.resolve import find_model
 
     rows = [(model, find_model(name)) for name, model in known_models().items()]
     if json:
@@ -92,7 +92,7 @@ def info(model: Name, json: Json = False) -> None:
     flashdiff models info photos
     """
     from flashdiff_cli.hub.registry import known_models
-    from flashdiff_cli.hub.resolve import find_model
+    from flashdiff_cli.models.resolve import find_model
 
     folder, known = find_model(model), known_models().get(model)
     found: dict[str, Any] = known.describe() if known else {"name": model}
@@ -128,9 +128,9 @@ def pull(
 
     flashdiff models pull celebahq-256
     """
-    from flashdiff_cli.hub.base import base_folder
     from flashdiff_cli.hub.configs import read_config
-    from flashdiff_cli.hub.resolve import resolve_model
+    from flashdiff_cli.models.base import base_folder
+    from flashdiff_cli.models.resolve import resolve_model
 
     with _downloads(quiet) as report:
         for name in names:
@@ -153,7 +153,7 @@ def path(model: Name) -> None:
 
 def _here(model: str) -> Path:
     from flashdiff_cli.errors import FlashdiffError
-    from flashdiff_cli.hub.resolve import find_model
+    from flashdiff_cli.models.resolve import find_model
 
     folder = find_model(model)
     if folder is None:
@@ -177,7 +177,7 @@ def verify(
     from flashdiff_cli.commands.show import say_error
     from flashdiff_cli.hub.checksums import check_folder
     from flashdiff_cli.hub.registry import known_models
-    from flashdiff_cli.hub.resolve import find_model
+    from flashdiff_cli.models.resolve import find_model
 
     bad = False
     for name in names or [n for n in known_models() if find_model(n)]:
@@ -230,7 +230,7 @@ def push(
 
     flashdiff models push my-model/ owner/name
     """
-    from flashdiff_cli.hub.push import push_folder
+    from flashdiff_cli.models.push import push_folder
 
     with _downloads(quiet):
         print(push_folder(folder, repo, private))

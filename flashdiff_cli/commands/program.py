@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 
-from flashdiff_cli import __version__
 from flashdiff_cli.commands import process, signals
 from flashdiff_cli.commands.bench import bench
 from flashdiff_cli.commands.calibrate import calibrate
@@ -28,6 +27,7 @@ from flashdiff_cli.commands.show import lenient, say_error
 from flashdiff_cli.commands.train import train
 from flashdiff_cli.commands.watch import watch
 from flashdiff_cli.errors import FlashdiffError, UsageError
+from flashdiff_cli.version import __version__
 
 app = typer.Typer(
     name="flashdiff",

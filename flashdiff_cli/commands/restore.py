@@ -140,7 +140,7 @@ def restore(
     from flashdiff_cli.runs.inputs import Job, with_targets
     from flashdiff_cli.runs.journal import Journal, fingerprint
     from flashdiff_cli.runs.piped import read_standard_input
-    from flashdiff_cli.runs.resume import DO, REFUSE, Claims, decide, known_records, model_identity, sweep_outputs, without_outputs
+    from flashdiff_cli.runs.resume import DO, Claims, decide, known_records, model_identity, sweep_outputs, without_outputs
     from flashdiff_cli.runs.shards import Shard
     from flashdiff_cli.runs.tables import Tables
     from flashdiff_cli.runs.task import Task
@@ -186,10 +186,7 @@ def restore(
     timed = expected.key_of(str(model), device, dtype, settings.start_step == 0, threads)
     expectation = None if cluster else expected.expect(todo, timed, settings.start_step == 0, samples, scale or 1)
     if dry_run:
-        say_plan(decisions, json)
-        if expectation is not None:
-            say_error(str(expectation))
-        raise typer.Exit(int(any(d.action == REFUSE for d in decisions)))
+        raise typer.Exit(say_plan(decisions, expectation, json))
     sweep_outputs(decisions)
     early = known_records(decisions, journal)
     for note in journal.notes():

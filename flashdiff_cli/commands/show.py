@@ -173,8 +173,14 @@ def say_left(jobs: Sequence[Job]) -> None:
     say_error(f"interrupted; left: {names}{rest}; the same command goes on from there")
 
 
-def say_plan(decisions: Sequence[Decision], as_json: bool) -> None:
-    """A run's decisions on stdout: JSON lines, or a line for each picture."""
+def say_plan(decisions: Sequence[Decision], expectation: object | None, as_json: bool) -> int:
+    """Say a run's decisions on stdout, as JSON lines or a line for each picture, and how long it is expected to take on stderr.
+
+    Returns:
+        the exit code: 1 if a picture would be refused.
+    """
+    from flashdiff_cli.runs.resume import REFUSE
+
     for decision in decisions:
         job = decision.job
         if as_json:
@@ -183,6 +189,9 @@ def say_plan(decisions: Sequence[Decision], as_json: bool) -> None:
         else:
             why = f" ({decision.reason})" if decision.reason else ""
             print(one_line(f"{decision.action:8} {job.source} > {job.target}{why}"))
+    if expectation is not None:
+        say_error(str(expectation))
+    return int(any(decision.action == REFUSE for decision in decisions))
 
 
 def stream(records: Iterable[Record], as_json: bool, ended: Callable[[Record], None]) -> tuple[list[Record], bool]:

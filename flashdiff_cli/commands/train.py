@@ -89,8 +89,8 @@ def train(
     from flashdiff_cli.errors import UsageError
 
     require("train", "training needs")
-    from flashdiff_cli.training import train as run
     from flashdiff_cli.training.recipe import Recipe, find_recipe
+    from flashdiff_cli.training.stages import train as run
 
     target = out or Path(f"{stage.value}-model")
     if stage is Stage.model:

@@ -8,12 +8,14 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from flashdiff_cli import __version__
 from flashdiff_cli.errors import FlashdiffError
+from flashdiff_cli.version import __version__
 
 CHUNK = 1 << 20
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as lost."""
+Report = Callable[[str, int, int | None], None]
+"""Called with (file, bytes so far, bytes in all or None)."""
 
 
 def sha256_of(path: Path) -> str:

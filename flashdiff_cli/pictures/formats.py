@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image, features
 
 from flashdiff_cli.errors import UsageError
-from flashdiff_cli.storage.url import Url
+
+if TYPE_CHECKING:
+    from flashdiff_cli.storage.url import Url
 
 READ = {
     ".png": "PNG",

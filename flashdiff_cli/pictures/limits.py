@@ -12,7 +12,7 @@ import os
 import warnings
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from PIL import Image, ImageFile
 
@@ -21,7 +21,9 @@ from flashdiff_cli.errors import UsageError
 from flashdiff_cli.pictures import structure, time_limit
 from flashdiff_cli.pictures.formats import OPENED
 from flashdiff_cli.pictures.structure import Refused
-from flashdiff_cli.storage.url import Url
+
+if TYPE_CHECKING:
+    from flashdiff_cli.storage.url import Url
 
 VARIABLE = "FLASHDIFF_MAX_MEGAPIXELS"
 MEGAPIXELS = 178
@@ -67,7 +69,7 @@ def read_file(path: str | Path | Url) -> bytes:
         FlashdiffError: it is a pipe, a device or a socket, or larger than any picture within the limit of pixels.
     """
     limit, remedy = most_bytes(), f"for larger pictures set {VARIABLE}"
-    return path.read(limit, remedy) if isinstance(path, Url) else read_bounded(path, limit, remedy)
+    return read_bounded(path, limit, remedy) if isinstance(path, (str, Path)) else path.read(limit, remedy)
 
 
 @lru_cache(maxsize=1)

@@ -233,10 +233,14 @@ def with_targets(
     sources = {place(job.source) for job in jobs}
     taken: set[str] = set()
     planned = []
+
+    def is_taken(job: Job, target: Path | Url | str, at: str) -> bool:
+        return at in taken or (at not in sources and not single and of_another(job.to(target)))
+
     for job in jobs:
         target = output if output is not None and single else _target(job, output, suffix, ending)
         number, free, at = 2, target, place(target)
-        while at in taken or (at not in sources and not single and of_another(job.to(free))):
+        while is_taken(job, free, at):
             whole = Path(target) if isinstance(target, str) else target
             free, number = whole.with_name(f"{whole.stem}-{number}{whole.suffix}"), number + 1
             at = place(free)

@@ -9,13 +9,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from flashdiff_cli import __version__
 from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.pages import Shown, render, show_picture
 from flashdiff_cli.pictures.files import read_picture
 from flashdiff_cli.runs.content import absolute_name
 from flashdiff_cli.runs.record import Record
 from flashdiff_cli.storage.url import Url, location
+from flashdiff_cli.version import __version__
 
 SHOWN = 48
 """Pictures that are shown with a slider: of more, those spread evenly over severity."""

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from flashdiff_cli import __version__
 from flashdiff_cli.diagnosis import Analysis, Diagnosis
 from flashdiff_cli.errors import FlashdiffError, UsageError, choose_from
 from flashdiff_cli.hub.network import allow_network
@@ -32,6 +31,7 @@ from flashdiff_cli.runs.record import Record
 from flashdiff_cli.runs.settings import Settings
 from flashdiff_cli.runs.tiled import assumed_noise_std, combine, describe_tile, diagnose, figures, size_multiple_of, tiles_of
 from flashdiff_cli.seeds import seed_of
+from flashdiff_cli.version import __version__
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

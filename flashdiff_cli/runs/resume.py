@@ -10,10 +10,10 @@ from pathlib import Path
 
 from flashdiff_cli.bounded import JSON_BYTES, read_bounded
 from flashdiff_cli.errors import FlashdiffError
-from flashdiff_cli.hub.base import base_folder
 from flashdiff_cli.hub.checksums import SUMS
 from flashdiff_cli.hub.configs import read_config
-from flashdiff_cli.hub.resolve import resolve_model
+from flashdiff_cli.models.base import base_folder
+from flashdiff_cli.models.resolve import resolve_model
 from flashdiff_cli.pictures.atomic import make_folder, sweep
 from flashdiff_cli.runs.content import other_names
 from flashdiff_cli.runs.entries import NAME

@@ -15,13 +15,13 @@ from fastapi.responses import JSONResponse, Response
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
-from flashdiff_cli import __version__
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.pictures.formats import FORMATS
 from flashdiff_cli.serve.choices import FLAGS, NUMBERS, UPLOADS, Choices, offered, safe_name
 from flashdiff_cli.serve.guard import TooLarge, error_answer
 from flashdiff_cli.serve.service import Broken, Busy, Ending, Job, Service, TimeUp
 from flashdiff_cli.serve.worker import Answer, Task
+from flashdiff_cli.version import __version__
 
 STATUS: dict[type[FlashdiffError], int] = {TooLarge: 413, Busy: 503, TimeUp: 504, Broken: 500, UsageError: 400, FlashdiffError: 422}
 """HTTP status of each kind of error, the first that fits."""

@@ -120,12 +120,7 @@ class Choices:
         words = ["flashdiff", "restore", f"./{name}" if name.startswith("-") else name]
         words += [] if self.operator is None else ["--operator", self.operator]
         for option, value in self.options.items():
-            flag = "--" + option.replace("_", "-")
-            words += (
-                [flag if value else "--no-" + flag[2:]]
-                if isinstance(value, bool)
-                else [flag, f"{value:.10g}" if isinstance(value, float) else str(value)]
-            )
+            words += _flag(option, value)
         for upload in uploads:
             words += [f"--{upload}", f"{upload}.png"]
         if self.invert_mask is not None and "mask" in uploads:
@@ -141,6 +136,14 @@ class Choices:
         words += ["--tile", str(tile)] if tile is not None else []
         words += ["--dtype", dtype] if dtype is not None else []
         return shlex.join(words)
+
+
+def _flag(option: str, value: Any) -> list[str]:
+    """Return the words that set an option on the command line."""
+    name = option.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    return [f"--{name}", f"{value:.10g}" if isinstance(value, float) else str(value)]
 
 
 def _known_options(operator: Any) -> dict[str, Option]:

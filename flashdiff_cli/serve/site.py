@@ -14,13 +14,13 @@ from fastapi import FastAPI
 from gradio.utils import get_upload_folder
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from flashdiff_cli import __version__
 from flashdiff_cli.serve.api import routes
 from flashdiff_cli.serve.guard import Bounded, Guard
 from flashdiff_cli.serve.limits import Limits
 from flashdiff_cli.serve.page import Page
 from flashdiff_cli.serve.results import SWEPT, Results
 from flashdiff_cli.serve.service import Service
+from flashdiff_cli.version import __version__
 
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
 """Of the system: none is fetched."""

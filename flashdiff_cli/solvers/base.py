@@ -19,7 +19,7 @@ from flashdiff_cli.flash import Start, draw
 from flashdiff_cli.operators.base import Operator
 from flashdiff_cli.operators.registry import OPERATORS
 from flashdiff_cli.plugins import load_plugins
-from flashdiff_cli.priors.base import Prior
+from flashdiff_cli.priors.base import Estimate, Prior
 from flashdiff_cli.registry import Option, Registry
 from flashdiff_cli.schedule import Schedule
 
@@ -35,7 +35,7 @@ class Problem:
         measurement: (B, 3, H', W') in [-1, 1] units.
         operator: A, on intensities; its parameters are per sample.
         first_stage: encoder and decoder.
-        unet: the prior; or a noise predictor, called as unet(z, timesteps).sample.
+        prior: the latent diffusion model.
         schedule: the grid.
         noise_std: (B,) of the measurement, on intensities in [0, 1].
         index: (B,) positions of these samples in the problem that they were selected from.
@@ -45,7 +45,7 @@ class Problem:
     measurement: torch.Tensor
     operator: Operator
     first_stage: FirstStage
-    unet: Prior | Callable[..., Any]
+    prior: Prior
     schedule: Schedule
     noise_std: torch.Tensor
     index: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
@@ -69,19 +69,10 @@ class Problem:
             index=self.index[chosen],
         )
 
-    def predict_noise(self, z: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """Predict eps at timesteps (B,), counted as one network evaluation for each sample."""
+    def predict(self, z: torch.Tensor, level: torch.Tensor) -> Estimate:
+        """Predict (z0, eps) at levels (B,), counted as one network evaluation for each sample."""
         self.network_evaluations[self.index] += 1
-        return self.unet(z, timesteps.to(z.device)).sample
-
-    def predict(self, z: torch.Tensor, level: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Predict (z0, eps) at levels (B,)."""
-        timesteps = self.schedule.timestep(level)
-        if isinstance(self.unet, Prior):
-            self.network_evaluations[self.index] += 1
-            return self.unet.predict(z, timesteps)
-        eps = self.predict_noise(z, timesteps)
-        return self.schedule.estimate_clean(z, eps, level), eps
+        return self.prior.predict(z, self.schedule.timestep(level))
 
     def difference(self, image: torch.Tensor) -> torch.Tensor:
         """Compute y - A(image) in the [-1, 1] range, shaped as the measurement; differentiable."""

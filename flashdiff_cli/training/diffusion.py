@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler, UNet2DModel
 from PIL import Image
 
 from flashdiff_cli.first_stage import FirstStage
-from flashdiff_cli.loading import load_component
+from flashdiff_cli.models.loading import load_component
 from flashdiff_cli.schedule import Schedule
 from flashdiff_cli.training.recipe import Recipe, new_network
 from flashdiff_cli.training.sample_grid import grid, to_picture

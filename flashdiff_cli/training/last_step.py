@@ -12,7 +12,7 @@ from PIL import Image
 from flashdiff_cli.bounded import short
 from flashdiff_cli.errors import UsageError
 from flashdiff_cli.last_step import LastStep
-from flashdiff_cli.loading import load_component
+from flashdiff_cli.models.loading import load_component
 from flashdiff_cli.operators import GaussianBlur, Jpeg
 from flashdiff_cli.training.mixtures import KINDS, Draws, add_noise, apply, compress, degrade, drawing, is_grey, recolour, stored
 from flashdiff_cli.training.recipe import Recipe, new_network

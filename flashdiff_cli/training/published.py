@@ -8,15 +8,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flashdiff_cli.errors import FlashdiffError
-from flashdiff_cli.hub.base import KEY, base_entry, base_folder
 from flashdiff_cli.hub.configs import read_config
 from flashdiff_cli.hub.names import hub_id
 from flashdiff_cli.hub.paths import new_folder
 from flashdiff_cli.hub.registry import known_models
-from flashdiff_cli.hub.resolve import resolve_model
-from flashdiff_cli.loading import component_folder, read_index
-from flashdiff_cli.prompt_cache import load_prompt
+from flashdiff_cli.models.base import KEY, base_entry, base_folder
+from flashdiff_cli.models.loading import component_folder, read_index
+from flashdiff_cli.models.prompt_cache import load_prompt
+from flashdiff_cli.models.resolve import resolve_model
+from flashdiff_cli.pages import write_text
+
+COMPONENTS = {
+    "first_stage": "diffusers",
+    "unet": "diffusers",
+    "scheduler": "diffusers",
+    "severity": "flashdiff_cli.severity",
+    "severity_mixed": "flashdiff_cli.severity",
+    "severity_inpainting": "flashdiff_cli.severity",
+    "classifier": "flashdiff_cli.classifier",
+    "last_step": "flashdiff_cli.last_step",
+    "last_step_mixed": "flashdiff_cli.last_step",
+}
+"""The library of each component, as `model_index.json` names it."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +73,18 @@ class BaseModel:
         return {"model": os.path.relpath(self.folder.resolve(), beside.resolve())}
 
 
+def write_index(model: Path, defaults: dict[str, Any]) -> Path:
+    """Write `model_index.json` for the components that a model folder has, whole or not at all; return its path."""
+    index: dict[str, Any] = {"_class_name": "FlashDiffusionPipeline", "defaults": defaults}
+    for name, library in COMPONENTS.items():
+        if (model / name).is_dir():
+            config = model / name / ("scheduler_config.json" if name == "scheduler" else "config.json")
+            index[name] = [library, read_config(config)["_class_name"]]
+    path = model / "model_index.json"
+    write_text(json.dumps(index, indent=2) + "\n", path)
+    return path
+
+
 def write_model(folder: Path, base: BaseModel, components: dict[str, list[str]], prompt: str | None, figures: dict[str, float]) -> None:
     """Make a folder of trained components a model that builds on another.
 
@@ -79,18 +104,8 @@ def write_model(folder: Path, base: BaseModel, components: dict[str, list[str]],
         with new_folder(folder / "prompt", "is there room on the disk?", replace=True) as part:
             embedded.save_pretrained(part, safe_serialization=True)
         index["prompt"] = ["flashdiff_cli.prompt", "PromptEmbeddings"]
-    _replace(folder / "README.md", _card(folder, base, components, figures))
-    _replace(folder / "model_index.json", json.dumps(index, indent=2) + "\n")
-
-
-def _replace(path: Path, content: str) -> None:
-    """Write a file that is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(content, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise FlashdiffError(f"{path}: cannot write ({error.strerror or error}); is there room on the disk?") from error
+    write_text(_card(folder, base, components, figures), folder / "README.md")
+    write_text(json.dumps(index, indent=2) + "\n", folder / "model_index.json")
 
 
 def _card(folder: Path, base: BaseModel, components: dict[str, list[str]], figures: dict[str, float]) -> str:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from flashdiff_cli.first_stage import FirstStage
 from flashdiff_cli.hub.paths import new_folder
-from flashdiff_cli.loading import load_component
+from flashdiff_cli.models.loading import load_component
 from flashdiff_cli.severity import SeverityEncoder, SeverityEstimate
 from flashdiff_cli.stats import ordering_accuracy, spearman
 from flashdiff_cli.training.degradation import Degradations

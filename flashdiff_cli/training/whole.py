@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,21 +9,9 @@ from typing import Any
 
 from flashdiff_cli.bounded import read_toml
 from flashdiff_cli.errors import FlashdiffError, UsageError
-from flashdiff_cli.pages import write_text
+from flashdiff_cli.training.published import COMPONENTS, write_index
 from flashdiff_cli.training.recipe import Recipe
-
-COMPONENTS = {
-    "first_stage": "diffusers",
-    "unet": "diffusers",
-    "scheduler": "diffusers",
-    "severity": "flashdiff_cli.severity",
-    "severity_mixed": "flashdiff_cli.severity",
-    "severity_inpainting": "flashdiff_cli.severity",
-    "classifier": "flashdiff_cli.classifier",
-    "last_step": "flashdiff_cli.last_step",
-    "last_step_mixed": "flashdiff_cli.last_step",
-}
-"""The library of each component, as `model_index.json` names it."""
+from flashdiff_cli.training.stages import train
 
 
 def read_stages(folder: str | Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -50,20 +37,6 @@ def read_stages(folder: str | Path) -> tuple[list[dict[str, Any]], dict[str, Any
     if not good or not all(isinstance(s.get("share"), (int, float)) and s["share"] > 0 for s in stages):
         raise UsageError(f"{path}: give [[stage]] tables with a recipe (a file name) and a share of the time above 0")
     return stages, values.get("defaults", {})
-
-
-def write_index(model: Path, defaults: dict[str, Any]) -> Path:
-    """Write `model_index.json` for the components that a model folder has, whole or not at all; return its path."""
-    from flashdiff_cli.loading import read_config
-
-    index: dict[str, Any] = {"_class_name": "FlashDiffusionPipeline", "defaults": defaults}
-    for name, library in COMPONENTS.items():
-        if (model / name).is_dir():
-            config = model / name / ("scheduler_config.json" if name == "scheduler" else "config.json")
-            index[name] = [library, read_config(config)["_class_name"]]
-    path = model / "model_index.json"
-    write_text(json.dumps(index, indent=2) + "\n", path)
-    return path
 
 
 def train_whole(
@@ -92,8 +65,6 @@ def train_whole(
         UsageError: recipes that make no sense.
         FlashdiffError: data or a checkpoint cannot be read, or the folder holds what no training has made.
     """
-    from flashdiff_cli.training import train
-
     stages, defaults = read_stages(recipes)
     whole = sum(stage["share"] for stage in stages)
     out = Path(out)

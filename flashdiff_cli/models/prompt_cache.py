@@ -12,9 +12,9 @@ import torch
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.hub.configs import read_config
 from flashdiff_cli.hub.paths import converted_folder, new_folder
-from flashdiff_cli.loading import component_folder, load_component
+from flashdiff_cli.models.loading import component_folder, load_component
+from flashdiff_cli.models.text_encoders import PIPELINES, embed, encoder_folders
 from flashdiff_cli.prompt import PromptEmbeddings
-from flashdiff_cli.text_encoders import PIPELINES, embed, encoder_folders
 
 
 def load_prompt(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from flashdiff_cli.errors import FlashdiffError, UsageError
-from flashdiff_cli.hub.base import base_entry, is_published
 from flashdiff_cli.hub.configs import read_config
 from flashdiff_cli.hub.files import PATTERNS
 from flashdiff_cli.hub.names import hub_id
 from flashdiff_cli.hub.paths import within
-from flashdiff_cli.loading import load_component
+from flashdiff_cli.models.base import base_entry, is_published
+from flashdiff_cli.models.loading import load_component
 
 
 def push_folder(folder: str | Path, repo: str, private: bool = False) -> str:

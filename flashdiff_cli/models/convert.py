@@ -26,6 +26,10 @@ from flashdiff_cli.hub.paths import new_folder, within
 from flashdiff_cli.hub.remap import Source, autoencoder_name, fill, unet_name
 from flashdiff_cli.hub.unpickle import load_checkpoint, state_dict
 from flashdiff_cli.hub.weights import check_table, check_values
+from flashdiff_cli.models.kernel_wizard import convert_state_dict
+from flashdiff_cli.models.loading import component_folder
+from flashdiff_cli.operators.blur_network import BlurNetwork
+from flashdiff_cli.severity import SeverityEncoder
 
 SCHEDULE = r"(betas|alphas_cumprod(_prev)?|(sqrt|log)_.*|posterior_.*|lvlb_weights|logvar|scale_factor)"
 """Buffers that follow from the schedule, and the scale factor, which goes into the configuration."""
@@ -178,8 +182,6 @@ def convert_severity(source: str | Path, target: str | Path, scaling_factor: flo
 
 
 def _convert_severity(checkpoint: dict[str, Any], source: Path, target: Path, scaling_factor: float | None) -> Conversion:
-    from flashdiff_cli.severity import SeverityEncoder
-
     tensors = state_dict(checkpoint, source)
     if any(key.startswith("encoder.encoder.") for key in tensors):
         # The whole training module: the severity encoder is its `encoder`, and a frozen autoencoder stands beside it.
@@ -226,8 +228,6 @@ def _convert_severity(checkpoint: dict[str, Any], source: Path, target: Path, sc
 
 
 def _scale_of(model: Path) -> float:
-    from flashdiff_cli.loading import component_folder
-
     folder = component_folder(model, "first_stage")
     if folder is None:
         return 1.0
@@ -262,9 +262,6 @@ def convert_nonlinear_blur(source: str | Path, target: str | Path) -> Conversion
 
 
 def _convert_nonlinear_blur(tensors: dict[str, torch.Tensor], source: str | Path, target: str | Path) -> Conversion:
-    from flashdiff_cli.operators.blur_network import BlurNetwork
-    from flashdiff_cli.operators.nonlinear_blur import convert_state_dict
-
     # Weights of a data-parallel training carry one more prefix.
     if all(key.startswith("module.") for key in tensors):
         tensors = {key.removeprefix("module."): value for key, value in tensors.items()}

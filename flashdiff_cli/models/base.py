@@ -11,7 +11,7 @@ from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.hub.configs import read_config
 from flashdiff_cli.hub.names import hub_id
 from flashdiff_cli.hub.registry import known_models
-from flashdiff_cli.hub.resolve import resolve_model
+from flashdiff_cli.models.resolve import resolve_model
 
 KEY = "base"
 """Entry of `model_index.json`: {"model": name, Hub id or folder, "revision": commit}."""
