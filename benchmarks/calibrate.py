@@ -29,7 +29,7 @@ RIDGE = 1e-3
 
 @torch.no_grad()
 def observe(pipe, crops, count):
-    """The four parts of the evidence, true widths, true error variances and noise of count * LEVELS measurements."""
+    """The four parts of the features, true widths, true error variances and noise of count * LEVELS measurements."""
     rows = []
     _, encoder = pipe.encoder_for("gaussian-blur")
     for i in range(count):
@@ -52,11 +52,11 @@ def observe(pipe, crops, count):
     return [torch.cat(column) for column in zip(*rows, strict=True)]
 
 
-def fit(evidence, std, true, weights):
+def fit(features, std, true, weights):
     """The calibration that a model folder keeps."""
-    ends = torch.quantile(logarithms(evidence), torch.tensor([0.005, 0.995], dtype=torch.float64), 0)
+    ends = torch.quantile(logarithms(features), torch.tensor([0.005, 0.995], dtype=torch.float64), 0)
     bounds = [[round(v, 4) for v in pair] for pair in ends.T.tolist()]
-    design = terms(evidence, bounds)[:, 1:].numpy()
+    design = terms(features, bounds)[:, 1:].numpy()
     middle, spread = design.mean(0), design.std(0)
     scaled = np.column_stack([np.ones(len(design)), (design - middle) / spread])
     penalty = RIDGE * weights.sum() * np.diag([0.0] + [1.0] * design.shape[1])
@@ -87,12 +87,12 @@ def main() -> None:
     *shown, std, true, noise = (torch.cat(column) for column in zip(*columns, strict=True))
     if options.keep:
         np.savez(options.keep, names=names, **{f"column{i}": c.numpy() for i, c in enumerate((*shown, std, true, noise))})
-    evidence, names = BlurFeatures(*shown), np.array(names)
-    calibration = fit(evidence, std, true, np.array([len(names) / np.sum(names == name) for name in names]))
-    found, blur = calibrated_variance(evidence, calibration), calibrated_width(evidence, calibration)
+    features, names = BlurFeatures(*shown), np.array(names)
+    calibration = fit(features, std, true, np.array([len(names) / np.sum(names == name) for name in names]))
+    found, blur = calibrated_variance(features, calibration), calibrated_width(features, calibration)
     usual = (noise > NOISE_STD / 2).numpy()
     for name, here in [(n, (names == n) & usual) for n in dict.fromkeys(names)] + [("faint", ~usual)]:
-        for label, values in (("encoder", evidence.variance), ("calibrated", found)):
+        for label, values in (("encoder", features.variance), ("calibrated", found)):
             off = (values.log() - true.log())[here]
             print(f"{name:8} {label:10} log variance: bias {off.mean():+.2f}, residual {off.std():.2f}")
         off = (blur - std)[here]

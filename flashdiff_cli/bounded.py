@@ -29,7 +29,7 @@ _short.maxlevel, _short.maxstring, _short.maxlong, _short.maxother = 3, 60, 30, 
 
 
 def short(value: Any) -> str:
-    """`repr` of a value that may be huge, cut to something that fits into a message."""
+    """Return `repr` of a value that may be huge, cut to something that fits into a message."""
     return _short.repr(value)
 
 
@@ -64,7 +64,7 @@ def open_regular(path: str | Path) -> BinaryIO:
 
 
 def read_bounded(path: str | Path, limit: int, remedy: str = "is it the right file?") -> bytes:
-    """All of a regular file that has at most `limit` bytes.
+    """Return all of a regular file that has at most `limit` bytes.
 
     Args:
         path: of the file.
@@ -84,7 +84,7 @@ def read_bounded(path: str | Path, limit: int, remedy: str = "is it the right fi
 
 
 def read_text(path: str | Path, limit: int = JSON_BYTES) -> str:
-    """As `read_bounded`, decoded from UTF-8, a byte order mark left out.
+    """Read as `read_bounded` does, decoded from UTF-8, a byte order mark left out.
 
     Raises:
         OSError, FlashdiffError: as `read_bounded`; or it is no UTF-8.
@@ -96,7 +96,7 @@ def read_text(path: str | Path, limit: int = JSON_BYTES) -> str:
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
-    """A TOML file of bounded size and nesting.
+    """Return a TOML file of bounded size and nesting.
 
     Raises:
         OSError, FlashdiffError: as `read_text`.
@@ -126,7 +126,7 @@ def check_depth(value: Any, limit: int = JSON_DEPTH) -> None:
 
 
 def parse_json(text: str) -> Any:
-    """A JSON value, strictly: no NaN or Infinity, bounded nesting.
+    """Return a JSON value, strictly: no NaN or Infinity, bounded nesting.
 
     Raises:
         ValueError: it is none.
@@ -145,7 +145,7 @@ def parse_json(text: str) -> Any:
 
 @contextmanager
 def in_one_line(what: str | Path, remedy: str, error: type[FlashdiffError] = FlashdiffError) -> Iterator[None]:
-    """Whatever a file's content makes the code inside raise becomes one error that names the file.
+    """Turn whatever a file's content makes the code inside raise into one error that names the file.
 
     Args:
         what: the file, or part of one.

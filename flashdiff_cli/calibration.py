@@ -36,19 +36,19 @@ class BlurFeatures(NamedTuple):
 
 
 def mean_gradient(image: torch.Tensor) -> torch.Tensor:
-    """(B,): mean absolute difference of horizontal neighbours of (B, 3, H, W)."""
+    """Return (B,): mean absolute difference of horizontal neighbours of (B, 3, H, W)."""
     return (image[..., 1:] - image[..., :-1]).abs().mean((1, 2, 3))
 
 
 def logarithms(blur_features: BlurFeatures) -> torch.Tensor:
-    """(B, 4) in float64: width, noise, gradient and variance, the last three with a floor under them."""
+    """Return (B, 4) in float64: width, noise, gradient and variance, the last three with a floor under them."""
     width, noise_std, gradient, variance = (part.double() for part in blur_features)
     floored = [width, noise_std + NOISE_FLOOR, gradient + GRADIENT_FLOOR, variance + VARIANCE_FLOOR]
     return torch.stack(floored, 1).log()
 
 
 def terms(blur_features: BlurFeatures, bounds: list[list[float]]) -> torch.Tensor:
-    """All monomials up to degree two of the four logarithms: (B, 15).
+    """Return all monomials up to degree two of the four logarithms: (B, 15).
 
     Args:
         blur_features: of B measurements.
@@ -67,7 +67,7 @@ def _read(blur_features: BlurFeatures, calibration: Mapping[str, Any], of: str, 
 
 
 def calibrated_variance(blur_features: BlurFeatures, calibration: Mapping[str, Any]) -> torch.Tensor:
-    """(B,): variance of the latent estimate's error.
+    """Return the (B,) variance of the latent estimate's error.
 
     Args:
         blur_features: of B measurements.
@@ -77,7 +77,7 @@ def calibrated_variance(blur_features: BlurFeatures, calibration: Mapping[str, A
 
 
 def calibrated_width(blur_features: BlurFeatures, calibration: Mapping[str, Any]) -> torch.Tensor:
-    """(B,): standard deviation of the blur in pixels, rather too small than too large.
+    """Return the (B,) standard deviation of the blur in pixels, rather too small than too large.
 
     Args:
         blur_features: of B measurements.

@@ -38,7 +38,7 @@ class Degradation(NamedTuple):
     """(B, 7), in the order of PARAMETERS."""
 
     def value(self, name: str) -> torch.Tensor:
-        """(B,): noise_std on intensities in [0, 1]; blur_std and blur_length in pixels; jpeg_quality 1 to 100; enlarged, a factor."""
+        """Return (B,): noise_std on intensities in [0, 1]; blur_std and blur_length in pixels; jpeg_quality 1 to 100; enlarged, a factor."""
         raw = self.parameters[:, PARAMETERS.index(name)].float()
         return (100 * raw).clamp(1, 100) if name == "jpeg_quality" else raw.clamp(-9, 6).exp()
 
@@ -50,7 +50,7 @@ class Degradation(NamedTuple):
 
 
 def spectrum(plane: torch.Tensor, side: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Welch's estimate of the power spectrum of (B, H, W) >= side: mean of the powers, and mean of their logarithms.
+    """Return Welch's estimate of the power spectrum of (B, H, W) >= side: mean of the powers, and mean of their logarithms.
 
     Returns:
         two of (B, side * (side // 2 + 1)), logarithms both; windows of `side` pixels with a Hann taper, half of which overlap.
@@ -65,7 +65,7 @@ def spectrum(plane: torch.Tensor, side: int) -> tuple[torch.Tensor, torch.Tensor
 
 
 def grid_marks(luma: torch.Tensor) -> torch.Tensor:
-    """(B, 64 + 8): how the cosine coefficients of the grid of 8 x 8 blocks differ from those of one shifted by half a block, and how
+    """Return (B, 64 + 8): how the cosine coefficients of the grid of 8 x 8 blocks differ from those of one shifted by half a block, and how
     strongly steps between neighbours recur every 8 pixels, wherever that grid begins."""
     basis = cosine_basis(GRID).to(luma)
     here, there = (F.conv2d(part[:, None], basis, stride=GRID).abs() for part in (luma, luma[:, HALF:-HALF, HALF:-HALF]))
@@ -80,7 +80,7 @@ def grid_marks(luma: torch.Tensor) -> torch.Tensor:
 
 
 def statistics(measurement: torch.Tensor) -> torch.Tensor:
-    """What the classifier looks at, of pictures (B, 3, H, W) in [-1, 1] of any size: (B, FEATURES)."""
+    """Return what the classifier looks at, of pictures (B, 3, H, W) in [-1, 1] of any size: (B, FEATURES)."""
     short = [max(0, LARGE + GRID - side) for side in measurement.shape[-2:]]
     x = measurement.float()
     if any(short):

@@ -54,7 +54,7 @@ COLOURS = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
 
 
 def _mean(x: torch.Tensor) -> torch.Tensor:
-    """(B,) means over all but the samples."""
+    """Return (B,) means over all but the samples."""
     return x.flatten(1).mean(1)
 
 
@@ -138,7 +138,7 @@ def shrink(difference: torch.Tensor, noise: torch.Tensor, stands_out: float | to
 
 
 def _shrink_plane(plane: torch.Tensor, noise: torch.Tensor, stands_out: float | torch.Tensor, weighed: float | torch.Tensor) -> torch.Tensor:
-    """`shrink` of one plane (B, 1, H, W)."""
+    """Return `shrink` of one plane (B, 1, H, W)."""
     basis = cosine_basis(BLOCK).to(plane)
     cosines = _cosines(plane, basis)
     power = _cosines(noise, basis).square().mean((2, 3), keepdim=True)

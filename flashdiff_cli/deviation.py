@@ -21,7 +21,7 @@ WHOLE = 1 + BANDS + len(FINE) + COLOUR
 
 
 def band_average(size: int) -> torch.Tensor:
-    """Averages DCT energies over u + v = 1 .. BANDS: (BANDS, size * size, 1, 1)."""
+    """Return weights that average DCT energies over u + v = 1 .. BANDS: (BANDS, size * size, 1, 1)."""
     n = torch.arange(size)
     order = (n[:, None] + n).flatten()
     member = (order == torch.arange(1, BANDS + 1)[:, None]).float()
@@ -29,7 +29,7 @@ def band_average(size: int) -> torch.Tensor:
 
 
 def log_ratio(energy: torch.Tensor, floor: float) -> torch.Tensor:
-    """log(signal / noise + floor) from (signal + noise) / noise; below the floor all is noise."""
+    """Return log(signal / noise + floor) from (signal + noise) / noise; below the floor all is noise."""
     return ((energy - 1).clamp(min=-floor / 2) + floor).log()
 
 
@@ -74,14 +74,14 @@ class DeviationHead(nn.Module):
         nn.init.constant_(self.out.bias, math.log(0.25))
 
     def _bands(self, planes: torch.Tensor) -> torch.Tensor:
-        """Energies of (B, n, H, W) in bands of cosines: (B, n, BANDS, H / 4, W / 4)."""
+        """Return the energies of (B, n, H, W) in bands of cosines: (B, n, BANDS, H / 4, W / 4)."""
         margin = (BLOCK - STRIDE) // 2
         padded = F.pad(planes, (margin,) * 4, mode="reflect").flatten(0, 1)[:, None]
         energy = F.conv2d(padded, self.basis.to(planes), stride=STRIDE).square()
         return F.conv2d(energy, self.average.to(planes)).unflatten(0, planes.shape[:2])
 
     def statistics(self, measurement: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logarithms of band energies over the noise, around each position and of the whole picture.
+        """Return the logarithms of band energies over the noise, around each position and of the whole picture.
 
         Args:
             measurement: (B, 3, H, W).
@@ -103,7 +103,7 @@ class DeviationHead(nn.Module):
         return around, torch.cat([noise.log()[:, None]] + [log_ratio(x, 0.1) for x in (coarse, grey, colour)], 1)
 
     def forward(self, features: torch.Tensor, measurement: torch.Tensor) -> torch.Tensor:
-        """(B, features, h, w), (B, 3, H, W) -> deviations (B, C, h, w), above 0."""
+        """Predict deviations (B, C, h, w), above 0, from features (B, features, h, w) and measurements (B, 3, H, W)."""
         # Ratios near 1 are what tells a light blur from none: never in half precision.
         with torch.no_grad(), torch.autocast(measurement.device.type, enabled=False):
             around, whole = self.statistics(measurement)

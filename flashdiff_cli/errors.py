@@ -12,7 +12,7 @@ NOT_WRITTEN = ("Cc", "Cf", "Zl", "Zp")
 
 
 def one_line(text: str) -> str:
-    """A text without line ends, control characters and marks that turn the direction of writing: each as its escape."""
+    """Return a text without line ends, control characters and marks that turn the direction of writing: each as its escape."""
     text = "".join(c.encode("unicode_escape").decode("ascii") if category(c) in NOT_WRITTEN else c for c in text)
     return text if len(text) <= MOST else text[: MOST - 3] + "..."
 

@@ -84,7 +84,7 @@ class FirstStage:
         self.scaling = LatentScaling(config)
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) in [-1, 1] -> latent (B, C, H / size_multiple, W / size_multiple); differentiable.
+        """Encode images (B, 3, H, W) in [-1, 1] as latents (B, C, H / size_multiple, W / size_multiple); differentiable.
 
         The posterior's mode for `kl`, the code before quantisation for `vq` (paper section 3.1).
         """
@@ -98,7 +98,7 @@ class FirstStage:
         return self.scaling.to_latent(code).to(image.dtype)
 
     def decode(self, latent: torch.Tensor, quantise: bool = True) -> torch.Tensor:
-        """Latent -> image (B, 3, H, W), nominally in [-1, 1], not clipped; differentiable.
+        """Decode latents to images (B, 3, H, W), nominally in [-1, 1], not clipped; differentiable.
 
         Args:
             latent: (B, C, h, w), scaled.

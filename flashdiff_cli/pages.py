@@ -39,7 +39,7 @@ def show_picture(picture: Image.Image, side: int) -> Shown:
 
 
 def _printed(value: Any) -> Any:
-    """A value of a page: of a text that is not the package's own, what acts instead of being shown as its escape."""
+    """Return a value of a page: of a text that is not the package's own, what acts instead of being shown as its escape."""
     if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
         return value
     return "".join(c if c.isprintable() or c in "\n\t" else one_line(c) for c in value)

@@ -39,7 +39,7 @@ def check_value(value: Any, where: str, depth: int = 0) -> None:
 
 
 def _matches(value: Any, kind: Any) -> bool:
-    """Whether a value is of a type as annotations write it."""
+    """Return whether a value is of a type as annotations write it."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return True
@@ -55,7 +55,7 @@ def _matches(value: Any, kind: Any) -> bool:
 
 
 def _matches_all(value: Any, outer: type, inner: tuple[Any, ...]) -> bool:
-    """Whether a list or table is of a type, and each of its entries of the inner one."""
+    """Return whether a list or table is of a type, and each of its entries of the inner one."""
     if outer is dict:
         return isinstance(value, dict) and all(_matches(k, inner[0]) and _matches(v, inner[1]) for k, v in value.items())
     if outer is list:
@@ -68,7 +68,7 @@ def _matches_all(value: Any, outer: type, inner: tuple[Any, ...]) -> bool:
 
 
 def _words(kind: Any) -> str:
-    """A type for people."""
+    """Return a type for people."""
     names = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", dict: "a table", list: "a list", tuple: "a list"}
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return " or ".join(_words(one) for one in typing.get_args(kind) if one is not type(None))

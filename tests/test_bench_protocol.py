@@ -154,7 +154,7 @@ def test_a_file_names_itself_and_gives_its_noise_to_its_conditions(tmp_path):
 def test_what_a_solver_is_told():
     def told(assumed):
         blur = BLUR | {"options": {"blur_std": 2.0}}
-        return protocol(condition=[blur | {"assumed": assumed} if assumed else blur]).condition[0].told
+        return protocol(condition=[blur | {"assumed": assumed} if assumed else blur]).condition[0].assumption
 
     assert told(None) == ("gaussian-blur", {"blur_std": 2.0}, 0.05)
     assert told({"noise_std": 0.1}) == ("gaussian-blur", {"blur_std": 2.0}, 0.1)
@@ -230,7 +230,7 @@ def test_every_baseline_can_be_an_arm():
 
 def test_noise_may_be_a_range_of_which_a_picture_takes_its_level():
     condition = Condition("c", "identity", noise_std=[0.02, 0.1])
-    assert condition.noise(0.0) == 0.02 and condition.noise(0.5) == pytest.approx(0.06) and condition.noise(1.0, told=True) == 0.1
+    assert condition.noise(0.0) == 0.02 and condition.noise(0.5) == pytest.approx(0.06) and condition.noise(1.0, assumed=True) == 0.1
     with pytest.raises(UsageError, match="noise.std"):
         Condition("c", "identity", noise_std=[0.02, -0.1])
 

@@ -384,4 +384,4 @@ def test_a_stored_measurement_is_what_a_file_holds(pipeline, pictures):
     case = degrade(items[0], items[0].image(), condition, 0)
     levels = (case.measurement + 1) * 127.5
     assert (levels - levels.round()).abs().max() < 1e-3 and case.measurement.abs().max() <= 1
-    assert case.noise_std == pytest.approx(0.3 + 0.2 * case.level) and case.told_noise == case.noise_std
+    assert case.noise_std == pytest.approx(0.3 + 0.2 * case.level) and case.assumed_noise_std == case.noise_std

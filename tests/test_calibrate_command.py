@@ -124,7 +124,7 @@ def test_a_restorer_and_a_bench_use_what_is_tuned(model, pictures):
     restorer.check(Settings(operator="identity", start_step=5))
     conditions = (Condition("g", "gaussian-blur", {"blur_std": 1.0}), Condition("j", "identity"))
     protocol = Protocol("p", conditions, (Arm("flash", solver="ldps"), Arm("full", solver="ldps", start="full")))
-    plans = {(c.name, a.name): plan(a, protocol, restorer.pipeline, "m", c.told[0]) for c in conditions for a in protocol.arm}
+    plans = {(c.name, a.name): plan(a, protocol, restorer.pipeline, "m", c.assumption[0]) for c in conditions for a in protocol.arm}
     assert [plans[k, "flash"].choices["steps"] for k in "gj"] == [4, 8] and [plans[k, "flash"].solver.dc_step for k in "gj"] == [0.25, 0.5]
     assert plans["g", "full"].choices["steps"] == 1000 and plans["g", "full"].solver.dc_step == 0.25
 

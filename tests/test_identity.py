@@ -143,7 +143,7 @@ def test_a_learned_last_step_makes_other_records_where_it_is_used(monkeypatch):
     condition = protocol.condition[0]
     names = []
     for pipe in (exact_pipeline(), with_step):
-        plans = [plan(arm, protocol, pipe, "tiny", condition.told[0], condition.most_noise) for arm in protocol.arm]
+        plans = [plan(arm, protocol, pipe, "tiny", condition.assumption[0], condition.most_noise) for arm in protocol.arm]
         names.append({p.arm.name: Identities(pipe).settings(p, condition, protocol) for p in plans})
     changed = {name for name in names[0] if names[0][name] != names[1][name]}
     assert changed == {arm["name"] for arm in ARMS if "solver" in arm} - {"own"}, "without fidelity there is no last step"
@@ -156,6 +156,6 @@ def test_published_records_are_known_by_the_names_they_have(name, monkeypatch):
     assert torch.equal(pipe.scheduler.alphas_cumprod, torch.tensor([0.5, 0.25, 0.125, 0.0625]))
     protocol = from_dict({"name": "p", "condition": CONDITIONS, "arm": ARMS, "seed": 3, "levels": 5})
     condition = next(c for c in protocol.condition if c.name == name)
-    plans = [plan(arm, protocol, pipe, "tiny", condition.told[0], condition.most_noise) for arm in protocol.arm]
+    plans = [plan(arm, protocol, pipe, "tiny", condition.assumption[0], condition.most_noise) for arm in protocol.arm]
     found = {p.arm.name: Identities(pipe).settings(p, condition, protocol) for p in plans}
     assert found | {"severity": Identities(pipe).sweep(condition, protocol)} == BENCHES[name]

@@ -3,6 +3,7 @@
 import ast
 import graphlib
 import importlib.util
+import re
 import tomllib
 from collections import defaultdict
 from functools import cache
@@ -144,6 +145,21 @@ def test_nothing_below_the_commands_prints():
             continue
         for node in ast.walk(tree_of(path)):
             assert not (isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "sys.stdout.write", "rich.print")), module
+
+
+NOUNS = {
+    *("what", "of", "how", "whether", "where", "which", "why", "who", "when", "as", "in", "for", "from", "with", "raises"),
+    *("the", "a", "an", "all", "each", "every", "one", "two", "its", "everything"),
+}
+
+
+def test_docstrings_of_functions_open_with_a_verb():
+    """As far as one can tell by the words that are none; properties say what they are."""
+    for module, path in FILES.items():
+        for node in ast.walk(tree_of(path)):
+            said = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node)
+            if said and not any("property" in ast.unparse(decorator) for decorator in node.decorator_list):
+                assert re.split(r"\W", said, maxsplit=1)[0].lower() not in NOUNS, f"{module} {node.name}: {said.splitlines()[0]}"
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ class Batch:
     """(B, 3, H', W')."""
     clean: torch.Tensor
     """(B, 3, H, W)."""
-    lifted: torch.Tensor
+    resized: torch.Tensor
     """(B, 3, H, W): the measurement at the size of the image."""
     most_noise: float
     """The strongest that the solver is told under this condition, which chooses the encoder for all of its pictures."""
@@ -52,20 +52,20 @@ class Batch:
         Raises:
             UsageError: their operators cannot share a batch.
         """
-        operator = Operator.stack([case.told for case in cases])
+        operator = Operator.stack([case.assumed for case in cases])
         measurement = torch.cat([case.measurement for case in cases])
-        noise_std = effective_noise_std(torch.tensor([case.told_noise for case in cases]), measurement, operator)
+        noise_std = effective_noise_std(torch.tensor([case.assumed_noise_std for case in cases]), measurement, operator)
         clean = torch.cat([case.clean for case in cases])
         # What a condition's measurement looks like is the truth's matter, whatever the solver is told.
-        lifted = torch.cat([case.operator.resize_to_image(case.measurement) for case in cases])
-        return cls(cases, operator, noise_std, measurement, clean, lifted, most_noise)
+        resized = torch.cat([case.operator.resize_to_image(case.measurement) for case in cases])
+        return cls(cases, operator, noise_std, measurement, clean, resized, most_noise)
 
     def generators(self) -> list[torch.Generator]:
-        """Fresh ones, the same for every arm."""
+        """Return fresh generators, the same for every arm."""
         return [torch.Generator().manual_seed(case.seed) for case in self.cases]
 
     def analyse(self, pipeline: FlashDiffusionPipeline, encoder: str | None) -> tuple[Analysis, dict[str, float], list[float]]:
-        """What the severity encoder says, the seconds it took, and the true variance of its latent's error."""
+        """Return what the severity encoder says, the seconds it took, and the true variance of its latent's error."""
         name, _ = encoder_of(pipeline, self.operator.name, encoder, self.most_noise)
         if name not in self.analyses:
             timer = Timer(pipeline.unet.device)
@@ -126,7 +126,7 @@ class Plan:
         }
 
     def describe(self) -> dict[str, Any]:
-        """For protocol.json: the choices under the arm's own names."""
+        """Return for protocol.json the choices under the arm's own names."""
         own = given_only(asdict(self.arm))
         return own if self.sampling is None else own | self.choices | {"settings": self.sampling.solver.describe()}
 
@@ -145,7 +145,7 @@ class Plan:
 
 
 def encoder_of(pipeline: FlashDiffusionPipeline, operator: str | None, name: str | None, noise_std: float | None = None):
-    """(name, network) of the severity encoder for an operator and a noise; NotApplicable where the model has none at all."""
+    """Return (name, network) of the severity encoder for an operator and a noise; NotApplicable where the model has none at all."""
     try:
         return pipeline.encoder_for(operator, name, noise_std)
     except UsageError:
@@ -187,13 +187,13 @@ def plan(
 def condition_identity(condition: Condition) -> dict[str, Any]:
     """Return what a measurement depends on besides picture and seed, under names that stay: records keep a hash of it."""
     assumed = condition.assumed
-    told = assumed and {"operator": assumed.operator, "options": assumed.options, "noise_std": assumed.noise_std}
+    fixed = assumed and {"operator": assumed.operator, "options": assumed.options, "noise_std": assumed.noise_std}
     return {
         "name": condition.name,
         "operator": condition.operator,
         "options": condition.options,
         "noise_std": condition.noise_std,
-        "assumed": told,
+        "assumed": fixed,
         "draws": condition.draws,
         "stored": condition.stored,
         "stored_quality": condition.stored_quality,
@@ -201,7 +201,7 @@ def condition_identity(condition: Condition) -> dict[str, Any]:
 
 
 def given_only(value: Any) -> Any:
-    """Without entries that are None, false or empty, at any depth: a field added later changes no fingerprint."""
+    """Return a value without entries that are None, false or empty, at any depth: a field added later changes no fingerprint."""
     if not isinstance(value, dict):
         return value
     kept = {k: given_only(v) for k, v in value.items()}
@@ -216,7 +216,7 @@ class Identities:
         self._found: dict[str, str] = {}
 
     def weights(self, role: str) -> str:
-        """Of one component's tensors."""
+        """Return a digest of one component's tensors."""
         if role not in self._found:
             digest = hashlib.sha256()
             for name, tensor in sorted(getattr(self.pipeline, role).state_dict().items()):
@@ -226,7 +226,7 @@ class Identities:
         return self._found[role]
 
     def settings(self, plan: Plan, condition: Condition, protocol: Protocol) -> str:
-        """Everything that a record depends on besides the picture and its size."""
+        """Return everything that a record depends on besides the picture and its size."""
         arm, pipe = plan.arm, self.pipeline
         parts: dict[str, Any] = {"condition": condition_identity(condition), "seed": protocol.seed, "baseline": arm.baseline}
         if arm.baseline in classical.CLASSICAL:
@@ -253,14 +253,14 @@ class Identities:
         return fingerprint(**given_only(parts))
 
     def sweep(self, condition: Condition, protocol: Protocol) -> str:
-        """Everything that a record of a severity sweep depends on besides the picture and its size."""
-        chosen = self.pipeline.plan(None, condition.told[0], condition.most_noise)
+        """Return everything that a record of a severity sweep depends on besides the picture and its size."""
+        chosen = self.pipeline.plan(None, condition.assumption[0], condition.most_noise)
         parts = {"condition": condition_identity(condition), "seed": protocol.seed, "levels": protocol.levels}
         parts |= {"steps": chosen.steps, "multiplier": chosen.variance_multiplier}
         return fingerprint(**given_only(parts | self.of_encoder(condition, None)))
 
     def reached_blind(self) -> list[str]:
-        """The components that a blind restoration may use to look at a picture."""
+        """Return the components that a blind restoration may use to look at a picture."""
         kinds = [None, *OPERATOR_OF.values()]
         try:
             roles = {self.pipeline.encoder_for(operator)[0] for operator in kinds}
@@ -269,9 +269,9 @@ class Identities:
         return sorted(roles | ({"classifier"} if self.pipeline.classifier is not None else set()))
 
     def of_encoder(self, condition: Condition, name: str | None) -> dict[str, Any]:
-        """What the severity encoder's estimate depends on."""
+        """Return what the severity encoder's estimate depends on."""
         try:
-            role, _ = self.pipeline.encoder_for(condition.told[0], name, condition.most_noise)
+            role, _ = self.pipeline.encoder_for(condition.assumption[0], name, condition.most_noise)
         except FlashdiffError:
             return {"encoder": None}
         calibration = self.pipeline.defaults.calibration.get(role)
@@ -306,7 +306,7 @@ def run(plan: Plan, batch: Batch, pipeline: FlashDiffusionPipeline, callback: Ca
         encoder = analysis.encoder
     result = pipeline(
         # Who knows nothing of the operator has a picture of the image's size in hand.
-        batch.lifted if arm.blind else batch.measurement,
+        batch.resized if arm.blind else batch.measurement,
         None if arm.blind else batch.operator,
         None if arm.blind else batch.noise_std,
         plan.sampling.as_request(encoder),
@@ -328,8 +328,8 @@ def run(plan: Plan, batch: Batch, pipeline: FlashDiffusionPipeline, callback: Ca
     )
 
 
-def told(batch: Batch) -> list[dict[str, Any]]:
-    """What the solver is told, sample by sample, for records."""
+def describe_assumed(batch: Batch) -> list[dict[str, Any]]:
+    """Return what the solver is told, sample by sample, for records."""
     each = enumerate(batch.noise_std.tolist())
     return [{"name": batch.operator.name, **batch.operator.describe(i), "noise_std": n, "estimated": False} for i, n in each]
 
@@ -337,13 +337,13 @@ def told(batch: Batch) -> list[dict[str, Any]]:
 def _baseline(plan: Plan, batch: Batch, pipeline: FlashDiffusionPipeline) -> Outcome:
     arm = plan.arm
     if arm.baseline == "input":
-        return Outcome(batch.lifted.clamp(-1, 1), told(batch), {})
+        return Outcome(batch.resized.clamp(-1, 1), describe_assumed(batch), {})
     if arm.baseline == "decoded":
         analysis, seconds, error = batch.analyse(pipeline, arm.encoder)
         variance = analysis.variance.float().tolist()
-        return Outcome(analysis.decoded, told(batch), dict(seconds), variance=variance, error_variance=error, encoder=analysis.encoder)
+        return Outcome(analysis.decoded, describe_assumed(batch), dict(seconds), variance=variance, error_variance=error, encoder=analysis.encoder)
     timer, images = Timer(torch.device("cpu")), []
     with timer.phase("solve"):
         for i, case in enumerate(batch.cases):
-            images.append(classical.restore(str(arm.baseline), batch.measurement[i : i + 1], case.told, case.told_noise, arm.settings))
-    return Outcome(torch.cat(images), told(batch), timer.seconds)
+            images.append(classical.restore(str(arm.baseline), batch.measurement[i : i + 1], case.assumed, case.assumed_noise_std, arm.settings))
+    return Outcome(torch.cat(images), describe_assumed(batch), timer.seconds)

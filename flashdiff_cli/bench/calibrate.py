@@ -62,7 +62,7 @@ def measured(record: BenchRecord, name: str) -> float:
 
 
 def balanced(record: BenchRecord) -> float:
-    """PSNR + 20 HaarPSI - 10 |ln gradient|, in decibels: 0.05 of HaarPSI, or a tenth of the clean picture's sharpness, is worth one.
+    """Return PSNR + 20 HaarPSI - 10 |ln gradient|, in decibels: 0.05 of HaarPSI, or a tenth of the clean picture's sharpness, is worth one.
 
     PSNR and HaarPSI rise as a picture is smoothed; what holds against that is its gradient, which should be the clean one's.
     """
@@ -121,7 +121,7 @@ class Row:
 
 
 def parse_axes(solver: str, given: dict[str, str]) -> dict[str, list[Any]]:
-    """The grid's values by setting, of text as a person types it: `0.5,1,2`.
+    """Return the grid's values by setting, of text as a person types it: `0.5,1,2`.
 
     Raises:
         UsageError: the solver does not have a setting, or a value makes no sense.
@@ -140,7 +140,7 @@ def parse_axes(solver: str, given: dict[str, str]) -> dict[str, list[Any]]:
 
 
 def present(pipeline: FlashDiffusionPipeline, solver: str, operator: str) -> dict[str, Any]:
-    """The complete choice that a model has now."""
+    """Return the complete choice that a model has now."""
     chosen = pipeline.plan(SamplingRequest(solver=solver), operator)
     return {
         "steps": len(chosen.schedule),
@@ -152,7 +152,7 @@ def present(pipeline: FlashDiffusionPipeline, solver: str, operator: str) -> dic
 
 
 def axes_around(choice: dict[str, Any]) -> dict[str, list[Any]]:
-    """A grid around a choice."""
+    """Return a grid around a choice."""
     flat = {k: v for k, v in choice.items() if k != "settings"} | choice["settings"]
     axes = {}
     for name, factors in AROUND.items():
@@ -163,7 +163,7 @@ def axes_around(choice: dict[str, Any]) -> dict[str, list[Any]]:
 
 
 def candidates(solver: str, base: dict[str, Any], axes: dict[str, list[Any]], most: int, seed: int) -> list[Candidate]:
-    """The grid's candidates, and the settings in use.
+    """Return the grid's candidates, and the settings in use.
 
     Args:
         solver: registered name.
@@ -184,14 +184,14 @@ def candidates(solver: str, base: dict[str, Any], axes: dict[str, list[Any]], mo
 
 
 def _name(solver: str, choice: dict[str, Any]) -> str:
-    """Of an arm: the same for the same choice, whatever grid it comes from."""
+    """Name an arm: the same for the same choice, whatever grid it comes from."""
     usual = {option.name: option.default for option in SOLVERS[solver].options}
     flat = {name: choice[name] for name in SETTINGS} | {k: v for k, v in choice["settings"].items() if v != usual[k]}
     return " ".join([solver, *(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in flat.items())])
 
 
 def take_turns(jobs: Sequence[Job]) -> list[Job]:
-    """Pictures of several folders in turns, so that the first few are of all of them."""
+    """Return pictures of several folders in turns, so that the first few are of all of them."""
     groups: dict[Path | Url, list[Job]] = {}
     for job in jobs:
         groups.setdefault(job.source.parent, []).append(job)
@@ -256,7 +256,7 @@ class Search:
         return Bench(self.protocol, self.protocol.select(list(arms), None), pipeline, model, items, folder, batch, dtype=dtype)
 
     def rounds(self) -> Iterator[Bench]:
-        """The benches to run, one after the other; each is chosen by what the one before has found.
+        """Yield the benches to run, one after the other; each is chosen by what the one before has found.
 
         Raises:
             FlashdiffError: the model has no severity encoder, no candidate keeps the budget, or all of them fail.
@@ -294,7 +294,7 @@ class Search:
                 self.records[record.arm, record.image] = record
 
     def expected(self, candidate: Candidate) -> float:
-        """Reverse steps that a candidate takes on average, by the severities of the pictures.
+        """Return reverse steps that a candidate takes on average, by the severities of the pictures.
 
         Raises:
             FlashdiffError: they are not known.
@@ -306,11 +306,11 @@ class Search:
         return self.pipeline.schedule(candidate.choice["steps"]).start_level(variance).double().mean().item()
 
     def worth(self, candidate: Candidate, items: Sequence[Item]) -> list[float]:
-        """The objective, picture by picture."""
+        """Return the objective, picture by picture."""
         return [self.objective.of(self.records[candidate.name, item.below]) for item in items]
 
     def table(self) -> list[Row]:
-        """The candidates of the last round, best first; the settings in use are among them even where they cannot be chosen.
+        """Return the candidates of the last round, best first; the settings in use are among them even where they cannot be chosen.
 
         Raises:
             FlashdiffError: what was measured does not keep the budget.
@@ -345,13 +345,13 @@ def _survivors(ranked: Sequence[Candidate]) -> set[str]:
 
 
 def round_sizes(pictures: int, count: int) -> list[int]:
-    """How many pictures each round takes: a quarter, half, all; fewer rounds for few candidates."""
+    """Return how many pictures each round takes: a quarter, half, all; fewer rounds for few candidates."""
     sizes = [-(-pictures // 4), -(-pictures // 2), pictures]
     return sorted(set(sizes[-1:] if count <= KEPT else sizes[-2:] if count <= KEPT**2 else sizes))
 
 
 def choose(rows: Sequence[Row]) -> Row:
-    """The cheapest of those that tie with the best; of equally cheap ones the better."""
+    """Return the cheapest of those that tie with the best; of equally cheap ones the better."""
     return min((row for row in rows if row.tied), key=lambda row: (round(row.means["network_evaluations"], 3), -row.means["objective"]))
 
 

@@ -26,7 +26,7 @@ MIN_WEIGHT = 1e-4
 
 
 def _psf(operator: Operator, name: str) -> np.ndarray:
-    """The kernel (k, k) of a blur, k odd, without its empty borders."""
+    """Return the kernel (k, k) of a blur, k odd, without its empty borders."""
     if not isinstance(operator, (GaussianBlur, MotionBlur)):
         raise NotApplicable(f"{name} needs a blur, and the operator is {operator.name}")
     point = torch.zeros(1, 3, PSF_SIDE, PSF_SIDE)
@@ -40,7 +40,7 @@ def _psf(operator: Operator, name: str) -> np.ndarray:
 
 
 def _each_channel(y: np.ndarray, margin: int, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """A function of (H, W) on each channel of (3, H, W) with mirrored borders around, which these methods wrap."""
+    """Return a function of (H, W) on each channel of (3, H, W) with mirrored borders around, which these methods wrap."""
     margin = min(margin, min(y.shape[-2:]) - 1)
     wide = np.pad(y, ((0, 0), (margin, margin), (margin, margin)), mode="reflect")
     done = np.stack([function(channel) for channel in wide])
@@ -48,7 +48,7 @@ def _each_channel(y: np.ndarray, margin: int, function: Callable[[np.ndarray], n
 
 
 def wiener(y: torch.Tensor, operator: Operator, noise_std: float, strength: float = 60.0) -> torch.Tensor:
-    """Wiener-Hunt deconvolution with a Laplacian prior of weight strength x noise variance."""
+    """Deblur by Wiener-Hunt deconvolution with a Laplacian prior of weight strength x noise variance."""
     from skimage.restoration import wiener as deconvolve
 
     psf = _psf(operator, "wiener")
@@ -57,7 +57,7 @@ def wiener(y: torch.Tensor, operator: Operator, noise_std: float, strength: floa
 
 
 def richardson_lucy(y: torch.Tensor, operator: Operator, noise_std: float, iterations: int = 4) -> torch.Tensor:
-    """Richardson-Lucy deconvolution; few iterations, because it fits the noise in the end."""
+    """Deblur by Richardson-Lucy deconvolution; few iterations, because it fits the noise in the end."""
     from skimage.restoration import richardson_lucy as deconvolve
 
     psf = _psf(operator, "richardson-lucy")
@@ -66,7 +66,7 @@ def richardson_lucy(y: torch.Tensor, operator: Operator, noise_std: float, itera
 
 
 def tv(y: torch.Tensor, operator: Operator, noise_std: float, strength: float = 0.3, iterations: int = 100, inner: int = 20) -> torch.Tensor:
-    """argmin |A x - y|^2 / 2 + strength x noise_std x TV(x), by accelerated proximal gradient steps (FISTA), whose
+    """Return argmin |A x - y|^2 / 2 + strength x noise_std x TV(x), by accelerated proximal gradient steps (FISTA), whose
     proximal map is scikit-image's Chambolle denoiser."""
     from skimage.restoration import denoise_tv_chambolle
 
@@ -87,7 +87,7 @@ def tv(y: torch.Tensor, operator: Operator, noise_std: float, strength: float = 
 
 
 def _gain_bound(operator: Operator, like: torch.Tensor) -> float:
-    """An upper bound of the largest eigenvalue of A'A, by power iteration."""
+    """Return an upper bound of the largest eigenvalue of A'A, by power iteration."""
     x = torch.randn(like.shape, generator=torch.Generator().manual_seed(0)).to(like)
     value = 1.0
     for _ in range(10):
@@ -97,7 +97,7 @@ def _gain_bound(operator: Operator, like: torch.Tensor) -> float:
 
 
 def biharmonic(y: torch.Tensor, operator: Operator, noise_std: float) -> torch.Tensor:
-    """Biharmonic inpainting: missing pixels continue their surroundings smoothly; kept ones stay as they are, noise and all."""
+    """Inpaint biharmonically: missing pixels continue their surroundings smoothly; kept ones stay as they are, noise and all."""
     from skimage.restoration import inpaint_biharmonic
 
     mask = operator.mask[0, 0] if isinstance(operator, Inpainting) else None
@@ -123,7 +123,7 @@ CLASSICAL = tuple(METHODS)
 
 
 def complete(name: str, given: dict[str, Any]) -> dict[str, Any]:
-    """All settings of a method: its own under the given ones.
+    """Return all settings of a method: its own under the given ones.
 
     Raises:
         UsageError: it has no such setting.

@@ -36,7 +36,7 @@ class Item:
     size_multiple: int
 
     def image(self) -> torch.Tensor:
-        """(1, 3, H, W) float32 in [-1, 1]."""
+        """Return (1, 3, H, W) float32 in [-1, 1]."""
         return centre(read_picture(self.path).image, self.cut, self.size_multiple)
 
 
@@ -55,13 +55,13 @@ class Case:
     noise_std: float
     measurement: torch.Tensor
     """(1, 3, H', W'), in [-1, 1] units, neither clipped nor rounded."""
-    told: Operator
+    assumed: Operator
     """The operator that the solver is told."""
-    told_noise: float
+    assumed_noise_std: float
 
 
 def centre(image: torch.Tensor, side: int | None, size_multiple: int) -> torch.Tensor:
-    """The middle of an image (1, 3, H, W): a square of at most `side` (None: all of it), cut to multiples of `size_multiple`.
+    """Return the middle of an image (1, 3, H, W): a square of at most `side` (None: all of it), cut to multiples of `size_multiple`.
 
     Raises:
         FlashdiffError: less than one size_multiple is left.
@@ -77,12 +77,12 @@ def centre(image: torch.Tensor, side: int | None, size_multiple: int) -> torch.T
 
 
 def derive(*parts: Any) -> int:
-    """A seed of 63 bits from anything that has a text."""
+    """Return a seed of 63 bits from anything that has a text."""
     return seed_of("\0".join(map(str, parts)).encode())
 
 
 def choose_ids(jobs: Sequence[Job], ids: str | Path) -> list[Job]:
-    """The pictures that a list names, in its order.
+    """Return the pictures that a list names, in its order.
 
     Args:
         jobs: what was found.
@@ -118,7 +118,7 @@ def scan(jobs: Sequence[Job], size: int | None, size_multiple: int) -> tuple[lis
 
 
 def batches(items: Sequence[Item], count: int) -> Iterator[list[Item]]:
-    """Groups of at most `count` pictures of equal size; in the order of the pictures for each size."""
+    """Yield groups of at most `count` pictures of equal size; in the order of the pictures for each size."""
     waiting: dict[tuple[int, int], list[Item]] = {}
     for item in items:
         group = waiting.setdefault(item.size, [])
@@ -129,7 +129,7 @@ def batches(items: Sequence[Item], count: int) -> Iterator[list[Item]]:
 
 
 def build(name: str, options: dict[str, Any], size: tuple[int, int], level: float, seed: int) -> Operator:
-    """The operator of a condition at a level, for images of (H, W).
+    """Return the operator of a condition at a level, for images of (H, W).
 
     Raises:
         UsageError: as `Operator.from_options`.
@@ -159,17 +159,17 @@ def degrade(item: Item, clean: torch.Tensor, condition: Condition, seed: int, sw
         level = sweep[0] / (sweep[1] - 1)
     drawn = derive(root, "operator")
     operator = build(condition.operator, condition.options, item.size, level, drawn)
-    name, options, _ = condition.told
-    told = operator if condition.assumed is None else build(name, options, item.size, level, drawn)
+    name, options, _ = condition.assumption
+    assumed = operator if condition.assumed is None else build(name, options, item.size, level, drawn)
     noise = torch.Generator().manual_seed(derive(root, "noise", *(sweep or ())))
-    noise_std, told_noise = condition.noise(level), condition.noise(level, told=True)
+    noise_std, assumed_noise_std = condition.noise(level), condition.noise(level, assumed=True)
     measurement = operator.measure(clean, noise_std, [noise])
     quality = condition.quality(level)
     if quality is not None:
         measurement = through_jpeg(measurement, quality)
     elif condition.stored:
         measurement = ((measurement.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
-    return Case(item, condition.name, level, derive(root, "arms"), clean, operator, noise_std, measurement, told, told_noise)
+    return Case(item, condition.name, level, derive(root, "arms"), clean, operator, noise_std, measurement, assumed, assumed_noise_std)
 
 
 def through_jpeg(measurement: torch.Tensor, quality: float) -> torch.Tensor:

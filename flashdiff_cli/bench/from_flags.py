@@ -12,7 +12,7 @@ from flashdiff_cli.solvers import SOLVERS, load_entry_points
 
 
 def parse(options: dict[str, str]) -> dict[str, Any]:
-    """Operators' options as typed: of one that is a number, `low:high` is a range.
+    """Read operators' options as they are typed: of one that is a number, `low:high` is a range.
 
     Raises:
         UsageError: a range that is none.
@@ -41,7 +41,7 @@ def make(
     steps: int | None = None,
     eta: float | None = None,
 ) -> Protocol:
-    """One condition, and an arm for each solver and start.
+    """Return one condition, and an arm for each solver and start.
 
     Args:
         operator, operator_options, noise_std: of the condition; options as `parse` gives them.

@@ -29,12 +29,12 @@ SSIM_WINDOW, SSIM_STD = 11, 1.5
 
 
 def psnr(image: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-    """Decibels, range 1; infinite for equal images."""
+    """Return the PSNR in decibels, range 1; infinite for equal images."""
     return -10 * (image - clean).square().mean((1, 2, 3)).log10()
 
 
 def ssim(image: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-    """Structural similarity (torchmetrics: Gaussian window of 11, standard deviation 1.5)."""
+    """Return the structural similarity (torchmetrics: Gaussian window of 11, standard deviation 1.5)."""
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     found = structural_similarity_index_measure(image, clean, data_range=1.0, reduction="none")
@@ -42,14 +42,14 @@ def ssim(image: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
 
 
 def ms_ssim_window(side: int) -> int | None:
-    """The window of MS-SSIM for images of this shorter side: the usual 11 from 176 pixels on, below the largest odd one
+    """Return the window of MS-SSIM for images of this shorter side: the usual 11 from 176 pixels on, below the largest odd one
     that fits the coarsest of five scales (7 at 128 pixels); None below 48 pixels, where none does."""
     window = min(SSIM_WINDOW, (side // 2 ** (MS_SSIM_SCALES - 1) - 1) // 2 * 2 + 1)
     return window if window >= 3 else None
 
 
 def ms_ssim(image: torch.Tensor, clean: torch.Tensor) -> torch.Tensor | None:
-    """Multi-scale structural similarity (torchmetrics, five scales); None where the images are too small for it."""
+    """Return the multi-scale structural similarity (torchmetrics, five scales); None where the images are too small for it."""
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
     window = ms_ssim_window(min(image.shape[-2:]))
@@ -63,7 +63,7 @@ def ms_ssim(image: torch.Tensor, clean: torch.Tensor) -> torch.Tensor | None:
 
 
 def _planes(image: torch.Tensor) -> torch.Tensor:
-    """Y, I and Q of (B, 3, H, W), averaged over blocks of 2 x 2, an odd side filled up with zeros."""
+    """Return Y, I and Q of (B, 3, H, W), averaged over blocks of 2 x 2, an odd side filled up with zeros."""
     weights = torch.tensor([LUMA, *CHROMA], dtype=image.dtype, device=image.device)
     planes = torch.einsum("ij,bjhw->bihw", weights, image)
     odd = max(side % 2 for side in image.shape[-2:])
@@ -75,7 +75,7 @@ def _similarity(a: torch.Tensor, b: torch.Tensor, constant: float) -> torch.Tens
 
 
 def gmsd(image: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-    """Gradient magnitude similarity deviation (Xue et al. 2014), 0 for equal images; lower is better.
+    """Return the gradient magnitude similarity deviation (Xue et al. 2014), 0 for equal images; lower is better.
 
     Prewitt gradients of the luma at half size; constant 170 on intensities up to 255.
     """
@@ -87,7 +87,7 @@ def gmsd(image: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
 
 
 def haarpsi(image: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-    """Haar wavelet-based perceptual similarity index (Reisenhofer et al. 2018), 1 for equal images.
+    """Return the Haar wavelet-based perceptual similarity index (Reisenhofer et al. 2018), 1 for equal images.
 
     C = 30, alpha = 4.2, on intensities up to 255 at half size.
     """
@@ -114,13 +114,13 @@ def haarpsi(image: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
 
 
 def gradient_magnitude(image: torch.Tensor) -> torch.Tensor:
-    """(B,): mean magnitude of forward differences."""
+    """Return (B,): mean magnitude of forward differences."""
     down, across = image[..., 1:, :-1] - image[..., :-1, :-1], image[..., :-1, 1:] - image[..., :-1, :-1]
     return (down.square() + across.square()).sqrt().mean((1, 2, 3))
 
 
 def gradient(image: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-    """Mean gradient magnitude as a share of the clean image's: below 1 is smoother, above 1 rougher."""
+    """Return the mean gradient magnitude as a share of the clean image's: below 1 is smoother, above 1 rougher."""
     return gradient_magnitude(image) / gradient_magnitude(clean).clamp(min=1e-8)
 
 
@@ -174,7 +174,7 @@ class Measures:
         return [{k: v[i] for k, v in rows.items()} for i in range(len(image))]
 
     def of_folder(self, name: str, pairs: Sequence[tuple[Path, Path]]) -> float:
-        """FID or KID of the PNG files of an arm against the clean ones.
+        """Return FID or KID of the PNG files of an arm against the clean ones.
 
         Args:
             name: one of FOLDER that is usable.
@@ -191,7 +191,7 @@ class Measures:
 
 
 def _lpips(network: str, device: torch.device | str) -> Callable:
-    """LPIPS with the weights of torchmetrics and torchvision; its own weights are downloaded by torchvision."""
+    """Return LPIPS with the weights of torchmetrics and torchvision; its own weights are downloaded by torchvision."""
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
     metric = LearnedPerceptualImagePatchSimilarity(net_type=cast(Any, network), normalize=True).to(device)

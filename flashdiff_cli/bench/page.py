@@ -86,8 +86,8 @@ def condition_table(found: Mapping[str, Any]) -> pd.DataFrame:
     rows = []
     for c in (found.get("protocol") or {}).get("condition") or []:
         if chosen is None or c["name"] in chosen:
-            told = "the truth" if not c.get("assumed") else describe(c["assumed"])
-            rows.append([c["name"], str(c.get("operator")), describe(c.get("options") or {}), describe(c.get("noise_std")), told])
+            assumed = "the truth" if not c.get("assumed") else describe(c["assumed"])
+            rows.append([c["name"], str(c.get("operator")), describe(c.get("options") or {}), describe(c.get("noise_std")), assumed])
     return pd.DataFrame(rows, columns=["condition", "operator", "parameters", "noise", "the solver is told"])
 
 

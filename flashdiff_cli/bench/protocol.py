@@ -73,21 +73,21 @@ class Condition:
         if self.assumed is not None and (self.assumed.options or self.assumed.operator):
             _check_operator(self.assumed.operator or self.operator, self.assumed.options, f"condition {self.name}, assumed")
 
-    def noise(self, level: float, told: bool = False) -> float:
-        """Standard deviation of the noise at a level from 0 to 1; with `told`, what the solver is told of it."""
-        return value_at(NOISE, self.told[2] if told else self.noise_std, level)
+    def noise(self, level: float, assumed: bool = False) -> float:
+        """Return the standard deviation of the noise at a level from 0 to 1; with `assumed`, of what the solver is told."""
+        return value_at(NOISE, self.assumption[2] if assumed else self.noise_std, level)
 
     def quality(self, level: float) -> float | None:
-        """Quality of the JPEG that a measurement is stored as at a level from 0 to 1; None: of none."""
+        """Return the quality of the JPEG that a measurement is stored as at a level from 0 to 1; None: of none."""
         return None if self.stored_quality is None else value_at(QUALITY, self.stored_quality, 1 - level)
 
     @property
     def most_noise(self) -> float:
         """The strongest noise that the solver is told of any picture."""
-        return max(self.noise(level, told=True) for level in (0.0, 1.0))
+        return max(self.noise(level, assumed=True) for level in (0.0, 1.0))
 
     @property
-    def told(self) -> tuple[str, dict[str, Any], float | list[float]]:
+    def assumption(self) -> tuple[str, dict[str, Any], float | list[float]]:
         """Operator, options and noise that the solver is told."""
         if self.assumed is None:
             return self.operator, self.options, self.noise_std
@@ -215,7 +215,7 @@ class Protocol:
             raise UsageError(f"levels {self.levels} is out of range; give 0 for no severity sweep, or 2 to 1000")
 
     def select(self, arms: list[str] | None, conditions: list[str] | None) -> Protocol:
-        """The protocol with only the arms and conditions of these names; `severity` among the arms is the sweep.
+        """Return the protocol with only the arms and conditions of these names; `severity` among the arms is the sweep.
 
         Raises:
             UsageError: there is none of a name.
@@ -234,7 +234,7 @@ class Protocol:
         return dataclasses.replace(self, **kept)
 
     def with_options(self, options: dict[str, Any]) -> Protocol:
-        """The protocol with other values of operators' options, in every condition whose operator has them.
+        """Return the protocol with other values of operators' options, in every condition whose operator has them.
 
         Raises:
             UsageError: no condition has an option of this name, or a value makes no sense.
@@ -253,7 +253,7 @@ class Protocol:
         return next((n for n in (arm.against, self.baseline) if n in present and n != arm.name), None)
 
     def given(self, arm: Arm, model: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        """(settings of the arm, settings of its solver) that the protocol has for a model, the arm's own on top.
+        """Return (settings of the arm, settings of its solver) that the protocol has for a model, the arm's own on top.
 
         Args:
             arm: with a solver.
@@ -271,7 +271,7 @@ def _check_name(kind: str, name: str) -> None:
 
 
 def value_at(option: Option, value: Any, level: float) -> Any:
-    """An option's value at level t of a pair [low, high], checked; any other value as it is."""
+    """Return an option's value at level t of a pair [low, high], checked; any other value as it is."""
     if isinstance(value, (list, tuple)):
         if len(value) != 2:
             raise UsageError(f"`{option.name}` {value}: a range is a pair [low, high]")
@@ -290,7 +290,7 @@ def _check_operator(name: str, options: dict[str, Any], where: str) -> None:
 
 
 def _build(cls: type, table: Any, where: str, **more: Any) -> Any:
-    """A dataclass of a TOML table; keys that it does not have are errors."""
+    """Return a dataclass of a TOML table; keys that it does not have are errors."""
     if not isinstance(table, dict):
         raise UsageError(f"{where}: this must be a table")
     names = [f.name for f in dataclasses.fields(cls)]
@@ -304,12 +304,12 @@ def _build(cls: type, table: Any, where: str, **more: Any) -> Any:
 
 
 def packaged() -> list[str]:
-    """Names of the protocols that come with the package."""
+    """Return the names of the protocols that come with the package."""
     return sorted(path.stem for path in PACKAGED.glob("*.toml"))
 
 
 def load(source: str | Path) -> Protocol:
-    """A protocol of the package by name, or a file.
+    """Return a protocol of the package by name, or a file.
 
     Raises:
         UsageError: there is none, it is no TOML, or something in it is unknown or makes no sense.
@@ -325,7 +325,7 @@ def load(source: str | Path) -> Protocol:
 
 
 def from_dict(values: dict[str, Any], where: str = "protocol") -> Protocol:
-    """A protocol of plain values, as TOML and protocol.json have them.
+    """Return a protocol of plain values, as TOML and protocol.json have them.
 
     Raises:
         UsageError: as `load`.
@@ -335,7 +335,7 @@ def from_dict(values: dict[str, Any], where: str = "protocol") -> Protocol:
 
 
 def _tables(values: dict[str, Any], name: str, where: str) -> list[dict[str, Any]]:
-    """The [[name]] tables of a protocol."""
+    """Return the [[name]] tables of a protocol."""
     tables = values.get(name, [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise UsageError(f"{where}: {name} = {short(tables)} must be tables, each under [[{name}]]")

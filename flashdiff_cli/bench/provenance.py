@@ -21,7 +21,7 @@ PACKAGES = ("torch", "diffusers", "torchmetrics", "scikit-image", "numpy")
 
 
 def describe(bench: Bench, command: str | None = None) -> dict[str, Any]:
-    """The whole resolved protocol, and where, when and with what it runs: protocol.json.
+    """Return the whole resolved protocol, and where, when and with what it runs: protocol.json.
 
     Args:
         bench: what is run.
@@ -29,7 +29,7 @@ def describe(bench: Bench, command: str | None = None) -> dict[str, Any]:
     """
     protocol = asdict(bench.protocol)
     # Settings may be tuned to an operator: those in use where all conditions have the same one, the general ones otherwise.
-    operators = {condition.told[0] for condition in bench.protocol.condition}
+    operators = {condition.assumption[0] for condition in bench.protocol.condition}
     operator = operators.pop() if len(operators) == 1 else None
     plans = [plan(arm, bench.protocol, bench.pipeline, bench.model, operator) for arm in bench.protocol.arm]
     protocol["arm"] = [p.describe() for p in plans]
@@ -80,7 +80,7 @@ def _cores() -> int:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that this code is in, with + if it was changed; None outside of one."""
+    """Return the commit of the checkout that this code is in, with + if it was changed; None outside of one."""
     here = Path(__file__)
     ask = {"cwd": here.parent, "capture_output": True, "text": True, "timeout": 10}
     try:

@@ -87,7 +87,7 @@ class BenchRecord:
         return (self.condition, self.arm, self.image, self.level if self.arm == "severity" else None)
 
     def to_json(self) -> str:
-        """One line of strict JSON."""
+        """Return one line of strict JSON."""
         return json.dumps(finite(asdict(self)), ensure_ascii=False)
 
 
@@ -144,7 +144,7 @@ class Log:
 
 
 def parse(lines: Iterable[str]) -> list[BenchRecord]:
-    """The records of JSON lines; what is no whole record is left out."""
+    """Return the records of JSON lines; what is no whole record is left out."""
     known = {f.name for f in fields(BenchRecord)}
     found = []
     for line in lines:
@@ -157,22 +157,22 @@ def parse(lines: Iterable[str]) -> list[BenchRecord]:
 
 
 def read(folder: str | Path) -> list[BenchRecord]:
-    """The latest record of each measurement and arm of a bench folder, in the order of their first appearance."""
+    """Return the latest record of each measurement and arm of a bench folder, in the order of their first appearance."""
     return list(Log(folder).records.values())
 
 
 def image_path(folder: str | Path, condition: str, image: str, arm: str) -> Path:
-    """Where the picture of an arm lies: images/<condition>/<picture without ending>/<arm>.png."""
+    """Return where the picture of an arm lies: images/<condition>/<picture without ending>/<arm>.png."""
     return Path(folder) / "images" / condition / Path(image).with_suffix("") / f"{arm}.png"
 
 
 def one(of: Mapping[str, Record]) -> Record:
-    """Any record of an arm: all tell what it is, its solver and its schedule."""
+    """Return any record of an arm: all tell what it is, its solver and its schedule."""
     return next(iter(of.values()))
 
 
 def kind(record: Record) -> str:
-    """What an arm is: "input", "decoded", "classical", "flash", "full", "come-closer" or "fixed"."""
+    """Return what an arm is: "input", "decoded", "classical", "flash", "full", "come-closer" or "fixed"."""
     if record.get("solver") is None:
         return record["arm"] if record["arm"] in ("input", "decoded") else "classical"
     start = record.get("start")
@@ -184,5 +184,5 @@ def solver(record: Record) -> str | None:
 
 
 def blind(record: Record) -> bool:
-    """Whether the arm had to estimate the operator."""
+    """Return whether the arm had to estimate the operator."""
     return bool((record.get("assumed") or {}).get("estimated"))

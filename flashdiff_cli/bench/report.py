@@ -17,7 +17,7 @@ from flashdiff_cli.runs.record import finite
 
 
 def write_protocol(bench: Bench, arguments: Sequence[str], into: Opener = whole) -> None:
-    """protocol.json: the resolved protocol, and where, when and with what it was run.
+    """Write protocol.json: the resolved protocol, and where, when and with what it was run.
 
     Args:
         bench: what is run.
@@ -29,7 +29,7 @@ def write_protocol(bench: Bench, arguments: Sequence[str], into: Opener = whole)
 
 
 def write_pictures(bench: Bench, summary: dict[str, Any], into: Opener = whole) -> None:
-    """figures/ of all records in the folder, and page.html, which holds tables, figures and pictures in one file."""
+    """Write figures/ of all records in the folder, and page.html, which holds tables, figures and pictures in one file."""
     from flashdiff_cli.bench.figures import draw_all
     from flashdiff_cli.bench.page import make_page
 
@@ -39,7 +39,7 @@ def write_pictures(bench: Bench, summary: dict[str, Any], into: Opener = whole) 
 
 
 def write_summary(bench: Bench, into: Opener = whole) -> dict[str, Any]:
-    """summary.json, summary.md and summary.html of all records in the folder; returns what is in the first."""
+    """Write summary.json, summary.md and summary.html of all records in the folder; return what is in the first."""
     records = bench.current()
     summary = summarise(records, bench.protocol, scores_of_folders(bench, records)) | {"missing": bench.measures.missing}
     write_text(json.dumps(finite(summary), indent=2, ensure_ascii=False) + "\n", bench.folder / "summary.json", into)

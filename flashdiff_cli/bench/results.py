@@ -20,12 +20,12 @@ def _link(path: Path, base: Path) -> str:
 
 
 def _escape(text: str) -> str:
-    """A text that Markdown leaves as it is."""
+    """Return a text that Markdown leaves as it is."""
     return re.sub(r"([\\`*_{}\[\]<>|])", r"\\\1", text)
 
 
 def _tables(folder: Path, title: str) -> str:
-    """summary.md below a heading of the second level: without the title in it, and its headings a level lower."""
+    """Return summary.md below a heading of the second level: without the title in it, and its headings a level lower."""
     path = folder / TABLES
     if not path.is_file():
         return ""
@@ -54,7 +54,7 @@ def _section(folder: Path, base: Path) -> list[str]:
 
 
 def results_markdown(folders: Path | str | Sequence[Path | str], base: Path | str | None = None) -> str:
-    """The published page of one or several benches: facts, tables and figures of each, in the order given.
+    """Return the published page of one or several benches: facts, tables and figures of each, in the order given.
 
     The same folders give the same text.
 

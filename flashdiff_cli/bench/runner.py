@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from flashdiff_cli.bench.arms import Batch, Identities, NotApplicable, Outcome, Plan, encoder_of, plan, run, told
+from flashdiff_cli.bench.arms import Batch, Identities, NotApplicable, Outcome, Plan, describe_assumed, encoder_of, plan, run
 from flashdiff_cli.bench.dataset import Case, Item, batches, degrade
 from flashdiff_cli.bench.metrics import FOLDER, Measures
 from flashdiff_cli.bench.protocol import SEVERITY, Condition, Protocol
@@ -48,11 +48,11 @@ class Work:
         seen[0], seen[1] = seen[0] + seconds, seen[1] + steps
 
     def share(self, running: float = 0.0) -> float:
-        """Of the whole work, 0 to 1; `running` steps of the present arm are run."""
+        """Return the share of the whole work, 0 to 1; `running` steps of the present arm are run."""
         return 1.0 if not self.total else 1 - (sum(self.units.values()) - running) / self.total
 
     def left(self, arm: str | None = None, running: float = 0.0, elapsed: float = 0.0) -> float | None:
-        """Seconds; None before anything is known. The present arm has run `running` steps in `elapsed` seconds."""
+        """Return the seconds that are left; None before anything is known. The present arm has run `running` steps in `elapsed` seconds."""
         spent = {name: list(seen) for name, seen in self.spent.items()}
         if arm is not None and running:
             seconds, steps = spent.get(arm, (0.0, 0.0))
@@ -99,7 +99,9 @@ class Bench:
         self.protocol, self.selected = protocol, selected
         self.pipeline, self.model, self.items = pipeline, model, list(items)
         self.folder, self.batch, self.dtype = Path(folder), batch, dtype
-        self.plans = {c.name: [plan(arm, protocol, pipeline, model, c.told[0], c.most_noise) for arm in selected.arm] for c in selected.condition}
+        self.plans = {
+            c.name: [plan(arm, protocol, pipeline, model, c.assumption[0], c.most_noise) for arm in selected.arm] for c in selected.condition
+        }
         self.measures = Measures(protocol.metrics, pipeline.unet.device)
         # The distance of two sets of pictures is taken between files, so that a resumed bench has all of them.
         whole = any(name in FOLDER for name in self.measures.usable)
@@ -134,7 +136,7 @@ class Bench:
         return n > 0 and not all(self._is_done(condition.name, SEVERITY, item, j / (n - 1)) for j in range(n))
 
     def todo(self) -> list[tuple[str, str, int]]:
-        """(condition, arm, pictures that are left), the severity sweep among them."""
+        """Return (condition, arm, pictures that are left), the severity sweep among them."""
         rows = []
         for c in self.selected.condition:
             for p in self.plans[c.name]:
@@ -178,7 +180,7 @@ class Bench:
     def _timed(
         self, arm: str, condition: Condition, items: Sequence[Item], steps: dict[str, float], watch: Watch, function: Callable
     ) -> list[BenchRecord]:
-        """The records of one arm on one batch, logged, with its share of the work counted."""
+        """Return the records of one arm on one batch, logged, with its share of the work counted."""
         expected = steps[arm] * len(items)
         what = f"{condition.name}, {arm}"
 
@@ -209,7 +211,7 @@ class Bench:
         return {"level": round(case.level, 6), "operator": operator, "noise_std": case.noise_std}
 
     def _arm(self, plan: Plan, condition: Condition, items: list[Item], cleans: dict, step: Callable[[int, int], None]) -> list[BenchRecord]:
-        """The records of an arm on pictures of equal size; what does not fit or fails is recorded as such."""
+        """Return the records of an arm on pictures of equal size; what does not fit or fails is recorded as such."""
         name = plan.arm.name
         try:
             cases = [degrade(item, cleans[item.below], condition, self.protocol.seed) for item in items]
@@ -231,7 +233,7 @@ class Bench:
             why = str(error) if isinstance(error, FlashdiffError) else "not enough memory; use a smaller `batch` or `size`"
             return [
                 self._record(condition, name, item, status=status, error=why, assumed=assumed, **fact)
-                for item, fact, assumed in zip(items, facts, told(batch), strict=True)
+                for item, fact, assumed in zip(items, facts, describe_assumed(batch), strict=True)
             ]
         return self._records(plan, condition, batch, facts, outcome)
 
@@ -263,14 +265,14 @@ class Bench:
             write_picture(Picture(content.float().cpu().clamp(-1, 1)), image_path(self.folder, condition, case.item.below, name))
 
     def _sweep(self, condition: Condition, item: Item, clean: torch.Tensor) -> list[BenchRecord]:
-        """The severity at each of the protocol's levels, in one batch."""
+        """Return the severity at each of the protocol's levels, in one batch."""
         n = self.protocol.levels
         try:
             cases = [degrade(item, clean, condition, self.protocol.seed, (j, n)) for j in range(n)]
-            name, _ = encoder_of(self.pipeline, condition.told[0], None, condition.most_noise)
-            lifted = torch.cat([case.operator.seen(case.measurement) for case in cases])
+            name, _ = encoder_of(self.pipeline, condition.assumption[0], None, condition.most_noise)
+            resized = torch.cat([case.operator.seen(case.measurement) for case in cases])
             begin = time.perf_counter()
-            analysis = self.pipeline.analyse(lifted, None, name)
+            analysis = self.pipeline.analyse(resized, None, name)
             seconds = (time.perf_counter() - begin) / n
             with torch.no_grad():
                 target = self.pipeline.stage.encode(clean.to(analysis.latent))
@@ -279,7 +281,7 @@ class Bench:
             levels = [round(j / (n - 1), 6) for j in range(n)]
             return [self._record(condition, SEVERITY, item, level=t, status=status, error=str(error)) for t in levels]
         error = (analysis.latent - target).float().square().mean((1, 2, 3)).tolist()
-        chosen = self.pipeline.plan(SamplingRequest(encoder=name), condition.told[0])
+        chosen = self.pipeline.plan(SamplingRequest(encoder=name), condition.assumption[0])
         starts = chosen.matched_step(analysis.variance).tolist()
         records = []
         for case, variance, true, start in zip(cases, analysis.variance.float().tolist(), error, starts, strict=True):
@@ -290,5 +292,5 @@ class Bench:
         return records
 
     def current(self) -> list[BenchRecord]:
-        """The latest record of each measurement and arm in the folder, those of earlier runs among them."""
+        """Return the latest record of each measurement and arm in the folder, those of earlier runs among them."""
         return list(self.log.records.values())

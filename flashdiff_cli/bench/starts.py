@@ -23,7 +23,7 @@ SEARCHED = ("psnr", "ssim", "gmsd", "haarpsi", "lpips_vgg", "lpips_alex")
 
 
 def families(arms: Mapping[str, Arm]) -> dict[tuple[str, int], tuple[dict[int, Arm], Arm]]:
-    """(Fixed starts by rising step, the matched start) for each solver and length of schedule that has two of those and this.
+    """Return (fixed starts by rising step, the matched start) for each solver and length of schedule that has two of those and this.
 
     Of several matched ones the first counts. Arms that estimate the degradation are left out.
     """
@@ -47,14 +47,14 @@ def _has(record: Record, measure: str) -> bool:
 
 
 def complete(fixed: Mapping[int, Arm], matched: Arm, measures: Sequence[str]) -> list[str]:
-    """The pictures that have a severity, all starts and all measures."""
+    """Return the pictures that have a severity, all starts and all measures."""
     arms = [matched, *fixed.values()]
     has = {i: all(i in of and all(_has(of[i], m) for m in measures) for of in arms) for i in matched}
     return [i for i, r in matched.items() if has[i] and r.get("severity") is not None]
 
 
 def severity_classes(severities: Mapping[str, float], least: int = 3) -> list[list[str]]:
-    """Pictures split at the terciles of severity, easy first; into fewer classes where some would hold less than `least`."""
+    """Return pictures split at the terciles of severity, easy first; into fewer classes where some would hold less than `least`."""
     ranked = sorted(severities, key=lambda image: (severities[image], image))
     count = max(1, min(3, len(ranked) // least))
     size, more = divmod(len(ranked), count)
@@ -67,7 +67,7 @@ def _mean(of: Arm, measure: str, images: Sequence[str]) -> float:
 
 
 def best_start(fixed: Mapping[int, Arm], images: Sequence[str], measure: str) -> tuple[int, float]:
-    """The fixed start step with the best mean of a measure over pictures that all have it, and that mean; of equals the lowest step."""
+    """Return the fixed start step with the best mean of a measure over pictures that all have it, and that mean; of equals the lowest step."""
     means = {start: _mean(of, measure, images) for start, of in fixed.items()}
     best = (min if measure in LOWER_IS_BETTER else max)(sorted(means), key=means.__getitem__)
     return best, means[best]
@@ -82,7 +82,7 @@ def _against_best(fixed: Mapping[int, Arm], matched: Arm, images: Sequence[str],
 
 
 def start_search(arms: Mapping[str, Arm], measures: Sequence[str]) -> list[dict[str, Any]]:
-    """For each solver and length of schedule with fixed starts and a matched one, how near the matched one comes to the best.
+    """Return for each solver and length of schedule with fixed starts and a matched one, how near the matched one comes to the best.
 
     The best is chosen for each class and measure on the same pictures, in its favour.
 

@@ -161,7 +161,7 @@ def severity_figures(records: pd.DataFrame) -> dict[str, Any] | None:
 
 
 def number(figures: dict[str, Any], digits: int, signed: bool = False, interval: bool = True) -> str:
-    """ "mean [low, high]", or "-" where there is none."""
+    """Return "mean [low, high]", or "-" where there is none."""
     if figures["mean"] is None:
         return "-"
     sign = "+" if signed else ""
@@ -224,7 +224,7 @@ def _start_table(found: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def start_lines(found: Sequence[dict[str, Any]]) -> list[str]:
-    """What the best fixed start was chosen from, and how, as sentences."""
+    """Return what the best fixed start was chosen from, and how, as sentences."""
     return [
         f"{search['arm']} against fixed starts at steps {', '.join(map(str, search['fixed']))}: the best one is chosen for each class of "
         "severity and measure on the same pictures, in its favour; the difference is the matched start minus the best fixed one, "
@@ -234,7 +234,7 @@ def start_lines(found: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def severity_lines(found: dict[str, Any] | None) -> list[str]:
-    """The severity figures as sentences."""
+    """Return the severity figures as sentences."""
     lines = []
     if found and "spearman" in found:
         lines.append(
@@ -251,7 +251,7 @@ def severity_lines(found: dict[str, Any] | None) -> list[str]:
 
 
 def arm_lines(arms: dict[str, dict[str, Any]]) -> list[str]:
-    """Which arms make pictures worse than they came, and what the blind ones took the degradation for, as sentences."""
+    """Return which arms make pictures worse than they came, and what the blind ones took the degradation for, as sentences."""
     shares = [f"{name} {row['worse_than_input']:.1%}" for name, row in arms.items() if row.get("worse_than_input") is not None]
     lines = [f"Share of the pictures with less PSNR than their input: {', '.join(shares)}."] if shares else []
     for name, row in arms.items():
@@ -301,7 +301,7 @@ def to_html(summary: dict[str, Any]) -> str:
 
 
 def scores_of_folders(bench: Any, records: Sequence[BenchRecord]) -> dict[tuple[str, str], dict[str, float]]:
-    """FID and KID of each condition and arm, from the saved images; at least two pictures are needed.
+    """Return FID and KID of each condition and arm, from the saved images; at least two pictures are needed.
 
     Args:
         bench: a `runner.Bench` whose images are all saved.

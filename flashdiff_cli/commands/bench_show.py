@@ -31,7 +31,7 @@ def _time(seconds: float | None) -> str:
 
 
 def _say(line: str) -> None:
-    """One line on stdout; what a protocol says may be anybody's."""
+    """Print one line on stdout; what a protocol says may be anybody's."""
     print(one_line(line))
 
 
@@ -69,7 +69,7 @@ def follow(runner: Bench, as_json: bool, quiet: bool) -> int:
 
 
 def say_protocols() -> None:
-    """The packaged protocols, one a line."""
+    """Print the packaged protocols, one a line."""
     from flashdiff_cli.bench.protocol import load, packaged
 
     for name in packaged():
@@ -77,12 +77,12 @@ def say_protocols() -> None:
 
 
 def say_plan(protocol: Protocol, pictures: int) -> None:
-    """Conditions, arms and how much that is."""
+    """Print conditions, arms and how much that is."""
     for condition in protocol.condition:
         values = " ".join(f"{k} {v}" for k, v in condition.options.items())
         _say(f"condition  {condition.name}: {condition.operator} {values}".rstrip() + f", noise {condition.noise_std}")
         if condition.assumed is not None:
-            name, options, noise = condition.told
+            name, options, noise = condition.assumption
             _say(f"           told {name} " + " ".join(f"{k} {v}" for k, v in options.items()) + f", noise {noise}")
     for arm in protocol.arm:
         what = arm.baseline or f"{arm.solver}, start {arm.start}" + (f", {arm.steps} steps" if arm.steps else "")
@@ -94,7 +94,7 @@ def say_plan(protocol: Protocol, pictures: int) -> None:
 
 
 def say_summary(summary: dict[str, Any]) -> None:
-    """A table for each condition, of at most 80 columns; all else is in the written tables."""
+    """Print a table for each condition, of at most 80 columns; all else is in the written tables."""
     from flashdiff_cli.bench.tables import DIGITS, TITLES, number, severity_lines
 
     console = Console(highlight=False, width=WIDTH)

@@ -44,5 +44,5 @@ def _number(value: float | None) -> str:
 
 
 def asks_for_speed(images: Sequence[Path] | None) -> bool:
-    """Whether "speed" was given in the place of pictures."""
+    """Return whether "speed" was given in the place of pictures."""
     return list(images or ()) == [SPEED]

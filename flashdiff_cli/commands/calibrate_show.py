@@ -26,7 +26,7 @@ def follow(search: Search, quiet: bool) -> bool:
 
 
 def say_plan(tried: Sequence[Candidate], sizes: Sequence[int]) -> None:
-    """The candidates, one a line, and the rounds."""
+    """Print the candidates, one a line, and the rounds."""
     for candidate in tried:
         print(candidate.name + (" (in use)" if candidate.in_use else ""))
     print(f"{len(tried)} candidates; rounds of {', '.join(map(str, sizes))} pictures, each with the better ones of the one before")
@@ -37,7 +37,7 @@ def _text(value: Any) -> str:
 
 
 def _table(rows: Sequence[Row], chosen: Row, shown: Sequence[str], objective: str, digits: int) -> Table:
-    """The candidates of a round, one a row: the settings that differ, and what was measured."""
+    """Return the candidates of a round, one a row: the settings that differ, and what was measured."""
     from flashdiff_cli.bench.tables import number
 
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
@@ -52,7 +52,7 @@ def _table(rows: Sequence[Row], chosen: Row, shown: Sequence[str], objective: st
 
 
 def say_choice(rows: Sequence[Row], chosen: Row, axes: Sequence[str], objective: str, pictures: int, as_json: bool) -> None:
-    """The last round as a table of at most 80 columns, and the choice."""
+    """Print the last round as a table of at most 80 columns, and the choice."""
     from flashdiff_cli.bench.calibrate import OBJECTIVES
     from flashdiff_cli.runs.record import finite
 

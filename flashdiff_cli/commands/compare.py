@@ -17,7 +17,7 @@ def compare(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write (default: AFTER-compared.png).")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that stands in the way.")] = False,
 ) -> None:
-    """Two pictures side by side as one PNG.
+    """Put two pictures side by side into one PNG.
 
     Example:
 

@@ -162,7 +162,7 @@ def _read_option(pair: str) -> tuple[str, str]:
 
 
 def _is_of_operator(name: str, pair: str) -> bool:
-    """Whether an option is one of an operator's; a UsageError if it is of no solver either."""
+    """Return whether an option is one of an operator's; a UsageError if it is of no solver either."""
     import difflib
 
     from flashdiff_cli.operators import OPERATORS

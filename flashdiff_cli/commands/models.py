@@ -19,7 +19,7 @@ Name = Annotated[str, typer.Argument(metavar="MODEL", help="Known name, Hub id (
 
 @contextmanager
 def _downloads(quiet: bool):
-    """A bar on stderr for downloads that are not the Hub's; yields what `resolve_model` reports to."""
+    """Show a bar on stderr for downloads that are not the Hub's; yields what `resolve_model` reports to."""
     from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -40,7 +40,7 @@ def _downloads(quiet: bool):
 
 @models.command("list")
 def list_(json: Json = False) -> None:
-    """Known models, and which of them are on this machine.
+    """List the known models, and which of them are on this machine.
 
     Example:
 
@@ -85,7 +85,7 @@ def _components(folder: Path) -> dict[str, dict]:
 
 @models.command()
 def info(model: Name, json: Json = False) -> None:
-    """What a model is: pictures, terms, source, and its components if it is on this machine.
+    """Say what a model is: pictures, terms, source, and its components if it is on this machine.
 
     Example:
 

@@ -112,7 +112,7 @@ def _to(handler: logging.Handler, level: int, format: str = FORMAT) -> None:
 
 @contextmanager
 def of_this_run() -> Iterator[None]:
-    """What these options change is as it was when the run is over."""
+    """Put back what these options change when the run is over."""
     names = (LIMIT, *THREADS)
     before = {name: os.environ.get(name) for name in names}
     level, handlers = log.level, list(log.handlers)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def ending_named(format: str | None) -> str | None:
-    """The ending of the format that --format names; None where it is not given.
+    """Return the ending of the format that --format names; None where it is not given.
 
     Raises:
         UsageError: it cannot be written.
@@ -37,7 +37,7 @@ def check_choices(fast_and_start: bool, overwrite_and_resume: bool) -> None:
 
 
 def settings_among(given: Mapping[str, Any], **changed: Any) -> Settings:
-    """The settings among a command's arguments, which have the names of their fields; `changed` go before them."""
+    """Return the settings among a command's arguments, which have the names of their fields; `changed` go before them."""
     from flashdiff_cli.runs.settings import Settings
 
     return Settings(**({field.name: given[field.name] for field in fields(Settings) if field.name in given} | changed))

@@ -38,7 +38,7 @@ def severity(
     help_all: helpful.HelpAll = False,
     **values,
 ) -> None:
-    """How hard is each picture? Its severity, estimated degradation and start step, without restoring it.
+    """Estimate how hard each picture is: its severity, degradation and start step, without restoring it.
 
     Examples:
 

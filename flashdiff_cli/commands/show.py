@@ -37,7 +37,7 @@ log = logging.getLogger("flashdiff")
 
 
 def errors() -> Console:
-    """A console on the stderr of this moment."""
+    """Return a console on the stderr of this moment."""
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -48,7 +48,7 @@ def say_error(message: str) -> None:
 
 
 def lenient() -> None:
-    """What a console's code page cannot show is written as its escape, on stdout and stderr: names are any bytes."""
+    """Write what a console's code page cannot show as its escape, on stdout and stderr: names are any bytes."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
@@ -56,7 +56,7 @@ def lenient() -> None:
 
 
 def say_json(text: str) -> None:
-    """One line of JSON on stdout, in ASCII where its code page lacks a character."""
+    """Print one line of JSON on stdout, in ASCII where its code page lacks a character."""
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
@@ -94,13 +94,13 @@ class Meter:
         self.steps = self.bar.add_task("loading the model", total=None, count="")
 
     def begin(self, name: str) -> None:
-        """A picture begins."""
+        """Note that a picture begins."""
         self.name = escape(one_line(Path(name).name)[:24])
         self.bar.reset(self.steps, total=None, description=self.name, expected=self.expected)
         self.phase("reading")
 
     def phase(self, name: str) -> None:
-        """What is done with the present picture now."""
+        """Show what is done with the present picture now."""
         self.bar.update(self.steps, description=f"{self.name}: {name}")
         log.debug("%s: %s", self.name, name)
 
@@ -110,11 +110,11 @@ class Meter:
         log.info("%s", text)
 
     def step(self, done: int, total: int) -> None:
-        """`done` of `total` steps of the present picture are run."""
+        """Show that `done` of `total` steps of the present picture are run."""
         self.bar.update(self.steps, completed=done, total=total)
 
     def end(self, record: Record) -> None:
-        """A picture is finished, or was left as it is."""
+        """Note that a picture is finished, or was left as it is."""
         self.done += 1
         self.bar.update(self.pictures, advance=1, count=f"{self.done}/{self.total}")
         took = f"{record.status} in {record.seconds.get('total', 0.0):.1f} s"
@@ -137,7 +137,7 @@ class Left(TimeRemainingColumn):
 
 @contextmanager
 def meter(total: int, quiet: bool, expected: float | None = None):
-    """A Meter on stderr, gone when the work is done."""
+    """Show a Meter on stderr, gone when the work is done."""
     shown = Meter(total, quiet, expected)
     with shown.bar:
         yield shown
@@ -151,7 +151,7 @@ class HasConsole(Protocol):
 
 @contextmanager
 def interruptible(shown: HasConsole):
-    """Ctrl-C, SIGTERM or SIGHUP asks to stop after the present picture; a second one stops at once. Yields the Stop that is then set."""
+    """Let Ctrl-C, SIGTERM or SIGHUP ask to stop after the present picture; a second one stops at once. Yields the Stop that is then set."""
     stop = Stop()
 
     def ask(number, frame):
@@ -167,7 +167,7 @@ def interruptible(shown: HasConsole):
 
 
 def say_left(jobs: Sequence[Job]) -> None:
-    """What an interrupted run has left to do."""
+    """Say what an interrupted run has left to do."""
     rest = f" and {len(jobs) - 3} more" if len(jobs) > 3 else ""
     names = ", ".join(str(job.source) for job in jobs[:3])
     say_error(f"interrupted; left: {names}{rest}; the same command goes on from there")

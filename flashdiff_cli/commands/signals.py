@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-HEEDED = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+HANDLED = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class Interrupted(BaseException):
@@ -28,7 +28,7 @@ class Stop(threading.Event):
 
 @contextmanager
 def handled(handler: Callable[[int, object], None]) -> Iterator[None]:
-    """While this lasts, `handler` is called for every signal that asks to stop, but not for a hang-up that is ignored (nohup)."""
+    """Call `handler`, while this lasts, for every signal that asks to stop, but not for a hang-up that is ignored (nohup)."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -39,7 +39,7 @@ def handled(handler: Callable[[int, object], None]) -> Iterator[None]:
             os._exit(128 + number)
         handler(number, frame)
 
-    for number in HEEDED:
+    for number in HANDLED:
         old = signal.getsignal(number)
         if number == signal.SIGINT or old is not signal.SIG_IGN:
             before[number] = old
@@ -52,7 +52,7 @@ def handled(handler: Callable[[int, object], None]) -> Iterator[None]:
 
 
 def leave(number: int, frame: object) -> None:
-    """Before anything has begun, and when all has ended: one line, and the end."""
+    """End the process with one line, before anything has begun and when all has ended."""
     with suppress(OSError):
         os.write(2, b"flashdiff: interrupted\n")
     abandon()

@@ -22,7 +22,7 @@ LEGEND = "~: estimated from the picture, with how sure that is; start: the step 
 
 
 def describe_operator(record: Record) -> str:
-    """The degradation and its main parameters on one line, the noise on the next; "~" marks an estimate, with how sure it is."""
+    """Return the degradation and its main parameters on one line, the noise on the next; "~" marks an estimate, with how sure it is."""
     operator = dict(record.operator or {})
     name, estimated = operator.pop("name", ""), operator.pop("estimated", False)
     short = {"gaussian-blur": "blur", "motion-blur": "motion", "random-inpainting": "kept", "identity": ""}.get(name, name)
@@ -37,7 +37,7 @@ def describe_operator(record: Record) -> str:
 
 
 def describe_files(record: Record) -> str:
-    """The input's name and below it the output: its name where it stands beside the input, else its path."""
+    """Return the input's name and below it the output: its name where it stands beside the input, else its path."""
     source = Path(record.input)
     if not record.output:
         return escape(one_line(source.name))
@@ -47,7 +47,7 @@ def describe_files(record: Record) -> str:
 
 
 def table(records: Sequence[Record], restored: bool) -> Table:
-    """Two lines a picture; with ordinary names they fit 80 columns."""
+    """Return two lines a picture; with ordinary names they fit 80 columns."""
     written = restored or any(r.output for r in records)
     shown = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     shown.add_column("file > output" if written else "file", overflow="fold", ratio=1)
@@ -74,7 +74,7 @@ def table(records: Sequence[Record], restored: bool) -> Table:
 
 
 def to_tsv(records: Sequence[Record]) -> str:
-    """A header and a line a record, between tabs; names are whole, and what does not apply is empty."""
+    """Return a header and a line a record, between tabs; names are whole, and what does not apply is empty."""
     from flashdiff_cli.runs.tabulate import flat
 
     rows = [flat(record) for record in records]
@@ -90,7 +90,7 @@ def _cell(value: object) -> str:
 
 
 def report(records: Sequence[Record], as_json: bool, restored: bool = True) -> None:
-    """The table on stdout, unless JSON lines went there already; lines between tabs where stdout is no terminal."""
+    """Print the table on stdout, unless JSON lines went there already; lines between tabs where stdout is no terminal."""
     if as_json or not records:
         return
     console = Console(highlight=False)
@@ -104,7 +104,7 @@ def report(records: Sequence[Record], as_json: bool, restored: bool = True) -> N
 
 
 def closing(records: Sequence[Record], passed: int = 0, files: Mapping[str, Path | None] | None = None, done: str = "restored") -> str:
-    """What became of a run, in one line: "2 restored, 255 up to date, 2 failed, 34 passed over: report family.html".
+    """Return what became of a run, in one line: "2 restored, 255 up to date, 2 failed, 34 passed over: report family.html".
 
     Args:
         records: of all pictures.

@@ -61,7 +61,7 @@ def train(
     val: HeldOut = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Folder of checkpoints, log, sheets and the result (default: STAGE-model).", show_default=False),
+        typer.Option("--out", "-o", help="Folder of checkpoints, log, sample grids and the result (default: STAGE-model).", show_default=False),
     ] = None,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Model whose first stage is used (diffusion, severity): name, Hub id or folder.")

@@ -144,7 +144,7 @@ class Runner:
         return run_pictures(todo, self.settings, lambda: self.restorer, self.work, self.json, self.quiet, refused, claims=claims)[1]
 
     def work(self, restorer, job, picture, shown):
-        """See `commands.run.Work`."""
+        """Work as `commands.run.Work` says."""
         from flashdiff_cli.pictures.files import write_picture
 
         restored, record = restorer.restore(picture, self.settings, str(job.source), shown.step, phase=shown.phase)

@@ -31,7 +31,7 @@ class Check:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The files of a model's folder, but for the list of checksums and what begins with a dot; links to folders are not followed."""
+    """Return the files of a model's folder, but for the list of checksums and what begins with a dot; links to folders are not followed."""
     found, waiting = [], [folder]
     while waiting:
         for path in waiting.pop().iterdir():
@@ -82,7 +82,7 @@ def add_sums(folder: Path, below: Path) -> None:
 
 
 def renewed_sums(folder: Path, name: str) -> str | None:
-    """The content of a folder's SHA256SUMS with the checksum of one file taken anew; None if it has none.
+    """Return the content of a folder's SHA256SUMS with the checksum of one file taken anew; None if it has none.
 
     All other lines stay, so that a file that is damaged still shows.
     """
@@ -100,7 +100,7 @@ def _git_sha1(path: Path) -> str:
 
 
 def _check_blob(path: Path) -> str:
-    """The Hub's cache names a blob by its hash: SHA-256 of large files, git's SHA-1 of small ones."""
+    """Return the Hub's cache names a blob by its hash: SHA-256 of large files, git's SHA-1 of small ones."""
     name = path.resolve().name
     if not path.exists():
         return "missing"
@@ -112,7 +112,7 @@ def _check_blob(path: Path) -> str:
 
 
 def read_sums(folder: Path) -> dict[str, str] | None:
-    """Checksums by file of a folder's SHA256SUMS; None if it has none.
+    """Return the checksums by file of a folder's SHA256SUMS; None if it has none.
 
     Raises:
         FlashdiffError: the list itself is damaged.

@@ -25,7 +25,7 @@ CAPS = (
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A JSON configuration.
+    """Return a JSON configuration.
 
     Raises:
         FlashdiffError: it is missing, too large, or no JSON object.

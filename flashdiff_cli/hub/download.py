@@ -19,7 +19,7 @@ Report = Callable[[str, int, int | None], None]
 
 
 def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file.
+    """Return the hexadecimal SHA-256 of a file.
 
     Raises:
         OSError: it cannot be read.

@@ -20,7 +20,8 @@ UNCONDITIONAL = ("__is_unconditional__", None)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """
+    """Read a YAML file of plain values.
+
     Raises:
         FlashdiffError: it cannot be read or is no mapping.
     """
@@ -77,9 +78,10 @@ class Section:
         return self.values[name]
 
     def only(self, name: str, allowed: tuple, default: Any = None) -> None:
-        """
+        """Check that an entry has one of the values that can be represented.
+
         Raises:
-            FlashdiffError: the entry has a value that cannot be represented.
+            FlashdiffError: it has another.
         """
         value = self.values.get(name, default)
         if not any(value is known or (type(value) is type(known) and value == known) for known in allowed):
@@ -87,7 +89,7 @@ class Section:
 
 
 def first_stage_kind(target: str, where: str) -> str:
-    """ "vq" or "kl", from the class that a configuration names."""
+    """Return "vq" or "kl", from the class that a configuration names."""
     for part, kind in (("VQModel", "vq"), ("AutoencoderKL", "kl"), ("VQGAN", "vq")):
         if part in str(target):
             return kind
@@ -95,7 +97,7 @@ def first_stage_kind(target: str, where: str) -> str:
 
 
 def block_types(dd: Section) -> tuple[list[str], list[str], list[int]]:
-    """Types of the encoder's and the decoder's blocks and their channels, from `ddconfig`."""
+    """Return the types of the encoder's and the decoder's blocks and their channels, from `ddconfig`."""
     multiples, resolution = list(dd.need("ch_mult")), int(dd.need("resolution"))
     attends = [resolution // 2**i in dd.get("attn_resolutions", []) for i in range(len(multiples))]
     down = ["AttnDownEncoderBlock2D" if a else "DownEncoderBlock2D" for a in attends]
@@ -104,9 +106,10 @@ def block_types(dd: Section) -> tuple[list[str], list[str], list[int]]:
 
 
 def check_autoencoder(dd: Section, kind: str) -> None:
-    """
+    """Check that an autoencoder of this kind, "vq" or "kl", can be represented.
+
     Raises:
-        FlashdiffError: the autoencoder has a part that diffusers lacks.
+        FlashdiffError: it has a part that diffusers lacks.
     """
     dd.only("double_z", (kind == "kl",), True)
     dd.only("resamp_with_conv", (True,), True)
@@ -117,7 +120,7 @@ def check_autoencoder(dd: Section, kind: str) -> None:
 
 
 def make_first_stage(params: Section, kind: str, scaling_factor: float) -> AutoencoderKL | VQModel:
-    """An empty autoencoder of the configured shape.
+    """Return an empty autoencoder of the configured shape.
 
     Args:
         params: of the first stage: `ddconfig`, `embed_dim` and, for `vq`, `n_embed`.
@@ -148,7 +151,7 @@ def make_first_stage(params: Section, kind: str, scaling_factor: float) -> Autoe
 
 
 def make_unet(params: Section) -> UNet2DModel:
-    """An empty noise predictor of the configured shape."""
+    """Return an empty noise predictor of the configured shape."""
     for name, allowed, default in (
         ("conv_resample", (True,), True),
         ("dims", (2,), 2),
@@ -188,7 +191,7 @@ def _head_width(params: Section, widths: list[int]) -> int:
 
 
 def make_scheduler(params: Section, table: torch.Tensor | None) -> DDIMScheduler:
-    """The training schedule, with the original's time offset and last step.
+    """Return the training schedule, with the original's time offset and last step.
 
     Args:
         params: of the latent diffusion model.

@@ -18,7 +18,7 @@ def _good(text: str, parts: range) -> bool:
 
 
 def hub_id(spec: str, revision: str | None = None, flag: str = "`model`", known: str = "") -> tuple[str, str | None]:
-    """(`owner/name`, revision or None) of `owner/name[@revision]`.
+    """Return (`owner/name`, revision or None) of `owner/name[@revision]`.
 
     Args:
         spec: as given.
@@ -39,5 +39,5 @@ def hub_id(spec: str, revision: str | None = None, flag: str = "`model`", known:
 
 
 def pickled_weights(files: list[str]) -> list[str]:
-    """The pickled weights, among a repository's files, that have no safe twin."""
+    """Return the pickled weights, among a repository's files, that have no safe twin."""
     return [f for f in files if f.endswith("/" + PICKLED) and f.removesuffix(PICKLED) + SAFE not in files]

@@ -13,13 +13,13 @@ PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def weights_folder() -> Path:
-    """`weights/` inside an installed package, or beside the package in a checkout."""
+    """Return `weights/` inside an installed package, or beside the package in a checkout."""
     inside = PACKAGE / "weights"
     return inside if inside.is_dir() else PACKAGE.parent / "weights"
 
 
 def converted_folder(name: str) -> Path:
-    """Where a model that is kept in converted form lies: `flashdiff/NAME` beside the Hub's cache, below HF_HOME.
+    """Return where a model that is kept in converted form lies: `flashdiff/NAME` beside the Hub's cache, below HF_HOME.
 
     Args:
         name: of the registry, or `owner/name/commit`.
@@ -30,7 +30,7 @@ def converted_folder(name: str) -> Path:
 
 
 def within(root: Path, path: Path) -> Path:
-    """A path below a model's folder, unchanged, if no link on the way leads out of it.
+    """Return a path below a model's folder, unchanged, if no link on the way leads out of it.
 
     The Hub's cache keeps the files of `models--OWNER--NAME/snapshots/COMMIT` as links into its `blobs`, which belong to it.
 

@@ -92,7 +92,7 @@ def check_pickle(file: IO[bytes], size: int) -> None:
 
 
 def _follow(opcode: pickletools.OpcodeInfo, argument: object, stack: list[int], marks: list[int], memo: dict) -> None:
-    """One step on a stack that holds how deeply each value is nested."""
+    """Take one step on a stack that holds how deeply each value is nested."""
     name = opcode.name
     if name == "MARK":
         marks.append(len(stack))

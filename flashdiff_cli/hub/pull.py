@@ -25,7 +25,7 @@ def folder_with_sums(target: Path) -> Iterator[Path]:
 
 
 def _say(repo: str, error: Exception, revision: str | None) -> FlashdiffError:
-    """The Hub client's errors, each with its remedy."""
+    """Return the Hub client's errors, each with its remedy."""
     from huggingface_hub import errors
 
     at = f"{repo}@{revision}" if revision else repo
@@ -49,7 +49,7 @@ def pull_from_hub(
     own: KnownModel | None = None,
     variant: str | None = None,
 ) -> Path:
-    """A repository's folder; fetched into the Hub's cache where it is not there, with the checksum of each file verified.
+    """Return a repository's folder; fetched into the Hub's cache where it is not there, with the checksum of each file verified.
 
     Args:
         repo: `owner/name`.

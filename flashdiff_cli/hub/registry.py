@@ -66,12 +66,12 @@ class KnownModel:
         return f"{self.repo}@{(self.revision or 'main')[:8]}" if self.repo else str(self.url)
 
     def describe(self) -> dict[str, Any]:
-        """For JSON: all fields and `source`."""
+        """Return all fields and `source`, for JSON."""
         return asdict(self) | {"source": self.source}
 
 
 def parse(entries: dict[str, Any], where: str) -> dict[str, KnownModel]:
-    """Descriptions by name.
+    """Return the descriptions by name.
 
     Raises:
         FlashdiffError: an entry lacks a field, has an unknown one, or does not say where its model comes from.
@@ -94,7 +94,7 @@ def parse(entries: dict[str, Any], where: str) -> dict[str, KnownModel]:
 
 @cache
 def known_models() -> dict[str, KnownModel]:
-    """All models of the registry, by name."""
+    """Return all models of the registry, by name."""
     path = weights_folder() / "registry.json"
     try:
         return parse(json.loads(path.read_text(encoding="utf-8")), str(path))
@@ -103,5 +103,5 @@ def known_models() -> dict[str, KnownModel]:
 
 
 def shipped_folder(model: KnownModel) -> Path:
-    """Where a shipped model lies."""
+    """Return where a shipped model lies."""
     return weights_folder() / str(model.shipped)

@@ -33,7 +33,7 @@ QKV = re.compile(r"(.*)\.to_([qkv])")
 
 
 def unet_name(layer: str, layers: int, attends: Callable[[str, int], bool]) -> str:
-    """The original name of a UNet2DModel layer (a tensor's name without its `.weight` or `.bias`).
+    """Return the original name of a UNet2DModel layer (a tensor's name without its `.weight` or `.bias`).
 
     `to_q`, `to_k` and `to_v` all give the fused `qkv`.
 
@@ -83,7 +83,7 @@ VAE_RULES = (
 
 
 def autoencoder_name(layer: str, levels: int) -> str:
-    """The original name of a layer of AutoencoderKL, VQModel or the severity encoder.
+    """Return the original name of a layer of AutoencoderKL, VQModel or the severity encoder.
 
     Args:
         layer: a tensor's name without its `.weight` or `.bias`.
@@ -109,9 +109,10 @@ class Source:
         self.tensors, self.where, self.used = tensors, where, set()
 
     def take(self, name: str) -> torch.Tensor:
-        """
+        """Return a tensor, and count it as used.
+
         Raises:
-            FlashdiffError: there is no tensor of this name.
+            FlashdiffError: there is none of this name.
         """
         if name not in self.tensors:
             raise FlashdiffError(f"{self.where}: tensor {name} is missing; is this checkpoint complete, and of this configuration?")
@@ -119,7 +120,7 @@ class Source:
         return self.tensors[name]
 
     def leave(self, pattern: str) -> list[str]:
-        """Names that match a pattern count as used: what has no place in the target and need not have one."""
+        """Count names that match a pattern as used, and return them: what has no place in the target and need not have one."""
         found = [name for name in self.tensors if re.fullmatch(pattern, name)]
         self.used.update(found)
         return found
@@ -128,9 +129,10 @@ class Source:
         return [name for name in self.tensors if name not in self.used]
 
     def check_left(self) -> None:
-        """
+        """Check that every tensor has found its place.
+
         Raises:
-            FlashdiffError: a tensor was not used.
+            FlashdiffError: one was not used.
         """
         if extra := self.left():
             raise FlashdiffError(

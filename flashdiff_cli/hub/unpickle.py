@@ -34,7 +34,7 @@ MOST_SHARED = 4
 
 
 def _only(function: Callable, kinds: tuple[type, ...]) -> Callable:
-    """A function that takes values of a few types only: `bytes(10**12)` and `str` of nested lists fill memory.
+    """Return a function that takes values of a few types only: `bytes(10**12)` and `str` of nested lists fill memory.
 
     A new function, because a pickle may set attributes of what it names: these must not be those of a class in use.
     """
@@ -55,7 +55,7 @@ def _range(*values: Any) -> range:
 
 
 def _storage(name: str) -> Any:
-    """Stands for a storage class, of which only the type of its numbers is asked."""
+    """Return what stands for a storage class, of which only the type of its numbers is asked."""
     return torch.serialization.StorageType(name)
 
 
@@ -121,7 +121,7 @@ _restricted = SimpleNamespace(__name__="restricted", Unpickler=_Unpickler, load=
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint's dictionary, on the CPU. No class that the file names is imported and no code of it runs.
+    """Return a checkpoint's dictionary, on the CPU. No class that the file names is imported and no code of it runs.
 
     Args:
         path: `.ckpt`, `.pth` or `.pt`, as `torch.save` writes it (either of its formats).
@@ -153,7 +153,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def state_dict(checkpoint: dict[str, Any], path: str | Path) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint: under `state_dict` (or `params`), or at its top.
+    """Return the tensors of a checkpoint: under `state_dict` (or `params`), or at its top.
 
     Raises:
         FlashdiffError: there are none.

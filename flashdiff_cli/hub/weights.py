@@ -32,7 +32,7 @@ REMEDY = "download or convert the model again"
 
 
 def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Type and shape of each tensor in a safetensors file; what the header claims is there, once.
+    """Return the type and shape of each tensor in a safetensors file; what the header claims is there, once.
 
     Raises:
         FlashdiffError: it cannot be read, or is no whole safetensors file.
@@ -74,7 +74,7 @@ def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def weight_files(root: Path, folder: Path, variant: str | None = None) -> list[Path]:
-    """The safetensors files of a component, which lie in its folder; each is checked as `checksums.check_file` does.
+    """Return the safetensors files of a component, which lie in its folder; each is checked as `checksums.check_file` does.
 
     Args:
         root: the model's folder.
@@ -123,7 +123,7 @@ def check_table(table: torch.Tensor) -> None:
 
 
 def outline(cls: Any, config: dict[str, Any], where: str | Path) -> nn.Module:
-    """A network of a configuration on the meta device, where its tensors have shapes but no memory.
+    """Return a network of a configuration on the meta device, where its tensors have shapes but no memory.
 
     Raises:
         FlashdiffError: the configuration makes no sense, or asks for more than any network has.
@@ -134,7 +134,7 @@ def outline(cls: Any, config: dict[str, Any], where: str | Path) -> nn.Module:
 
 
 def load_module(cls: Any, root: Path, folder: Path, dtype: torch.dtype = torch.float32, variant: str | None = None, **overrides: Any) -> Any:
-    """A diffusers network of a folder's config.json and safetensors, in evaluation mode.
+    """Return a diffusers network of a folder's config.json and safetensors, in evaluation mode.
 
     Args:
         cls: its class, from an allow-list.

@@ -54,7 +54,7 @@ class Conversion:
 
 @contextmanager
 def _folder(target: str | Path) -> Iterator[Path]:
-    """A new folder that takes its name only when it is complete.
+    """Make a folder that takes its name only when it is complete.
 
     Raises:
         UsageError: the name is taken.
@@ -67,7 +67,7 @@ def _folder(target: str | Path) -> Iterator[Path]:
 
 
 def convert_ldm(source: str | Path, target: str | Path, config: str | Path | None = None, raw: bool = False) -> Conversion:
-    """A latent diffusion model of the original code, as a folder that `FlashDiffusionPipeline` and diffusers load.
+    """Return a latent diffusion model of the original code, as a folder that `FlashDiffusionPipeline` and diffusers load.
 
     Args:
         source: the checkpoint.
@@ -116,7 +116,7 @@ def _convert_ldm(params: ldm.Section, tensors: Source, target: str | Path, raw: 
 
 
 def _fitting(make: Callable[[], Network], source: Source) -> Network:
-    """A new network that has no more numbers than a checkpoint; counted before any memory is taken."""
+    """Return a new network that has no more numbers than a checkpoint; counted before any memory is taken."""
     with torch.device("meta"):
         wanted = sum(p.numel() for p in make().parameters())
     if wanted > (held := sum(t.numel() for t in source.tensors.values())):
@@ -131,7 +131,7 @@ def check_scale(scale: float, where: str | Path) -> None:
 
 
 def _save_model(folder: Path, **components: Any) -> None:
-    """Components and the index that names them, as a pipeline of them would be saved; no pipeline is needed to do so."""
+    """Save components and the index that names them, as a pipeline of them would be; no pipeline is needed to do so."""
     index = {"_class_name": "FlashDiffusionPipeline", "_diffusers_version": diffusers.__version__, "defaults": {}}
     for role, component in components.items():
         component.save_pretrained(folder / role)
@@ -163,7 +163,7 @@ def _unet(params: ldm.Section, source: Source, raw: bool):
 
 
 def convert_severity(source: str | Path, target: str | Path, scaling_factor: float | None = None) -> Conversion:
-    """A severity encoder of the paper's code, as one component folder.
+    """Return a severity encoder of the paper's code, as one component folder.
 
     Args:
         source: the checkpoint: state_dict and hyper_parameters.
@@ -236,7 +236,7 @@ def _scale_of(model: Path) -> float:
 
 
 def _degradation(hyper: ldm.Section) -> list[dict[str, Any]]:
-    """What it was trained on, in this project's words where they exist."""
+    """Return what it was trained on, in this project's words where they exist."""
     operator = hyper.get("operator_config")
     noise = hyper.get("noise_config")
     found: dict[str, Any] = {}
@@ -250,7 +250,7 @@ def _degradation(hyper: ldm.Section) -> list[dict[str, Any]]:
 
 
 def convert_nonlinear_blur(source: str | Path, target: str | Path) -> Conversion:
-    """The paper's nonlinear blur network (KernelWizard), as a folder for `--operator nonlinear-blur --weights`.
+    """Return the paper's nonlinear blur network (KernelWizard), as a folder for `--operator nonlinear-blur --weights`.
 
     Raises:
         UsageError: the target exists.

@@ -12,7 +12,7 @@ from flashdiff_cli.operators.blur_network import BlurNetwork
 
 
 def convert_state_dict(state: dict[str, torch.Tensor]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """The public checkpoint's tensors in this project's layout; all sizes are read from the tensors' shapes.
+    """Return the public checkpoint's tensors in this project's layout; all sizes are read from the tensors' shapes.
 
     The tensors of `kernel_extractor`, which reads a code from a sharp and a blurred picture, are left out: the operator
     draws its codes.
@@ -63,7 +63,7 @@ def convert_state_dict(state: dict[str, torch.Tensor]) -> tuple[dict[str, Any], 
 
 
 def _original_names(front: int, back: int, levels: int) -> dict[str, str]:
-    """KernelWizard's tensor names by those of BlurNetwork."""
+    """Return KernelWizard's tensor names by those of BlurNetwork."""
     both = ("weight", "bias")
     convs = {f"features.{i}": f"feature_extractor.{2 * i}" for i in range(3)}
     for side, old, first, blocks in (("front", "feature_extractor", 6, front), ("back", "recon_trunk", 0, back)):

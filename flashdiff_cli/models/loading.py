@@ -51,7 +51,7 @@ SCHEDULERS = (
 
 
 def _allowed(role: str) -> tuple[str, ...]:
-    """The names of the classes that a role may have."""
+    """Return the names of the classes that a role may have."""
     if role.startswith("severity"):
         return ("SeverityEncoder",)
     return {
@@ -66,7 +66,7 @@ def _allowed(role: str) -> tuple[str, ...]:
 
 
 def component_folder(model: str | Path, role: str) -> Path | None:
-    """The subfolder of a model that holds a role ("first_stage", "unet", "scheduler", "severity", ...), if any."""
+    """Return the subfolder of a model that holds a role ("first_stage", "unet", "scheduler", "severity", ...), if any."""
     for name in LDM_NAMES.get(role, (role,)):
         if (Path(model) / name).is_dir():
             return Path(model) / name
@@ -74,7 +74,7 @@ def component_folder(model: str | Path, role: str) -> Path | None:
 
 
 def read_index(model: str | Path) -> dict[str, Any]:
-    """A model folder's model_index.json, with `defaults`, whose numbers and lists are of bounded size.
+    """Return a model folder's model_index.json, with `defaults`, whose numbers and lists are of bounded size.
 
     Raises:
         FlashdiffError: it is missing, damaged, or not the published one.
@@ -150,7 +150,7 @@ def load_component(model: str | Path, role: str, dtype: torch.dtype = torch.floa
 
 
 def _scheduler(cls: type, config: dict[str, Any], path: Path) -> Any:
-    """A scheduler whose training table makes sense: finite, falling, between 0 and 1."""
+    """Return a scheduler whose training table makes sense: finite, falling, between 0 and 1."""
     check_config(config, path)
     with in_one_line(path, f"this configuration makes no {cls.__name__}; {REMEDY}"):
         scheduler = cls.from_config(config)

@@ -20,7 +20,7 @@ MOST_UNPACKED = 8
 
 
 def pull_original(model: KnownModel, report: Report | None = None, unverified: bool = False) -> Path:
-    """An original latent diffusion model, downloaded and converted.
+    """Return an original latent diffusion model, downloaded and converted.
 
     Args:
         model: an entry of the registry with a `url`.
@@ -88,7 +88,7 @@ def _fetch(url: str, target: Path, sha256: str | None, report: Report | None, na
 
 
 def _extract(archive: Path, folder: Path) -> Path:
-    """The one checkpoint of a zip, as a file of its own."""
+    """Return the one checkpoint of a zip, as a file of its own."""
     try:
         with zipfile.ZipFile(archive) as packed:
             names = [n for n in packed.namelist() if n.endswith(".ckpt")]

@@ -23,7 +23,7 @@ def resolve_model(
     unverified: bool = False,
     variant: str | None = None,
 ) -> Path:
-    """A model's folder; one that is not on this machine is fetched first.
+    """Return a model's folder; one that is not on this machine is fetched first.
 
     Args:
         spec: a folder (one that has a registered name only if it holds a model), a name of the registry, or
@@ -72,7 +72,7 @@ def _resolve_known(model: KnownModel, offline: bool, cache_dir: str | Path | Non
 
 
 def find_model(spec: str) -> Path | None:
-    """Where a model lies on this machine; None if it is not here. Asks no network.
+    """Return where a model lies on this machine; None if it is not here. Asks no network.
 
     Args:
         spec: as for `resolve_model`.

@@ -107,7 +107,7 @@ class Operator(ABC):
 
     @classmethod
     def image_size(cls, measured: tuple[int, int], values: dict[str, Any]) -> tuple[int, int]:
-        """(H, W) of the image that a measurement of (H', W') is of, for the given option values."""
+        """Return (H, W) of the image that a measurement of (H', W') is of, for the given option values."""
         return measured
 
     def resize_to_image(self, y: torch.Tensor) -> torch.Tensor:
@@ -115,11 +115,11 @@ class Operator(ABC):
         return y
 
     def seen(self, y: torch.Tensor) -> torch.Tensor:
-        """What a severity encoder looks at: a measurement (B, 3, H', W') at the size of its image, without holes."""
+        """Return what a severity encoder looks at: a measurement (B, 3, H', W') at the size of its image, without holes."""
         return self.resize_to_image(y)
 
     def kept(self) -> torch.Tensor | None:
-        """Where the pixels of a measurement are known: (B, H, W) or (1, H, W), bool; None: everywhere."""
+        """Return where the pixels of a measurement are known: (B, H, W) or (1, H, W), bool; None: everywhere."""
         return None
 
     def extend(self, size: tuple[int, int]) -> Operator:
@@ -157,7 +157,7 @@ class Operator(ABC):
 
     @classmethod
     def build(cls, size: tuple[int, int], seed: int, **values: Any) -> Operator:
-        """As `from_options`, with values that are already checked and complete."""
+        """Build as `from_options` does, with values that are already checked and complete."""
         return cls.make(size, torch.Generator().manual_seed(seed), **values)
 
     @classmethod

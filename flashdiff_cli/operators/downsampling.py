@@ -77,12 +77,12 @@ class Downsampling(Operator):
         return fold(spread.reshape(*y.shape[:2], *spread.shape[2:]), self._margins())
 
     def _margins(self) -> Margins:
-        """Borders such that the filter fits at the first and the last measured pixel."""
+        """Return margins such that the filter fits at the first and the last measured pixel."""
         ends = [(m - 1) * self.factor + self._length - self._before for m in self.measured_size(self.size)]
         return Margins(self._before, ends[0] - self.size[0], self._before, ends[1] - self.size[1])
 
     def resize_to_image(self, y: torch.Tensor) -> torch.Tensor:
-        """Bicubic enlargement (B, 3, H', W') -> (B, 3, H, W)."""
+        """Enlarge (B, 3, H', W') to (B, 3, H, W) bicubically."""
         self._check(y, self.measured_size(self.size), "measurements")
         large = F.interpolate(y, scale_factor=float(self.factor), mode="bicubic", antialias=True)
         return large[..., : self.size[0], : self.size[1]]
@@ -118,7 +118,7 @@ class Downsampling(Operator):
 
 
 def _keys(distance: torch.Tensor) -> torch.Tensor:
-    """Keys' cubic convolution kernel with a = -1/2."""
+    """Return Keys' cubic convolution kernel with a = -1/2."""
     d = distance.abs()
     near = (1.5 * d - 2.5) * d * d + 1
     far = ((-0.5 * d + 2.5) * d - 4) * d + 2

@@ -50,7 +50,7 @@ multiple of what they show beyond it; found on training pictures enlarged 1.5 to
 
 
 def _fine(measurement: torch.Tensor) -> torch.Tensor:
-    """(B, C, H - 2, W - 2): magnitude of the second difference along both axes."""
+    """Return (B, C, H - 2, W - 2): magnitude of the second difference along both axes."""
     kernel = HIGH_PASS.to(measurement)[None, None].expand(measurement.shape[1], 1, 3, 3)
     return F.conv2d(measurement, kernel, groups=measurement.shape[1]).abs()
 
@@ -162,7 +162,7 @@ def common_noise(measurement: torch.Tensor) -> torch.Tensor:
 
 
 def effective_noise_std(noise_std: float | torch.Tensor, measurement: torch.Tensor, operator: Operator) -> torch.Tensor:
-    """The noise that was assumed, or what a measurement plainly shows where that is much more.
+    """Return the noise that was assumed, or what a measurement plainly shows where that is much more.
 
     After a blur, what is fine in a measurement is noise; a solver that is told of less would sharpen it. Behind other operators it may be
     detail, and what was assumed is kept.
@@ -183,7 +183,7 @@ def effective_noise_std(noise_std: float | torch.Tensor, measurement: torch.Tens
 
 
 def enlarged_noise(measurement: torch.Tensor, factor: float) -> float:
-    """The noise to reckon with in a picture that was noisy before it was enlarged, where interpolation has made it smooth.
+    """Return the noise to reckon with in a picture that was noisy before it was enlarged, where interpolation has made it smooth.
 
     Looked for at the former size, in the smoothest twentieth of the blocks, where texture is not taken for it. Neighbouring pixels share their
     noise, which the white noise of a solver's likelihood makes up for by a larger standard deviation.
@@ -207,7 +207,7 @@ def enlarged_noise(measurement: torch.Tensor, factor: float) -> float:
 
 
 def fit_blur(measurement: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
-    """The width that best explains each measurement from its reconstruction: argmin_s ||y - G_s x||.
+    """Return the width that best explains each measurement from its reconstruction: argmin_s ||y - G_s x||.
 
     Args:
         measurement, reconstruction: (B, 3, H, W) in [-1, 1].

@@ -22,7 +22,7 @@ MIXED = 0.05
 
 
 def read_grey(path: str | Path, flag: str) -> torch.Tensor:
-    """A picture file as brightness: (H, W) float32, 0 black to 1 white; colour becomes luma, transparency is ignored.
+    """Return a picture file as brightness: (H, W) float32, 0 black to 1 white; colour becomes luma, transparency is ignored.
 
     Args:
         path: of the file.
@@ -35,7 +35,7 @@ def read_grey(path: str | Path, flag: str) -> torch.Tensor:
 
 
 def read_mask(path: str | Path, flag: str = "`mask_file`") -> tuple[torch.Tensor, list[str]]:
-    """A mask picture: (H, W) float32, 1 where pixels are kept, 0 where they are missing; and notes for people on how it was taken.
+    """Return a mask picture: (H, W) float32, 1 where pixels are kept, 0 where they are missing; and notes for people on how it was taken.
 
     What is white is kept: all channels at least half. Where a mask is transparent, what is painted on it marks what is missing, whatever its
     colour; unless it has both black and white, which mean what they always do, or most of it is painted, and white:
@@ -61,14 +61,14 @@ def read_mask(path: str | Path, flag: str = "`mask_file`") -> tuple[torch.Tensor
 
 
 def share(part: float) -> str:
-    """A share from 0 to 1 in per cent, for people: never 0 or 100 where it is not quite."""
+    """Return a share from 0 to 1 in per cent, for people: never 0 or 100 where it is not quite."""
     if 0 < part < 0.01 or 0.99 < part < 1:
         return f"{100 * min(max(part, 1e-4), 0.9999):.2f} %"
     return f"{100 * part:.0f} %"
 
 
 def _read(path: str | Path, flag: str, mode: str) -> np.ndarray:
-    """A picture file as (H, W, C) float32 from 0 to 1, upright: C = 1, or 4 where Pillow converts it to `mode` RGBA.
+    """Return a picture file as (H, W, C) float32 from 0 to 1, upright: C = 1, or 4 where Pillow converts it to `mode` RGBA.
 
     Raises:
         UsageError: as `read_grey`.
@@ -105,7 +105,7 @@ def _decode(path: str | Path, mode: str) -> np.ndarray:
 
 
 def read_kernel(path: str | Path, flag: str = "`kernel_file`") -> torch.Tensor:
-    """A blur kernel from a picture (brightness) or a .npy file: (k, k) float64, k odd, sum 1, zeros added where needed.
+    """Return a blur kernel from a picture (brightness) or a .npy file: (k, k) float64, k odd, sum 1, zeros added where needed.
 
     Raises:
         UsageError: as `read_grey`; or the array is not two-dimensional, is empty or all 0, or has values that are
@@ -120,7 +120,7 @@ def read_kernel(path: str | Path, flag: str = "`kernel_file`") -> torch.Tensor:
 
 
 def _read_array(path: str | Path, flag: str) -> np.ndarray:
-    """The two-dimensional array of numbers in a .npy file; what its header claims is compared with what is there."""
+    """Return the two-dimensional array of numbers in a .npy file; what its header claims is compared with what is there."""
     try:
         file = io.BytesIO(read_bounded(path, KERNEL_BYTES, "a kernel is small"))
         version = np.lib.format.read_magic(file)
@@ -144,7 +144,7 @@ def _read_array(path: str | Path, flag: str) -> np.ndarray:
 
 
 def square(kernel: torch.Tensor) -> torch.Tensor:
-    """The same kernel (h, w) with zeros around it: (k, k), k odd, the centre pixel (h // 2, w // 2) in the middle."""
+    """Return the same kernel (h, w) with zeros around it: (k, k), k odd, the centre pixel (h // 2, w // 2) in the middle."""
     height, width = kernel.shape
     radius = max(height // 2, width // 2)
     whole = kernel.new_zeros(2 * radius + 1, 2 * radius + 1)

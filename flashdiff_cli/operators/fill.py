@@ -64,7 +64,7 @@ def fill(image: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
 
 
 def _fill(image: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-    """`fill` of one picture (C, H, W) with `keep` (H, W)."""
+    """Return `fill` of one picture (C, H, W) with `keep` (H, W)."""
     if bool(keep.all()):
         return image
     if not bool(keep.any()):
@@ -87,7 +87,7 @@ def _fill(image: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
 
 
 def _from_half(image: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-    """A first guess at missing pixels (C, H, W): the picture of half the size, filled and enlarged."""
+    """Return a first guess at missing pixels (C, H, W): the picture of half the size, filled and enlarged."""
     if min(keep.shape) < SMALLEST:
         return image[:, keep].mean(1)[:, None, None].expand_as(image)
     weight = keep.to(image)[None]
@@ -98,7 +98,7 @@ def _from_half(image: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
 
 
 def _relax(image: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
-    """One round: stiffness from the picture (C, H, W), then a few steps of conjugate gradients for the pixels that are not `fixed` (H, W)."""
+    """Return one round: stiffness from the picture (C, H, W), then a few steps of conjugate gradients for the pixels that are not `fixed` (H, W)."""
     places = (~fixed).flatten().nonzero()[:, 0]
     flat = image.flatten(1).clone()
     flat[:, places] = _solve(_equations(image, fixed, places), flat[:, places].T.contiguous()).T
@@ -106,7 +106,7 @@ def _relax(image: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
 
 
 def _solve(equations: _Equations, u: torch.Tensor) -> torch.Tensor:
-    """Conjugate gradients, preconditioned by the diagonal, from `u` (N, C); all channels at once, each with its own step."""
+    """Solve by conjugate gradients, preconditioned by the diagonal, from `u` (N, C); all channels at once, each with its own step."""
     residual = equations.right - equations.matrix @ u
     direction = scaled = residual / equations.diagonal
     power = (residual * scaled).sum(0)
@@ -126,7 +126,7 @@ def _solve(equations: _Equations, u: torch.Tensor) -> torch.Tensor:
 
 
 def _equations(image: torch.Tensor, fixed: torch.Tensor, places: torch.Tensor) -> _Equations:
-    """The equations of the missing pixels, whose numbers in the flattened picture (C, H, W) are `places` (N,)."""
+    """Return the equations of the missing pixels, whose numbers in the flattened picture (C, H, W) are `places` (N,)."""
     wide = fixed.shape[1] + 4
     # Numbers in the picture with a border of two pixels, in which every neighbour has one.
     at = (places // fixed.shape[1] + 2) * wide + places % fixed.shape[1] + 2
@@ -149,7 +149,7 @@ def _equations(image: torch.Tensor, fixed: torch.Tensor, places: torch.Tensor) -
 
 
 def _stencil(stiffness: torch.Tensor, at: torch.Tensor, wide: int) -> tuple[list[int], torch.Tensor]:
-    """Coefficients of the neighbours of missing pixels.
+    """Return the coefficients of the neighbours of missing pixels.
 
     Args:
         stiffness: (4, H, W), by direction.
@@ -175,7 +175,7 @@ def _stencil(stiffness: torch.Tensor, at: torch.Tensor, wide: int) -> tuple[list
 
 
 def _inner(values: torch.Tensor, top: int, left: int, right: int, bottom: int | None = None) -> torch.Tensor:
-    """(H, W) with zeros in so many rows and columns at its sides; `bottom` is as `top` if it is not given."""
+    """Return (H, W) with zeros in so many rows and columns at its sides; `bottom` is as `top` if it is not given."""
     bottom = top if bottom is None else bottom
     inner = torch.zeros_like(values)
     height, width = values.shape
@@ -185,7 +185,7 @@ def _inner(values: torch.Tensor, top: int, left: int, right: int, bottom: int | 
 
 
 def _stiffness(image: torch.Tensor) -> torch.Tensor:
-    """(4, H, W): by direction, 1 where the picture (C, H, W) in [-1, 1] is even along it, less across an edge."""
+    """Return (4, H, W): by direction, 1 where the picture (C, H, W) in [-1, 1] is even along it, less across an edge."""
     smooth = _blurred(image / 2, FINE)
     down, across = torch.gradient(smooth, dim=(1, 2)) if min(image.shape[1:]) > 1 else (torch.zeros_like(smooth),) * 2
     products = torch.stack([(down * down).sum(0), (down * across).sum(0), (across * across).sum(0)])
@@ -195,7 +195,7 @@ def _stiffness(image: torch.Tensor) -> torch.Tensor:
 
 
 def _blurred(planes: torch.Tensor, std: float) -> torch.Tensor:
-    """(C, H, W) through a Gaussian, borders repeated."""
+    """Return (C, H, W) through a Gaussian, borders repeated."""
     radius = int(4 * std + 0.5)
     kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=planes.device) / std) ** 2)
     kernel = (kernel / kernel.sum()).to(planes)

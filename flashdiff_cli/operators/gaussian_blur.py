@@ -46,7 +46,7 @@ class GaussianBlur(Operator):
         return (self.blur_std >= LEAST_BLUR).cpu()
 
     def _kernel(self, x: torch.Tensor) -> torch.Tensor:
-        """(B or 1, taps), normalised; built once per device and type."""
+        """Return (B or 1, taps), normalised; built once per device and type."""
         key = (x.device, x.dtype)
         if key not in self._kernels:
             std = self.blur_std.double()
@@ -78,7 +78,7 @@ class GaussianBlur(Operator):
         return fold(spread, Margins.all(radius), repeat_edge=self.adjoint_rule == "reference")
 
     def proximal(self, x: torch.Tensor, y: torch.Tensor, noise_variance: torch.Tensor, error_variance: torch.Tensor) -> torch.Tensor:
-        """As `Operator.proximal`, in closed form: mirrored borders make the blur diagonal in cosines (DCT-I).
+        """Solve as `Operator.proximal` says, in closed form: mirrored borders make the blur diagonal in cosines (DCT-I).
 
         The norms give border pixels half the weight of the others, in which the blur is its own adjoint.
         """
@@ -89,7 +89,7 @@ class GaussianBlur(Operator):
         return (exact + inverse_mirrored_cosines(t * gain / (t * gain.square() + s) * residual)).to(x)
 
     def _response(self, x: torch.Tensor) -> torch.Tensor:
-        """(B or 1, 1, H, W): what the blur makes of each cosine."""
+        """Return (B or 1, 1, H, W): what the blur makes of each cosine."""
         kernel = self._kernel(x)
         radius = kernel.shape[1] // 2
         offsets = torch.arange(-radius, radius + 1, device=x.device, dtype=torch.float64)

@@ -92,7 +92,7 @@ class Inpainting(Operator):
 
 
 def missing(operator: Operator) -> torch.Tensor | None:
-    """Where an operator drops pixels, (B, H, W) or (1, H, W), bool; None for one that drops none."""
+    """Return where an operator drops pixels, (B, H, W) or (1, H, W), bool; None for one that drops none."""
     kept = operator.kept()
     return None if kept is None else ~kept
 
@@ -247,7 +247,7 @@ class MaskInpainting(Inpainting):
 
 
 def _without_box(size: tuple[int, int], top: torch.Tensor, left: torch.Tensor, height: torch.Tensor, width: torch.Tensor) -> torch.Tensor:
-    """(B, H, W): 1 outside the box of `height` rows from `top` and `width` columns from `left`, (B,) each; 0 inside."""
+    """Return (B, H, W): 1 outside the box of `height` rows from `top` and `width` columns from `left`, (B,) each; 0 inside."""
     rows, columns = (torch.arange(extent) for extent in size)
     in_rows = (rows >= top[:, None]) & (rows < (top + height)[:, None])
     in_columns = (columns >= left[:, None]) & (columns < (left + width)[:, None])

@@ -41,7 +41,7 @@ TO_YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -
 
 
 def quantisation_table(quality: torch.Tensor, base: tuple[tuple[int, ...], ...]) -> torch.Tensor:
-    """Steps of the coefficients on the scale of 0 to 255: (B, 8, 8) for qualities (B,), as libjpeg scales them."""
+    """Return the steps of the coefficients on the scale of 0 to 255: (B, 8, 8) for qualities (B,), as libjpeg scales them."""
     quality = quality.double().round().clamp(1, 100)
     scale = torch.where(quality < 50, (5000 / quality).floor(), 200 - 2 * quality)
     table = torch.tensor(base, dtype=torch.float64)
@@ -49,7 +49,7 @@ def quantisation_table(quality: torch.Tensor, base: tuple[tuple[int, ...], ...])
 
 
 def _straight(values: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
-    """`rounded` going forward, the identity going backward."""
+    """Return `rounded` going forward, the identity going backward."""
     return values + (rounded - values).detach()
 
 
@@ -92,11 +92,11 @@ class Jpeg(Operator):
         return found
 
     def _table(self, plane: int, x: torch.Tensor) -> torch.Tensor:
-        """(B or 1, 1, 1, 8, 8) on the scale of intensities from 0 to 1."""
+        """Return (B or 1, 1, 1, 8, 8) on the scale of intensities from 0 to 1."""
         return (self._tables[min(plane, 1)] / 255).to(x)[:, None, None]
 
     def coefficients(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Cosine coefficients of the luma plane and of both colour differences of (B, 3, H, W): (B, h, w, 8, 8) each."""
+        """Return the cosine coefficients of the luma plane and of both colour differences of (B, 3, H, W): (B, h, w, 8, 8) each."""
         whole = 2 * BLOCK
         pad = (0, -x.shape[3] % whole, 0, -x.shape[2] % whole)
         padded = F.pad(x, pad, mode="replicate") if any(pad) else x
@@ -109,12 +109,12 @@ class Jpeg(Operator):
 
     @staticmethod
     def _plane(coefficients: torch.Tensor) -> torch.Tensor:
-        """(B, h, w, 8, 8) -> (B, 8 h, 8 w), without the offset of the mean."""
+        """Turn coefficients (B, h, w, 8, 8) into planes (B, 8 h, 8 w), without the offset of the mean."""
         c = cosine_rows(BLOCK).to(coefficients)
         return torch.einsum("ui,bhwuv,vj->bhiwj", c, coefficients, c).flatten(3, 4).flatten(1, 2)
 
     def picture(self, coefficients: list[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
-        """The image (B, 3, H, W) of coefficients: the way back of `coefficients`."""
+        """Return the image (B, 3, H, W) of coefficients: the way back of `coefficients`."""
         planes = [self._plane(part) for part in coefficients]
         planes[0] = planes[0] + 128 / 255
         if self.chroma == "420":
@@ -143,7 +143,7 @@ class Jpeg(Operator):
         return (self._tables[0].flatten(1)[:, middle].mean(1) / 255 / 12**0.5).float()
 
     def project(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """x with its luma brought to the nearest that compresses to y's: every coefficient is held within its rounding.
+        """Return x with its luma brought to the nearest that compresses to y's: every coefficient is held within its rounding.
 
         Colour stays as it is: at half resolution a decoder's enlargement hides what was rounded.
 

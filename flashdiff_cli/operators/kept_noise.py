@@ -48,7 +48,7 @@ def kept_noise(measurement: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
 
 
 def _level(image: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-    """`kept_noise` of one picture (C, H, W)."""
+    """Return `kept_noise` of one picture (C, H, W)."""
     # What is clipped shows no noise.
     seen = (keep & (image > -1) & (image < 1)).float()
     level = image.new_zeros(())
@@ -70,7 +70,7 @@ def _level(image: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
 
 
 def _differences(image: torch.Tensor, seen: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
-    """Magnitudes of differences of (C, H, W), of unit gain for white noise; NaN where a pixel that they need is not `seen` (C, H, W)."""
+    """Return the magnitudes of differences of (C, H, W), of unit gain for white noise; NaN where a pixel that they need is not `seen` (C, H, W)."""
     kernel = kernel.to(image)
     if any(n < k for n, k in zip(image.shape[1:], kernel.shape, strict=True)):
         return image.new_full((len(image), 1, 1), torch.nan)
@@ -80,7 +80,7 @@ def _differences(image: torch.Tensor, seen: torch.Tensor, kernel: torch.Tensor) 
 
 
 def _blocks(values: torch.Tensor) -> torch.Tensor:
-    """(N, C * BLOCK * BLOCK): whole blocks of (C, H, W), those at the right and lower border filled up with NaN."""
+    """Return (N, C * BLOCK * BLOCK): whole blocks of (C, H, W), those at the right and lower border filled up with NaN."""
     height, width = values.shape[1:]
     wide = F.pad(values, (0, -width % BLOCK, 0, -height % BLOCK), value=torch.nan)
     parts = wide.unflatten(1, (-1, BLOCK)).unflatten(3, (-1, BLOCK))

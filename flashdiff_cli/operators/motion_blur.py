@@ -86,7 +86,7 @@ class MotionBlur(Operator):
         return fold(spread, Margins.all(radius))
 
     def proximal(self, x: torch.Tensor, y: torch.Tensor, noise_variance: torch.Tensor, error_variance: torch.Tensor) -> torch.Tensor:
-        """As `Operator.proximal`; the same blur with periodic borders, solved in the Fourier domain, is nearly the inverse sought."""
+        """Solve as `Operator.proximal` says; the same blur with periodic borders, solved in the Fourier domain, is nearly the inverse sought."""
         exact = x if x.dtype == torch.float64 else x.float()
         t, s = shaped(error_variance, exact), shaped(noise_variance.clamp(min=1e-8), exact)
         size = exact.shape[-2:]
@@ -103,12 +103,12 @@ class MotionBlur(Operator):
         return solve(exact, residual, self.forward, self.adjoint, noise_variance, error_variance, precondition).to(x)
 
     def _weights(self, x: torch.Tensor) -> torch.Tensor:
-        """(B * C, 1, k, k), turned round: conv2d correlates."""
+        """Return (B * C, 1, k, k), turned round: conv2d correlates."""
         kernel = self.kernel.to(x).flip(-1, -2)
         return kernel.expand(len(x), -1, -1).repeat_interleave(x.shape[1], 0)[:, None]
 
     def _spectrum(self, padded: torch.Tensor) -> tuple[tuple[int, int], torch.Tensor]:
-        """A size for the transforms, and the kernels' transform (B or 1, 1, ...) at that size."""
+        """Return a size for the transforms, and the kernels' transform (B or 1, 1, ...) at that size."""
         extent = (_fast_length(padded.shape[-2]), _fast_length(padded.shape[-1]))
         key = (padded.device, _real(padded), extent)
         if key not in self._spectra:
@@ -136,7 +136,7 @@ class MotionBlur(Operator):
 
 
 def path_kernels(lengths: torch.Tensor, shakes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Kernels of a camera that moves along a smooth random path while the shutter is open.
+    """Draw kernels of a camera that moves along a smooth random path while the shutter is open.
 
     Heading and logarithm of the speed are short random sine series; the kernel is the time spent at each place, its
     centre of mass in the middle.
@@ -165,7 +165,7 @@ def path_kernels(lengths: torch.Tensor, shakes: torch.Tensor, generator: torch.G
 
 
 def _time_spent(path: torch.Tensor) -> torch.Tensor:
-    """(2, B, PATH_POINTS) places down and across -> (B, k, k): the share of the time spent at each pixel."""
+    """Turn places down and across, (2, B, PATH_POINTS), into kernels (B, k, k): the share of the time spent at each pixel."""
     batch = path.shape[1]
     radius = int(path.abs().max()) + 1
     width = 2 * radius + 1
@@ -180,7 +180,7 @@ def _time_spent(path: torch.Tensor) -> torch.Tensor:
 
 
 def kernel_axis(kernel: torch.Tensor) -> tuple[float, float]:
-    """The straight motion that spreads light as a kernel (k, k) does: its length in pixels, and its direction in radians.
+    """Return the straight motion that spreads light as a kernel (k, k) does: its length in pixels, and its direction in radians.
 
     The length is that of an even straight path of the same variance along the kernel's main axis; the direction is measured from the
     horizontal downwards, -pi/2 to pi/2.
@@ -195,19 +195,19 @@ def kernel_axis(kernel: torch.Tensor) -> tuple[float, float]:
 
 
 def straight_kernel(length: float, angle: float) -> torch.Tensor:
-    """The kernel of a steady straight motion: (k, k) float64, sum 1. Directions as in `kernel_axis`."""
+    """Return the kernel of a steady straight motion: (k, k) float64, sum 1. Directions as in `kernel_axis`."""
     time = (torch.arange(PATH_POINTS, dtype=torch.float64) + 0.5) / PATH_POINTS - 0.5
     path = torch.stack([time * length * math.sin(angle), time * length * math.cos(angle)])[:, None]
     return _time_spent(path)[0]
 
 
 def _real(x: torch.Tensor) -> torch.dtype:
-    """The type to transform in: half precisions have no Fourier transform."""
+    """Return the type to transform in: half precisions have no Fourier transform."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def _fast_length(least: int) -> int:
-    """The smallest length from `least` up with no prime factor above 5, which transforms quickly."""
+    """Return the smallest length from `least` up with no prime factor above 5, which transforms quickly."""
     length = least
     while True:
         rest = length

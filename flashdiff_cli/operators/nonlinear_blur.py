@@ -84,7 +84,7 @@ class NonlinearBlur(Operator):
 
 @lru_cache(maxsize=1)
 def load_network(source: str) -> BlurNetwork:
-    """The network of a converted folder or Hub repository; kept, so that many pictures load it once.
+    """Return the network of a converted folder or Hub repository; kept, so that many pictures load it once.
 
     Args:
         source: folder, or `owner/name` with an optional `@revision`.

@@ -23,7 +23,7 @@ class Margins(NamedTuple):
 
 
 def mirror_index(length: int, before: int, after: int, repeat_edge: bool = False) -> torch.Tensor:
-    """(before + length + after,) positions in 0 .. length - 1 that mirrored borders copy.
+    """Return (before + length + after,) positions in 0 .. length - 1 that mirrored borders copy.
 
     Args:
         length: of the axis.
@@ -41,7 +41,7 @@ def mirror_index(length: int, before: int, after: int, repeat_edge: bool = False
 
 @lru_cache(maxsize=64)
 def _index_on(device: torch.device, length: int, before: int, after: int, repeat_edge: bool = False) -> torch.Tensor:
-    """`mirror_index` on a device, kept: a step of a solver sends it nothing."""
+    """Return `mirror_index` on a device, kept: a step of a solver sends it nothing."""
     return mirror_index(length, before, after, repeat_edge).to(device)
 
 
@@ -55,7 +55,7 @@ def pad(x: torch.Tensor, margins: Margins) -> torch.Tensor:
 
 
 def fold(y: torch.Tensor, margins: Margins, repeat_edge: bool = False) -> torch.Tensor:
-    """The adjoint of `pad`: what was copied into the borders is added back where it came from.
+    """Return the adjoint of `pad`: what was copied into the borders is added back where it came from.
 
     Args:
         y: (B, C, top + H + bottom, left + W + right).

@@ -131,7 +131,7 @@ def make_folder(folder: Path) -> None:
 
 
 def _create(folder: Path) -> tuple[int, Path]:
-    """A new file that only this process writes, readable by its owner alone, and its name."""
+    """Return a new file that only this process writes, readable by its owner alone, and its name."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     while True:
         path = folder / f".flashdiff-{secrets.token_hex(8)}.part"
@@ -188,14 +188,14 @@ def _sweep(path: Path) -> None:
 
 @lru_cache(maxsize=1)
 def _umask() -> int:
-    """The process's file mode creation mask, which can only be read by setting it."""
+    """Return the process's file mode creation mask, which can only be read by setting it."""
     before = os.umask(0o077)
     os.umask(before)
     return before
 
 
 def _stat(path: Path) -> os.stat_result | None:
-    """Of an ordinary file, not of what a link means."""
+    """Return the state of an ordinary file, not of what a link means."""
     with suppress(OSError):
         found = os.lstat(path)
         return found if stat.S_ISREG(found.st_mode) else None
@@ -230,14 +230,14 @@ def _permit(handle: int, path: Path, like: Sequence[Path], keep: bool) -> None:
 
 
 def _narrowed(mode: int, own: os.stat_result, bounds: Sequence[os.stat_result]) -> int:
-    """The mode of a file, without rights for a group that is another than that of a file which bounds it."""
+    """Return the mode of a file, without rights for a group that is another than that of a file which bounds it."""
     if any(bound.st_gid != own.st_gid for bound in bounds):
         return mode & (~0o070 | (mode & 0o007) << 3)
     return mode
 
 
 def _copy_attributes(path: Path, handle: int) -> None:
-    """Extended attributes and access control lists, where the system and the file system have them."""
+    """Copy extended attributes and access control lists, where the system and the file system have them."""
     if not hasattr(os, "listxattr"):
         return
     with suppress(OSError):
@@ -255,7 +255,7 @@ def _finished(file: BinaryIO) -> Finished:
 
 @lru_cache(maxsize=1)
 def _renamer() -> Callable[[bytes, bytes], int] | None:
-    """The system's call that gives a file a free name in one step, and refuses one that is taken: Linux and macOS have one."""
+    """Return the system's call that gives a file a free name in one step, and refuses one that is taken: Linux and macOS have one."""
     import ctypes
 
     with suppress(OSError, AttributeError, TypeError):

@@ -25,7 +25,7 @@ WITHOUT = "what it says besides its pixels is damaged and was left out"
 
 
 def decode(data: bytes) -> Picture:
-    """The picture of a file's bytes.
+    """Return the picture of a file's bytes.
 
     Raises:
         what Pillow, tifffile and EXIF make of one that is damaged, and cannot be mended.
@@ -85,7 +85,7 @@ def _decode_tiff(data: bytes) -> Picture:
 
 
 def _mended(data: bytes) -> Iterator[Mended]:
-    """Ways to make a damaged file whole, the most careful first."""
+    """Yield ways to make a damaged file whole, the most careful first."""
     if data.startswith(jpeg.HEAD):
         ended = jpeg.with_end(data)
         if ended is not None:
@@ -122,7 +122,7 @@ def _lost_blocks(data: bytes) -> np.ndarray:
 
 
 def _lost_of_bmp(data: bytes) -> np.ndarray:
-    """Rows of a file that begins with the lowest; of one that is compressed, all."""
+    """Return rows of a file that begins with the lowest; of one that is compressed, all."""
     with open_image(data) as file:
         width, height = file.size
         name, _, begin, args = cast(Any, file.tile[0])  # of BMP: (raw mode, bytes of a row, direction)

@@ -79,7 +79,7 @@ def _write_tiff(picture: Picture, file: BinaryIO) -> None:
 
 
 def _write_bytes(picture: Picture, file: BinaryIO, kind: str, quality: int | None, notes: list[str]) -> None:
-    """JPEG, WebP, AVIF, HEIC and BMP."""
+    """Write JPEG, WebP, AVIF, HEIC and BMP."""
     said = picture.metadata
     pil = replace(picture, deep=False).to_pil()
     if kind in OPAQUE and pil.mode in ("LA", "RGBA"):
@@ -99,7 +99,7 @@ def _write_bytes(picture: Picture, file: BinaryIO, kind: str, quality: int | Non
 
 
 def _finer(picture: Picture, pil: Image.Image) -> bool:
-    """Whether a JPEG file was less compressed than the usual quality would."""
+    """Return whether a JPEG file was less compressed than the usual quality would."""
     tables = picture.jpeg_tables
     if not tables or len(tables) != (1 if pil.mode == "L" else 2):
         return False

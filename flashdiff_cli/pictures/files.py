@@ -43,7 +43,7 @@ def read_picture(path: str | Path | Url) -> Picture:
 
 
 def picture_of(data: bytes, name: str) -> Picture:
-    """The picture of a file's bytes.
+    """Return the picture of a file's bytes.
 
     Args:
         data: of the file.
@@ -143,7 +143,7 @@ def write_to(picture: Picture, file: BinaryIO, ending: str, quality: int | None 
 
 
 def encoded(picture: Picture, ending: str, quality: int | None = None) -> tuple[bytes, list[str]]:
-    """A picture as the bytes of a file, and the notes of `write_picture`."""
+    """Return a picture as the bytes of a file, and the notes of `write_picture`."""
     buffer = io.BytesIO()
     notes = write_to(picture, buffer, ending, quality)
     return buffer.getvalue(), notes

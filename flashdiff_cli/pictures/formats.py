@@ -42,7 +42,7 @@ READ = {
 """Pillow's names of the formats that are read, by ending; the one list of what is found in folders and of what is opened by name."""
 
 OPENED = tuple(sorted(set(READ.values())))
-"""All that Pillow is asked to open (MPO is JPEG to it). PostScript and its kin, for which it starts other programs, are not among them."""
+"""All that Pillow is asked to open (MPO is JPEG to it). PostScript and its like, for which it starts other programs, are not among them."""
 
 SUFFIXES = tuple(READ)
 """Of the files that a folder is searched for."""
@@ -70,7 +70,7 @@ def check_output(path: Path | Url) -> None:
 
 
 def needed(data: bytes) -> str | None:
-    """What would have to be installed to read a file that begins with these bytes; None: nothing would help."""
+    """Return what would have to be installed to read a file that begins with these bytes; None: nothing would help."""
     if data[4:8] != b"ftyp":
         return None
     if data[8:12] in (b"avif", b"avis") and ".avif" not in FORMATS:

@@ -41,19 +41,19 @@ class UnknownKind(Exception):
 
 
 def _raw_mode(tile: Any) -> str:
-    """The raw mode of a Pillow tile, whose arguments are it or begin with it."""
+    """Return the raw mode of a Pillow tile, whose arguments are it or begin with it."""
     return tile.args if isinstance(tile.args, str) else tile.args[0]
 
 
 def _decoded(data: bytes, raw_mode: str) -> np.ndarray:
-    """(H, W, bands) uint8: the first frame of a file, decoded as if its pixels were laid out as `raw_mode` says."""
+    """Return (H, W, bands) uint8: the first frame of a file, decoded as if its pixels were laid out as `raw_mode` says."""
     with limits.open_image(data) as file:
         file.tile = [tile._replace(args=raw_mode if isinstance(tile.args, str) else (raw_mode, *(tile.args or ())[1:])) for tile in file.tile]
         return np.asarray(file)
 
 
 def samples(file: ImageFile.ImageFile, data: bytes) -> np.ndarray | None:
-    """The pixels of a 16-bit colour PNG or TIFF, or of a 16-bit grey PNG with transparency.
+    """Return the pixels of a 16-bit colour PNG or TIFF, or of a 16-bit grey PNG with transparency.
 
     Args:
         file: as Pillow has opened it, not loaded yet.
@@ -85,12 +85,12 @@ def samples(file: ImageFile.ImageFile, data: bytes) -> np.ndarray | None:
 
 
 def is_tiff(data: bytes) -> bool:
-    """Whether a file begins as TIFF or BigTIFF does."""
+    """Return whether a file begins as TIFF or BigTIFF does."""
     return data[:4] in TIFF_HEADS
 
 
 def is_planar(file: ImageFile.ImageFile) -> bool:
-    """Whether a TIFF file keeps 16-bit colours as planes one after the other, which Pillow reads wrongly."""
+    """Return whether a TIFF file keeps 16-bit colours as planes one after the other, which Pillow reads wrongly."""
     return file.format == "TIFF" and getattr(file, "_planar_configuration", 1) == 2 and 16 in cast(Any, file).tag_v2.get(258, ())
 
 
@@ -147,7 +147,7 @@ def from_white(values: np.ndarray, bits: int) -> np.ndarray:
 
 
 def _tags(page: Any) -> dict[int, Any]:
-    """A page's tags by number; of damaged ones what can be had."""
+    """Return a page's tags by number; of damaged ones what can be had."""
     found = {}
     for tag in page.tags:
         with suppress(Exception):  # an odd tag is no reason to refuse the pixels
@@ -156,7 +156,7 @@ def _tags(page: Any) -> dict[int, Any]:
 
 
 def _pixels(data: bytes, page: Any) -> np.ndarray:
-    """(H, W, C): a page's samples."""
+    """Return (H, W, C): a page's samples."""
     channels, bits = page.samplesperpixel, page.bitspersample
     if bits in (8, 16, 32, 64) and page.compression in PLAIN + DEFLATE + PACKBITS and page.predictor in (1, tiff.DIFFERENCES):
         if len(page.dataoffsets) < int(np.prod(page.chunked)) or not all(page.databytecounts):
@@ -200,7 +200,7 @@ def _check_deflated(data: bytes, page: Any) -> None:
 
 
 def upright(values: np.ndarray, orientation: int) -> np.ndarray:
-    """(H, W, C) as it is to be seen, by the EXIF orientation 1 to 8 of what was stored."""
+    """Return (H, W, C) as it is to be seen, by the EXIF orientation 1 to 8 of what was stored."""
     if orientation in (5, 6, 7, 8):
         values = values.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):

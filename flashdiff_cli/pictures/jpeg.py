@@ -24,7 +24,7 @@ GREY = (127, 128)
 
 
 def _turned(table: list[int]) -> list[int]:
-    """A table of 8 x 8 with rows for columns."""
+    """Return a table of 8 x 8 with rows for columns."""
     return [table[8 * column + row] for row in range(8) for column in range(8)]
 
 
@@ -75,18 +75,18 @@ def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def segment(marker: int, contents: bytes) -> bytes:
-    """A segment of at most `LIMIT` bytes, ready to be written."""
+    """Return a segment of at most `LIMIT` bytes, ready to be written."""
     return struct.pack(">BBH", 0xFF, marker, len(contents) + 2) + contents
 
 
 def behind(data: bytes) -> int:
-    """Bytes that follow the end of the first picture."""
+    """Return bytes that follow the end of the first picture."""
     end = max((end for _, _, end in segments(data)), default=2)
     return len(data) - end - 2 if data[end : end + 2] == END else 0
 
 
 def without_metadata(data: bytes) -> bytes:
-    """The same file with only those segments that its pixels need."""
+    """Return the same file with only those segments that its pixels need."""
     parts, place = [HEAD], 2
     for marker, begin, end in segments(data):
         needed = marker < 0xE0 or marker == ADOBE or (marker == JFIF and data.startswith(b"JFIF\0", begin))
@@ -97,7 +97,7 @@ def without_metadata(data: bytes) -> bytes:
 
 
 def with_end(data: bytes) -> bytes | None:
-    """The same file with the end marker that it lacks; None if it has one, or too little of the picture."""
+    """Return the same file with the end marker that it lacks; None if it has one, or too little of the picture."""
     found = list(segments(data))
     scans = [end for marker, _, end in found if marker == SCAN]
     if not scans or data[scans[-1] : scans[-1] + 2] == END:
@@ -111,7 +111,7 @@ def with_end(data: bytes) -> bytes | None:
 
 
 def is_progressive(data: bytes) -> bool:
-    """Whether its pixels are coded coarsely first, then finer."""
+    """Return whether its pixels are coded coarsely first, then finer."""
     return any(marker in PROGRESSIVE for marker, _, _ in segments(data))
 
 

@@ -36,7 +36,7 @@ NAMES = {
 
 
 def lost(said: Metadata, kind: str) -> list[str]:
-    """Notes on what a format of Pillow's name `kind` cannot hold."""
+    """Return notes on what a format of Pillow's name `kind` cannot hold."""
     missing = [name for name in NAMES if getattr(said, name) and name not in HELD.get(kind, ())]
     if "colour" in missing and (said.profile or not _unusual(said.colour)):
         missing.remove("colour")
@@ -44,7 +44,7 @@ def lost(said: Metadata, kind: str) -> list[str]:
 
 
 def _unusual(colour: list[tuple[bytes, bytes]]) -> bool:
-    """Whether colours mean something else than in sRGB, for which files are taken that say nothing."""
+    """Return whether colours mean something else than in sRGB, for which files are taken that say nothing."""
     known = dict(colour)
     if b"cICP" in known:
         return known[b"cICP"][:2] not in (b"\x01\x0d", b"\x02\x0d", b"\x01\x02")
@@ -57,7 +57,7 @@ def _unusual(colour: list[tuple[bytes, bytes]]) -> bool:
 
 
 def with_resolution(exif: bytes | None, dpi: tuple[float, float] | None) -> bytes | None:
-    """EXIF that says the resolution, unless it does already."""
+    """Return EXIF that says the resolution, unless it does already."""
     if dpi is None:
         return exif
     known = Image.Exif()
@@ -79,7 +79,7 @@ def _rational(value: float) -> IFDRational:
 
 
 def tags_of(exif: bytes | None) -> dict[int, Any]:
-    """EXIF as the tags of a TIFF file, directories as mappings."""
+    """Return EXIF as the tags of a TIFF file, directories as mappings."""
     if not exif:
         return {}
     known = Image.Exif()
@@ -95,7 +95,7 @@ def tags_of(exif: bytes | None) -> dict[int, Any]:
 
 
 def for_jpeg(said: Metadata, notes: list[str]) -> dict[str, Any]:
-    """Arguments of Pillow's writer; what does not fit into its segments is left out, and noted."""
+    """Return the arguments of Pillow's JPEG writer; what does not fit into its segments is left out, and noted."""
     extra, large = b"", []
     exif = said.exif
     if exif is not None and len(exif) > jpeg.LIMIT:
@@ -129,7 +129,7 @@ def _without_maker(exif: bytes) -> bytes | None:
 
 
 def for_png(said: Metadata) -> list[tuple[bytes, bytes]]:
-    """The chunks that go before the pixels."""
+    """Return the chunks that go before the pixels."""
     chunks = [(kind, contents) for kind, contents in said.colour if not (kind == b"sRGB" and said.profile)]
     if said.profile:
         chunks.append((b"iCCP", b"ICC Profile\0\0" + zlib.compress(said.profile)))
@@ -145,7 +145,7 @@ def for_png(said: Metadata) -> list[tuple[bytes, bytes]]:
 
 
 def for_tiff(said: Metadata) -> dict[int, Any]:
-    """The tags besides those of the pixels."""
+    """Return the tags besides those of the pixels."""
     tags = tags_of(with_resolution(said.exif, said.dpi))
     if said.profile:
         tags[metadata.PROFILE] = said.profile
@@ -160,7 +160,7 @@ def for_tiff(said: Metadata) -> dict[int, Any]:
 
 
 def for_others(said: Metadata, kind: str) -> dict[str, Any]:
-    """Arguments of Pillow's writers of WebP, AVIF, HEIF and BMP."""
+    """Return the arguments of Pillow's writers of WebP, AVIF, HEIF and BMP."""
     if kind == "BMP":
         return {"dpi": said.dpi} if said.dpi else {}
     found = {"exif": with_resolution(said.exif, said.dpi), "icc_profile": said.profile, "xmp": said.xmp}

@@ -37,7 +37,7 @@ BYTES_PER_PIXEL, MORE_BYTES = 16, 256 << 20
 
 
 def max_pixels() -> int:
-    """Pixels that one picture may have.
+    """Return the number of pixels that one picture may have.
 
     Raises:
         UsageError: FLASHDIFF_MAX_MEGAPIXELS is no number above 0, or too large.
@@ -53,7 +53,7 @@ def max_pixels() -> int:
 
 
 def most_bytes() -> int:
-    """Bytes that the file of one picture may have.
+    """Return the number of bytes that the file of one picture may have.
 
     Raises:
         UsageError: as `max_pixels`.
@@ -62,7 +62,7 @@ def most_bytes() -> int:
 
 
 def read_file(path: str | Path | Url) -> bytes:
-    """The bytes of a picture file, or of what stands at an address.
+    """Return the bytes of a picture file, or of what stands at an address.
 
     Raises:
         OSError: it is missing, a folder, or cannot be read.
@@ -123,7 +123,7 @@ def open_image(data: bytes) -> ImageFile.ImageFile:
 
 
 def size_of(path: str | Path) -> tuple[int, int]:
-    """Width and height of a picture file by what it says at its beginning, not turned upright; nothing is decoded.
+    """Return width and height of a picture file by what it says at its beginning, not turned upright; nothing is decoded.
 
     Raises:
         as `open_image_file`; also where the size is not said within the first bytes.
@@ -135,7 +135,7 @@ def size_of(path: str | Path) -> tuple[int, int]:
 
 
 def open_image_file(path: str | Path) -> ImageFile.ImageFile:
-    """`read_file`, then `open_image`."""
+    """Open a picture file: `read_file`, then `open_image`."""
     return open_image(read_file(path))
 
 

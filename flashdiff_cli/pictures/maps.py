@@ -12,7 +12,7 @@ STRIP = 34
 
 
 def _table() -> np.ndarray:
-    """(256, 3) uint8: the colours between the anchors."""
+    """Return (256, 3) uint8: the colours between the anchors."""
     place = np.linspace(0, len(ANCHORS) - 1, 256)
     low = np.minimum(place.astype(int), len(ANCHORS) - 2)
     share = (place - low)[:, None]
@@ -23,12 +23,12 @@ TABLE = _table()
 
 
 def colours(values: np.ndarray) -> np.ndarray:
-    """Shares from 0 to 1, any shape, as RGB uint8 with one more axis."""
+    """Return shares from 0 to 1, any shape, as RGB uint8 with one more axis."""
     return TABLE[(np.clip(np.nan_to_num(values), 0, 1) * 255).round().astype(np.uint8)]
 
 
 def draw_map(values: torch.Tensor, low: float, high: float, label: str) -> Image.Image:
-    """A map with its scale.
+    """Return a map with its scale.
 
     Args:
         values: (H, W).

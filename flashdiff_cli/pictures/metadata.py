@@ -105,17 +105,17 @@ class Metadata:
     """Of TIFF."""
 
     def turned(self, orientation: int) -> Metadata:
-        """The same of a picture that was turned upright: across and down change places."""
+        """Return the same of a picture that was turned upright: across and down change places."""
         dpi = self.dpi[::-1] if self.dpi is not None and orientation in (5, 6, 7, 8) else self.dpi
         return replace(self, dpi=dpi, xmp=None if self.xmp is None else TURNED_IN_XMP.sub(rb"\g<1>1", self.xmp))
 
     def layout(self) -> Metadata:
-        """Only how the file was compressed."""
+        """Return only how the file was compressed."""
         return Metadata(progressive=self.progressive, lossless=self.lossless, compression=self.compression, predictor=self.predictor)
 
 
 def _tried(what: str, notes: list[str], read: Callable[[], Any], otherwise: Any = None) -> Any:
-    """What `read` returns; of damaged metadata, Pillow raises whatever comes, and the pixels are there."""
+    """Return what `read` returns; of damaged metadata, Pillow raises whatever comes, and the pixels are there."""
     try:
         return read()
     except Exception:
@@ -124,7 +124,7 @@ def _tried(what: str, notes: list[str], read: Callable[[], Any], otherwise: Any 
 
 
 def find_orientation(file: Image.Image) -> int:
-    """How a picture is stored, as EXIF counts; 1 where that cannot be told."""
+    """Return how a picture is stored, as EXIF counts; 1 where that cannot be told."""
     try:
         value = int(file.getexif().get(ORIENTATION, 1))
     except Exception:
@@ -167,7 +167,7 @@ def read_metadata(file: Image.Image, data: bytes | None, notes: list[str], turne
 
 
 def _bytes(value: Any) -> bytes | None:
-    """XMP or a comment as bytes, whatever Pillow made of it."""
+    """Return XMP or a comment as bytes, whatever Pillow made of it."""
     if isinstance(value, (tuple, list)):
         value = bytes(value) if value and isinstance(value[0], int) else value[0] if value else None
     return value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value or None
@@ -185,7 +185,7 @@ def _dpi(file: Image.Image) -> tuple[float, float] | None:
 
 
 def stored(value: Any) -> Any:
-    """A tag's value so that it is written as it was read: Pillow reads text as Latin-1 and writes it as ASCII."""
+    """Return a tag's value so that it is written as it was read: Pillow reads text as Latin-1 and writes it as ASCII."""
     if isinstance(value, str):
         return value if value.isascii() else value.encode("latin-1", "replace")
     if isinstance(value, Mapping):
@@ -196,7 +196,7 @@ def stored(value: Any) -> Any:
 
 
 def _writes(tag: int, value: Any, inside: int | None = None) -> bool:
-    """Whether Pillow can write a tag, and read again what it wrote."""
+    """Return whether Pillow can write a tag, and read again what it wrote."""
     one = Image.Exif()
     one[inside or tag] = value if inside is None else {tag: value}
     try:
@@ -209,7 +209,7 @@ def _writes(tag: int, value: Any, inside: int | None = None) -> bool:
 
 
 def clean_exif(found: Image.Exif, size: tuple[int, int], notes: list[str]) -> bytes | None:
-    """EXIF without what describes the layout of the old file, and without tags that cannot be written.
+    """Return EXIF without what describes the layout of the old file, and without tags that cannot be written.
 
     Args:
         found: as Pillow has it.
@@ -330,7 +330,7 @@ def _layout(found: Metadata, compression: int | None, name: str, predictor: Any,
 
 
 def _resources(tags: Mapping[int, Any]) -> bytes | None:
-    """Photoshop's image resources among a TIFF file's tags, or the IPTC record as one of them."""
+    """Return Photoshop's image resources among a TIFF file's tags, or the IPTC record as one of them."""
     whole, iptc = _bytes(tags.get(RESOURCES)), _bytes(tags.get(IPTC))
     if whole is None and iptc:
         return b"8BIM\x04\x04\0\0" + struct.pack(">I", len(iptc)) + iptc + bytes(len(iptc) & 1)
@@ -338,7 +338,7 @@ def _resources(tags: Mapping[int, Any]) -> bytes | None:
 
 
 def of_tags(data: bytes, tags: Mapping[int, Any], size: tuple[int, int], notes: list[str]) -> Metadata:
-    """What a TIFF file says that Pillow does not open.
+    """Return what a TIFF file says that Pillow does not open.
 
     Args:
         data: of the file.
@@ -359,7 +359,7 @@ def of_tags(data: bytes, tags: Mapping[int, Any], size: tuple[int, int], notes: 
 
 
 def iptc_of(resources: bytes) -> bytes | None:
-    """The IPTC record among Photoshop's image resources."""
+    """Return the IPTC record among Photoshop's image resources."""
     place = 0
     while resources[place : place + 4] == b"8BIM" and place + 12 <= len(resources):
         name = 1 + resources[place + 6]

@@ -55,7 +55,7 @@ class Picture:
         return self.image.shape[-2], self.image.shape[-1]
 
     def with_image(self, image: torch.Tensor) -> Picture:
-        """The same surroundings around another image; transparency and excess are scaled to its size."""
+        """Return the same surroundings around another image; transparency and excess are scaled to its size."""
         if tuple(image.shape[-2:]) == self.size:
             return replace(self, image=image)
         scaled = {"alpha": self.alpha, "excess": self.excess}
@@ -67,20 +67,20 @@ class Picture:
         return replace(self, image=image, hidden=None, **scaled)
 
     def hides(self) -> np.ndarray:
-        """(H, W) bool: where colours cannot be seen."""
+        """Return (H, W) bool: where colours cannot be seen."""
         if self.alpha is None:
             return np.zeros(self.size, bool)
         return self.alpha <= np.iinfo(self.alpha.dtype).max * HIDDEN
 
     def without_hidden(self) -> Picture:
-        """The same picture with what is hidden filled from around it, and kept aside; if all is hidden, as it is."""
+        """Return the same picture with what is hidden filled from around it, and kept aside; if all is hidden, as it is."""
         hidden = torch.from_numpy(self.hides())
         if not bool(hidden.any()) or bool(hidden.all()):
             return self
         return replace(self, image=fill_smoothly(self.image, hidden), hidden=self.image[0][:, hidden].clone())
 
     def to_samples(self, scale: Scale = FULL) -> np.ndarray:
-        """(H, W, C) as a scale stores them: grey or RGB, then the opacity where there is one."""
+        """Return (H, W, C) as a scale stores them: grey or RGB, then the opacity where there is one."""
         shares = self._shown(1.0).numpy()
         # What lies outside black and white is only to be had back where it was, in numbers that can hold it.
         if self.excess is not None and scale == self.scale:
@@ -92,7 +92,7 @@ class Picture:
         return np.concatenate([values, replace(scale, black=0.0, white=scale.opaque or scale.white).stored(alpha[..., None])], -1)
 
     def to_pil(self) -> Image.Image:
-        """A Pillow picture of mode L, LA, RGB, RGBA or, of 16 bits, I;16; Pillow has no other mode of 16 bits."""
+        """Return a Pillow picture of mode L, LA, RGB, RGBA or, of 16 bits, I;16; Pillow has no other mode of 16 bits."""
         if self.deep and self.grey and self.alpha is None:
             return Image.fromarray(self.to_samples()[..., 0])
         values = self._shown(255.0).round_().byte().numpy()
@@ -103,7 +103,7 @@ class Picture:
         return picture
 
     def _shown(self, top: float) -> torch.Tensor:
-        """(H, W, 1 or 3) from 0 to `top`, the file's own colours where they are hidden."""
+        """Return (H, W, 1 or 3) from 0 to `top`, the file's own colours where they are hidden."""
         values = self.image[0].detach().float().cpu().clamp(-1, 1)
         if self.hidden is not None and self.alpha is not None:
             values[:, torch.from_numpy(self.hides())] = self.hidden
@@ -112,7 +112,7 @@ class Picture:
         return values.add_(1).mul_(top / 2).permute(1, 2, 0).contiguous()
 
     def to_rgb(self) -> Image.Image:
-        """For looking at: 8 bits, three channels, transparency on white."""
+        """Return the picture for looking at: 8 bits, three channels, transparency on white."""
         shown = replace(self, deep=False).to_pil()
         if self.alpha is not None:
             ground = Image.new("RGBA", shown.size, "white")
@@ -121,7 +121,7 @@ class Picture:
 
 
 def from_pil(picture: Image.Image, data: bytes | None = None) -> Picture:
-    """Any Pillow picture, upright, as a Picture; of an animation the current frame.
+    """Return any Pillow picture, upright, as a Picture; of an animation the current frame.
 
     Args:
         picture: of any mode.
@@ -150,7 +150,7 @@ def from_pil(picture: Image.Image, data: bytes | None = None) -> Picture:
 
 
 def frames_note(picture: Image.Image) -> list[str]:
-    """A note, if a file has more frames than the one that is taken."""
+    """Return a note, if a file has more frames than the one that is taken."""
     try:
         frames = int(getattr(picture, "n_frames", 1))
     except Exception:  # frames after the first may be damaged
@@ -159,7 +159,7 @@ def frames_note(picture: Image.Image) -> list[str]:
 
 
 def _wide(picture: Image.Image, tags: dict) -> np.ndarray:
-    """(H, W) of the number type that a file has, of a picture in one of Pillow's modes of more than 8 bits."""
+    """Return (H, W) of the number type that a file has, of a picture in one of Pillow's modes of more than 8 bits."""
     values = np.asarray(picture)
     bits, sign = (np.ravel(tags.get(tag, default))[0] for tag, default in ((258, 0), (339, 1)))
     if picture.mode == "F":
@@ -175,7 +175,7 @@ def _wide(picture: Image.Image, tags: dict) -> np.ndarray:
 
 
 def _of_bytes(picture: Image.Image, orientation: int, notes: list[str]) -> Picture:
-    """A picture of 8 bits a channel or fewer."""
+    """Return a picture of 8 bits a channel or fewer."""
     grey, alpha = picture.mode in ("L", "LA", "1"), None
     if picture.mode in OTHER_COLOURS:
         notes.append(OTHER_COLOURS[picture.mode])
@@ -205,7 +205,7 @@ def from_samples(
     tags: dict | None = None,
     bits: int | None = None,
 ) -> Picture:
-    """Values of more than 8 bits as a Picture of 16.
+    """Return values of more than 8 bits as a Picture of 16.
 
     Args:
         values: (H, W, C), upright, C = 1 grey, 2 grey and opacity, 3 RGB, 4 RGB and opacity; of any real number type.
@@ -243,7 +243,7 @@ def from_samples(
 
 
 def _opacity(values: np.ndarray, scale: Scale) -> tuple[np.ndarray, Scale]:
-    """(H, W) uint16, and the scale with what is opaque on it."""
+    """Return (H, W) uint16, and the scale with what is opaque on it."""
     top = 1.0 if values.dtype.kind == "f" else float(np.iinfo(values.dtype).max)
     known = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=top, neginf=0.0)
     # Colours from 0 to 255, or of 12 bits, have an opacity like them.

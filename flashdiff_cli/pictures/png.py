@@ -40,12 +40,12 @@ def chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
 
 
 def chunk(kind: bytes, contents: bytes) -> bytes:
-    """A chunk, ready to be written."""
+    """Return a chunk, ready to be written."""
     return struct.pack(">I", len(contents)) + kind + contents + struct.pack(">I", zlib.crc32(contents, zlib.crc32(kind)))
 
 
 def _inflated(parts: Sequence[bytes], most: int) -> bytes | None:
-    """What a stream of pixels holds, at most so many bytes; None if it is damaged and not just cut."""
+    """Return what a stream of pixels holds, at most so many bytes; None if it is damaged and not just cut."""
     stream, out = zlib.decompressobj(), bytearray()
     try:
         for part in parts:
@@ -115,7 +115,7 @@ def mended(data: bytes) -> bytes | None:
 
 
 def with_chunks(data: bytes, more: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """A file with more chunks right behind its header."""
+    """Return a file with more chunks right behind its header."""
     head = len(HEAD) + 25
     return data[:head] + b"".join(chunk(kind, contents) for kind, contents in more) + data[head:]
 

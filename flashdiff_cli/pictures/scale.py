@@ -38,7 +38,7 @@ class Scale:
     """What full opacity is stored as, where there is transparency."""
 
     def shares(self, values: np.ndarray) -> np.ndarray:
-        """float32 intensities, 0 black and 1 white; what lies outside stays outside."""
+        """Return float32 intensities, 0 black and 1 white; what lies outside stays outside."""
         shares = values.astype(np.float32)
         # In place, here and below, so that a large picture is held once more and not four times.
         shares -= np.float32(self.black)
@@ -46,7 +46,7 @@ class Scale:
         return shares
 
     def stored(self, shares: np.ndarray) -> np.ndarray:
-        """What the file stores for intensities, rounded and held within its kind of number."""
+        """Return what the file stores for intensities, rounded and held within its kind of number."""
         kind = np.dtype(self.dtype)
         work = np.float32 if kind.itemsize <= (4 if kind.kind == "f" else 2) else np.float64
         values = shares.astype(work)
@@ -64,7 +64,7 @@ class Scale:
 
 
 def declared(tags: Mapping[int, object]) -> tuple[float | None, float | None]:
-    """The black and the white that TIFF tags name; None where they name none, or nothing that is a number."""
+    """Return the black and the white that TIFF tags name; None where they name none, or nothing that is a number."""
     found = []
     for name in ("low", "high"):
         values = [_number(tags.get(tag)) for tag in TAGS[name]]
@@ -73,7 +73,7 @@ def declared(tags: Mapping[int, object]) -> tuple[float | None, float | None]:
 
 
 def _number(value: object) -> float | None:
-    """A tag's number, of several the largest; None if there is none."""
+    """Return a tag's number, of several the largest; None if there is none."""
     try:
         largest = float(np.max(np.asarray(value, dtype=np.float64))) if value is not None else None
     except (TypeError, ValueError, OverflowError):
@@ -114,7 +114,7 @@ def find_scale(values: np.ndarray, tags: Mapping[int, object] | None = None, bit
 
 
 def _sample(values: np.ndarray, darkest: bool = False) -> np.ndarray:
-    """(N,) float64: the brightest (or darkest) channel of pixels spread evenly, what is not finite left out."""
+    """Return (N,) float64: the brightest (or darkest) channel of pixels spread evenly, what is not finite left out."""
     step = max(1, int(np.sqrt(values.shape[0] * values.shape[1] / LOOKED_AT)))
     some = values[::step, ::step].astype(np.float64)
     nowhere = np.inf if darkest else -np.inf
@@ -124,18 +124,18 @@ def _sample(values: np.ndarray, darkest: bool = False) -> np.ndarray:
 
 
 def _upper(seen: np.ndarray) -> float:
-    """The value that nearly all lie below, whatever a few do."""
+    """Return the value that nearly all lie below, whatever a few do."""
     over = max(int(SHARE * len(seen)), min(LEAST, len(seen) // 8))
     return float(np.partition(seen, len(seen) - 1 - over)[len(seen) - 1 - over])
 
 
 def _plausible_black(low: float, high: float) -> bool:
-    """Whether a named minimum is a scale's end and not just the darkest pixel of this picture."""
+    """Return whether a named minimum is a scale's end and not just the darkest pixel of this picture."""
     return low == 0 or low == -high or low == -high - 1
 
 
 def _believed(seen: np.ndarray, low: float, high: float, full: float, largest: float) -> bool:
-    """Whether a named maximum is white: the end of some scale, or at least not just the largest value there is."""
+    """Return whether a named maximum is white: the end of some scale, or at least not just the largest value there is."""
     if high <= low or (high > full and full > 1) or (_upper(seen) > high * MARGIN and np.median(seen) > high):
         return False
     usual = high in WHITES or ((high + 1) > 2 and float(np.log2(high + 1)).is_integer())
@@ -143,7 +143,7 @@ def _believed(seen: np.ndarray, low: float, high: float, full: float, largest: f
 
 
 def _evident(seen: np.ndarray, dark: np.ndarray, dtype: str, full: float, largest: float) -> tuple[Scale, str | None]:
-    """The scale of floats and of wide or signed integers, by where nearly all values lie."""
+    """Return the scale of floats and of wide or signed integers, by where nearly all values lie."""
     upper = _upper(seen)
     usual = [white for white in WHITES if white > 1 and (full == 1 or white < full)]
     if full > 1 and upper > usual[-1] * MARGIN:
@@ -162,7 +162,7 @@ def _evident(seen: np.ndarray, dark: np.ndarray, dtype: str, full: float, larges
 
 
 def _evident_white(seen: np.ndarray, upper: float, usual: list[float], full: float) -> float:
-    """The white above which hardly a value lies: 1 or the end of a usual range, or, where none fits, the upper end of the values."""
+    """Return the white above which hardly a value lies: 1 or the end of a usual range, or, where none fits, the upper end of the values."""
     lit = seen[seen > 0]
     whole = bool(len(lit)) and lit.max() > 1 and bool((lit == lit.round()).mean() > 0.99)
     if full == 1 and not whole:
@@ -175,7 +175,7 @@ def _evident_white(seen: np.ndarray, upper: float, usual: list[float], full: flo
 
 
 def _fewer_bits(seen: np.ndarray, dtype: str, full: float, largest: float) -> tuple[Scale, str | None]:
-    """The scale of unsigned integers: their whole range, unless all values are those of a sensor of fewer bits."""
+    """Return the scale of unsigned integers: their whole range, unless all values are those of a sensor of fewer bits."""
     upper = _upper(seen)
     for white in (1023.0, 4095.0, 16383.0):
         if dtype != "uint16" or largest > white:

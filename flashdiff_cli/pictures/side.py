@@ -10,7 +10,7 @@ GAP, LINE = 8, 22
 
 
 def side_by_side(pictures: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:
-    """One row on white; all pictures get the height of the tallest.
+    """Return one row on white; all pictures get the height of the tallest.
 
     Args:
         pictures: RGB.

@@ -86,7 +86,7 @@ def _png(data: bytes, _: int) -> None:
 
 
 def _walk_jpeg(data: bytes) -> int:
-    """Number of scans of the first picture in a JPEG file."""
+    """Return number of scans of the first picture in a JPEG file."""
     place, segments, scans, metadata, exif = 2, 0, 0, 0, []
     while found := JPEG_MARKER.search(data, place):
         marker, place = found[1][0], found.end()
@@ -221,7 +221,7 @@ class _Directory:
             (self.next,) = struct.unpack_from(order + ("Q" if big else "I"), data, place)
 
     def values(self, tag: int, most: int = 64) -> list[int]:
-        """The first whole numbers of a tag; empty if it has none."""
+        """Return the first whole numbers of a tag; empty if it has none."""
         kind, number, where = self.entries.get(tag, (0, 0, b""))
         code = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}.get(kind)
         if code is None:
@@ -230,7 +230,7 @@ class _Directory:
         return list(struct.unpack_from(f"{self.order}{min(number, most)}{code}", data, place))
 
     def first(self, tag: int) -> int:
-        """The first whole number of a tag, or 0."""
+        """Return the first whole number of a tag, or 0."""
         return next(iter(self.values(tag, 1)), 0)
 
 

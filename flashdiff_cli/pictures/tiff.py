@@ -67,7 +67,7 @@ NEEDED = (
 
 
 def _strips(rows: np.ndarray, compression: int) -> tuple[list[bytes], int]:
-    """Pixels compressed.
+    """Return pixels, compressed.
 
     Args:
         rows: (H, bytes of a row) uint8.
@@ -150,12 +150,12 @@ def write_tiff(
 
 
 def is_unpacked(compression: int) -> bool:
-    """Whether `unpacked` knows a compression, and this build of libtiff has it."""
+    """Return whether `unpacked` knows a compression, and this build of libtiff has it."""
     return compression in (PLAIN, DEFLATE, 32946, *LIBTIFF)
 
 
 def unpacked(strip: bytes, compression: int, height: int, width: int) -> np.ndarray:
-    """The bytes of a strip or tile.
+    """Return the bytes of a strip or tile.
 
     Args:
         strip: as the file has it.
@@ -187,7 +187,7 @@ def unpacked(strip: bytes, compression: int, height: int, width: int) -> np.ndar
 
 
 def samples(rows: np.ndarray, dtype: np.dtype, channels: int, bits: int, predictor: int) -> np.ndarray:
-    """Samples from the bytes of a strip or tile.
+    """Return the samples from the bytes of a strip or tile.
 
     Args:
         rows: (H, bytes) uint8.
@@ -218,7 +218,7 @@ def samples(rows: np.ndarray, dtype: np.dtype, channels: int, bits: int, predict
 
 
 def _layout(data: bytes) -> tuple[str, str, str, int, int] | None:
-    """How directories are written: byte order, formats of a count and of an entry, size and value of the first place."""
+    """Return how directories are written: byte order, formats of a count and of an entry, size and value of the first place."""
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None or len(data) < 16:
         return None
@@ -229,7 +229,7 @@ def _layout(data: bytes) -> tuple[str, str, str, int, int] | None:
 
 
 def without_metadata(data: bytes) -> bytes | None:
-    """The same file with only those tags of its first page that its pixels need; None if there is no such page."""
+    """Return the same file with only those tags of its first page that its pixels need; None if there is no such page."""
     layout = _layout(data)
     if layout is None:
         return None
@@ -247,7 +247,7 @@ def without_metadata(data: bytes) -> bytes | None:
 
 
 def lacking(data: bytes) -> tuple[bytes, np.ndarray, int] | None:
-    """A file without compression whose last strip is cut, with zeros for what it lacks.
+    """Return a file without compression whose last strip is cut, with zeros for what it lacks.
 
     Returns:
         the file; (H, W) bool, what it did not hold, not turned; its orientation as EXIF counts. None if it lacks

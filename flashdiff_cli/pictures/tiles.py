@@ -20,17 +20,17 @@ class Tile:
     width: int
 
     def of(self, image: torch.Tensor, shrink: int = 1) -> torch.Tensor:
-        """The window of (..., H, W), or of something `shrink` times smaller along each side."""
+        """Return the window of (..., H, W), or of something `shrink` times smaller along each side."""
         rows = slice(self.top // shrink, (self.top + self.height) // shrink)
         return image[..., rows, self.left // shrink : (self.left + self.width) // shrink]
 
     def shrunk(self, times: int) -> Tile:
-        """The same window of something so many times smaller along each side."""
+        """Return the same window of something so many times smaller along each side."""
         return Tile(self.top // times, self.left // times, self.height // times, self.width // times)
 
 
 def _starts(length: int, tile: int, overlap: int, size_multiple: int) -> list[int]:
-    """Where the tiles of one axis begin: evenly spread, on multiples of the size_multiple, the last one at the end."""
+    """Return where the tiles of one axis begin: evenly spread, on multiples of the size_multiple, the last one at the end."""
     if length <= tile:
         return [0]
     count = -(-(length - overlap) // (tile - overlap))
@@ -58,7 +58,7 @@ def cut(size: tuple[int, int], tile: int, size_multiple: int, overlap: int = OVE
 
 
 def _ramp(length: int, overlap: int, before: bool, after: bool) -> torch.Tensor:
-    """Weights along one axis: 1 inside, falling smoothly towards neighbours and never quite 0."""
+    """Return the weights along one axis: 1 inside, falling smoothly towards neighbours and never quite 0."""
     weights = torch.ones(length)
     rise = torch.sin((torch.arange(overlap) + 0.5) / overlap * torch.pi / 2).square()
     if before:
@@ -92,5 +92,5 @@ class Canvas:
         tile.of(self._weight).add_(weights)
 
     def image(self) -> torch.Tensor:
-        """(channels, H, W); the canvas is used up."""
+        """Return (channels, H, W); the canvas is used up."""
         return self._sum.div_(self._weight)

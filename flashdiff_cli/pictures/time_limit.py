@@ -46,7 +46,7 @@ class TooSlow(FlashdiffError):
 
 
 def _allowed(pixels: int) -> float:
-    """Seconds for a file of so many pixels.
+    """Return the seconds for a file of so many pixels.
 
     Raises:
         UsageError: FLASHDIFF_MAX_SECONDS is no number above 0.

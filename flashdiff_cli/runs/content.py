@@ -18,7 +18,7 @@ MOST = 4 << 30
 
 
 def stat_of(path: Path | Url, follow: bool = True) -> list[int] | None:
-    """Bytes, time of the last change of the content and of the file itself in nanoseconds, and inode; None: no ordinary file.
+    """Return bytes, time of the last change of the content and of the file itself in nanoseconds, and inode; None: no ordinary file.
 
     Of an address: bytes, and a number that changes with the content.
     """
@@ -34,7 +34,7 @@ def stat_of(path: Path | Url, follow: bool = True) -> list[int] | None:
 
 
 def digest_of(path: Path | Url, follow: bool = True) -> str | None:
-    """SHA-256 of an ordinary file, in hexadecimal; None if it cannot be read."""
+    """Return SHA-256 of an ordinary file, in hexadecimal; None if it cannot be read."""
     if isinstance(path, Url):
         with suppress(FlashdiffError, FileNotFoundError):
             return hashlib.sha256(path.read(MOST, "")).hexdigest()
@@ -48,7 +48,7 @@ def digest_of(path: Path | Url, follow: bool = True) -> str | None:
 
 
 def unchanged(path: Path | Url, now: Sequence[int] | None, then: Sequence[int] | None, digest: str | None, follow: bool = True) -> bool:
-    """Whether a file has the content that it had.
+    """Return whether a file has the content that it had.
 
     Args:
         path: of the file.
@@ -67,12 +67,12 @@ def unchanged(path: Path | Url, now: Sequence[int] | None, then: Sequence[int] |
 
 
 def absolute_name(path: Path | Url) -> str:
-    """A name that stands for the same from everywhere."""
+    """Return a name that stands for the same from everywhere."""
     return str(path) if isinstance(path, Url) else os.path.abspath(path)
 
 
 def other_names(path: Path | Url) -> int:
-    """How many more names (hard links) an ordinary file has."""
+    """Return how many more names (hard links) an ordinary file has."""
     if isinstance(path, Url):
         return 0
     with suppress(OSError):
@@ -82,7 +82,7 @@ def other_names(path: Path | Url) -> int:
 
 
 def same_file(one: Path | Url, other: Path | Url) -> bool:
-    """Whether two names stand for one file that is there: through links, other spellings of a folder, or of letters."""
+    """Return whether two names stand for one file that is there: through links, other spellings of a folder, or of letters."""
     if isinstance(one, Url) or isinstance(other, Url):
         return one == other
     with suppress(OSError, ValueError):

@@ -48,7 +48,7 @@ def _digest(value: Any) -> str | None:
 
 
 def plain_name(value: Any) -> str:
-    """A file's name, without a folder.
+    """Return a file's name, without a folder.
 
     Raises:
         ValueError: it is none.
@@ -81,7 +81,7 @@ class Entry:
 
     @classmethod
     def of_line(cls, values: Any) -> Entry:
-        """From a line's values.
+        """Make an entry from a line's values.
 
         Raises:
             ValueError: they are not what flashdiff writes.
@@ -171,23 +171,23 @@ class Entries:
             self._others.update(Entry.of_line(json.loads(line, parse_constant=lambda name: None)).others)
 
     def has(self, name: str) -> bool:
-        """Whether there is anything of that name in the folder."""
+        """Return whether there is anything of that name in the folder."""
         return os.path.lexists(self.path.parent / name)
 
     def stat(self, name: str) -> list[int] | None:
-        """As `content.stat_of`, of a file in the folder, and not of what a link means."""
+        """Return what `content.stat_of` does, of a file in the folder, and not of what a link means."""
         return stat_of(self.path.parent / name, follow=False)
 
     def names(self) -> list[str]:
-        """The files that lines tell of."""
+        """Return the files that lines tell of."""
         return list(self._places)
 
     def is_other(self, name: str) -> bool:
-        """Whether an older version wrote this file beside a restored picture."""
+        """Return whether an older version wrote this file beside a restored picture."""
         return name in self._others
 
     def of(self, name: str) -> Iterator[tuple[Entry, list[int] | None]]:
-        """The valid entries of a file, the last first, each with the file's `content.stat_of` right after it had got its name, if known."""
+        """Yield the valid entries of a file, the last first, each with the file's `content.stat_of` right after it had got its name, if known."""
         places, seen = self._places.get(name, ())[-LOOKED_AT:], None
         if not places:
             return

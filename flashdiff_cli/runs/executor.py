@@ -34,11 +34,11 @@ class Claims(Protocol):
     """Who does which picture, where several runs write into one folder."""
 
     def take(self, job: Job) -> Record | bool:
-        """True: do it. False: another run has it. A record: nothing is to be done any more."""
+        """Return True: do it; False: another run has it; a record: nothing is to be done any more."""
         ...
 
     def free(self, job: Job) -> None:
-        """The picture is done, or has failed."""
+        """Give back a claim: the picture is done, or has failed."""
 
 
 class Everything:
@@ -56,7 +56,7 @@ def _failure(job: Job, error: Exception) -> Record:
 
 
 def failure(source: str, error: Exception, target: str | None = None) -> Record:
-    """The record of a picture that could not be done, whatever the reason.
+    """Return the record of a picture that could not be done, whatever the reason.
 
     Args:
         source, target: names of what was read and what was to be written; an error that has neither is given the first.
@@ -74,7 +74,7 @@ def failure(source: str, error: Exception, target: str | None = None) -> Record:
 
 
 def _read(job: Job, claims: Claims) -> tuple[Picture | Record | None, float]:
-    """The picture; or its record if there is nothing to do, None if another run has it; and the seconds that it took."""
+    """Return the picture; or its record if there is nothing to do, None if another run has it; and the seconds that it took."""
     start = time.perf_counter()
     taken = claims.take(job)
     if taken is not True:
@@ -108,13 +108,13 @@ class _Ahead:
         return job, self.reader.submit(_read, job, self.claims)
 
     def take(self) -> tuple[Job, Future] | None:
-        """The next job and its picture as it will be read; the reader goes on to the one after."""
+        """Return the next job and its picture as it will be read; the reader goes on to the one after."""
         taken = self.next
         self.next = self._submit()
         return taken
 
     def again(self) -> bool:
-        """Whether there are pictures that another run had; they are looked at once more."""
+        """Return whether there are pictures that another run had; they are looked at once more."""
         if not self.busy:
             return False
         time.sleep(BUSY)
@@ -182,7 +182,7 @@ def each(
 
 
 def _compute(job: Job, reading: Future, work: Work, claims: Claims, writer: ThreadPoolExecutor) -> Record | Future[Record] | None:
-    """The record of a picture, at once or when it is written; None if another run has the picture."""
+    """Return the record of a picture, at once or when it is written; None if another run has the picture."""
     try:
         picture, seconds = reading.result()
         if picture is None or isinstance(picture, Record):

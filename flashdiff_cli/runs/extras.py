@@ -26,7 +26,7 @@ FULL_SPREAD = 0.15
 def severity_map(
     restorer: Restorer, picture: Picture, settings: Settings, operator_name: str | None = None, noise_std: float | None = None
 ) -> torch.Tensor:
-    """(H, W): where a picture is hard; each window's severity, blended.
+    """Return (H, W): where a picture is hard; each window's severity, blended.
 
     Args:
         restorer: with the model.
@@ -36,11 +36,11 @@ def severity_map(
         noise_std: on intensities in [0, 1], as it was given or found.
     """
     measured, operator, size = restorer.prepare(picture, settings)
-    lifted = measured if operator is None else operator.seen(measured)
-    whole = (lifted.shape[2], lifted.shape[3])
+    resized = measured if operator is None else operator.seen(measured)
+    whole = (resized.shape[2], resized.shape[3])
     canvas = Canvas(1, whole, SHARED)
     for tile in cut(whole, WINDOW, size_multiple_of(restorer.pipeline, operator), SHARED):
-        analysis = restorer.pipeline.analyse(tile.of(lifted), settings.operator or operator_name, settings.encoder, noise_std)
+        analysis = restorer.pipeline.analyse(tile.of(resized), settings.operator or operator_name, settings.encoder, noise_std)
         canvas.add(tile, analysis.variance.sqrt().cpu().expand(1, tile.height, tile.width))
     return canvas.image()[0, : size[0], : size[1]]
 

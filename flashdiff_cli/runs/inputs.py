@@ -57,7 +57,7 @@ CACHES = frozenset({"@eadir", "__macosx", "#recycle", "$recycle.bin", "lost+foun
 
 
 def is_cache(name: str) -> bool:
-    """Whether a folder of this name holds thumbnails or deleted files, and is not meant by who names the folder above it."""
+    """Return whether a folder of this name holds thumbnails or deleted files, and is not meant by who names the folder above it."""
     return (name.startswith(".") and name not in (".", "..")) or name.casefold() in CACHES
 
 
@@ -135,7 +135,7 @@ def _folder(folder: Path | Url, recursive: bool, passed: Counter[str]) -> Iterat
 
 
 def say_passed(passed: Counter[str]) -> str | None:
-    """One line on what was passed over in folders; None if nothing was."""
+    """Return one line on what was passed over in folders; None if nothing was."""
     found = +passed
     if not found:
         return None
@@ -151,7 +151,7 @@ def find(
     listed: Iterable[str | bytes] = (),
     passed: Counter[str] | None = None,
 ) -> list[Job]:
-    """The pictures that the given names stand for, each once, in the order given and sorted in folders.
+    """Return the pictures that the given names stand for, each once, in the order given and sorted in folders.
 
     A file that was named is taken whatever its ending; in folders and patterns only pictures' endings count, and names
     that begin with a dot do not, nor do folders that hold thumbnails or deleted files.
@@ -209,7 +209,7 @@ def with_targets(
     of_another: Callable[[Job], bool] = lambda job: False,
     refused: Callable[[Job, UsageError], None] | None = None,
 ) -> list[Job]:
-    """Where each picture's result goes.
+    """Return where each picture's result goes.
 
     Without `output`: beside the source, with `suffix` before its ending. With a name that ends as a picture does, and
     one job: there. Otherwise `output` is a folder that mirrors the tree of the inputs. Formats that cannot be
@@ -256,7 +256,7 @@ def with_targets(
 
 
 def _is_file(output: Path | Url, jobs: int) -> bool:
-    """Whether an output is the name of a picture, not of a folder.
+    """Return whether an output is the name of a picture, not of a folder.
 
     Raises:
         UsageError: it is, for many pictures; or it has an ending of no format that is written.

@@ -38,7 +38,7 @@ LAST_SEEN = 1000
 
 
 def fingerprint(**settings: Any) -> str:
-    """A short name for everything that an output depends on besides its source; equal settings give equal names."""
+    """Return a short name for everything that an output depends on besides its source; equal settings give equal names."""
     text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -55,7 +55,7 @@ class Origin:
 
     @classmethod
     def of(cls, *paths: Path | Url) -> Origin:
-        """Of one picture, or of several."""
+        """Make the origin of what comes of one picture, or of several."""
         names = [absolute_name(path) for path in paths]
         if len(names) == 1:
             return cls(names[0], tuple(paths), str(paths[0]))
@@ -68,7 +68,7 @@ class Origin:
 
 
 def place_of(job: Job) -> Path | Url:
-    """Where a job's result goes: in place, into the file that a link means."""
+    """Return where a job's result goes: in place, into the file that a link means."""
     if isinstance(job.result, Url):
         return job.result.bare()
     return Path(os.path.realpath(job.result)) if job.in_place else job.result
@@ -100,7 +100,7 @@ class Journal:
         return entries
 
     def state(self, job: Job, settings: str, anew: bool = False) -> str:
-        """How a job's target stands, by name and content.
+        """Return how a job's target stands, by name and content.
 
         Args:
             job: with a target.
@@ -128,7 +128,7 @@ class Journal:
         return self._standing(place, Origin.of(source), settings) if entries.has(place.name) else NEW
 
     def made_as(self, place: Path | Url) -> Entry | None:
-        """The line that made a file what it is; None: none did."""
+        """Return the line that made a file what it is; None: none did."""
         # Of a file that another run has made since the journal was read, the line is there before the file has its name.
         return self._known(place, anew=False) or self._known(place, anew=True)
 
@@ -148,7 +148,7 @@ class Journal:
         return None
 
     def _begun(self, place: Path | Url, origin: Origin) -> bool:
-        """Whether a file is the empty one with which a killed run took a name, where a file system lets nothing better."""
+        """Return whether a file is the empty one with which a killed run took a name, where a file system lets nothing better."""
         now = self.entries(place.parent).stat(place.name)
         last = next(self.entries(place.parent).of(place.name), None)
         return now is not None and now[0] == 0 and last is not None and last[0].source in (origin.name, origin.given)
@@ -172,7 +172,7 @@ class Journal:
         return DONE if found.settings == settings and (alike or not alone) else STALE
 
     def is_of_another(self, job: Job) -> bool:
-        """Whether a job's target is the result of another source, so that this one's should get another name."""
+        """Return whether a job's target is the result of another source, so that this one's should get another name."""
         with suppress(FlashdiffError):
             return not job.in_place and self.state(job, "") == OTHER
         return False
@@ -196,7 +196,7 @@ class Journal:
             raise FlashdiffError(f"{path}: {OF_ANOTHER if state == OTHER else IN_THE_WAY}")
 
     def made(self, path: Path | Url) -> bool:
-        """Whether a file is what an earlier run has written, and not a picture that was restored in place."""
+        """Return whether a file is what an earlier run has written, and not a picture that was restored in place."""
         if isinstance(path, Url) and path.read_only:
             return False
         with suppress(FlashdiffError):
@@ -206,14 +206,14 @@ class Journal:
         return False
 
     def record(self, job: Job) -> Record:
-        """The record of a finished job, marked as skipped."""
+        """Return the record of a finished job, marked as skipped."""
         found = self.made_as(place_of(job))
         record = found.record if found is not None and found.record is not None else Record("")
         record.input, record.output, record.status = str(job.source), str(job.target), "skipped"
         return record
 
     def notes(self) -> list[str]:
-        """A line for each journal that holds what flashdiff did not write."""
+        """Return a line for each journal that holds what flashdiff did not write."""
         found = [entries for entries in self._folders.values() if entries.passed and not entries.trouble]
         return [f"{entries.path}: lines that are not flashdiff's were passed over ({entries.passed})" for entries in found]
 
@@ -321,7 +321,7 @@ class Journal:
 
     @contextmanager
     def _upload(self, place: Url, values: dict[str, Any], record: Record | None, allowed: Callable[[], str]) -> Iterator[BinaryIO]:
-        """As `_write`, into a store."""
+        """Write as `_write` does, into a store."""
         entries, stats = self.entries(place.parent), []
         assert isinstance(entries, RemoteEntries)
 

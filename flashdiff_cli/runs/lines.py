@@ -72,7 +72,7 @@ def _check(path: Path, found: os.stat_result) -> None:
 
 
 def key(line: bytes) -> str | None:
-    """The name that a line is about, the value of its first key `output`; None: it is not such a line."""
+    """Return the name that a line is about, the value of its first key `output`; None: it is not such a line."""
     if not line.startswith(_BEGIN):
         # Not as this program writes it, but perhaps the same.
         if len(line) <= _OTHER:
@@ -90,7 +90,7 @@ def key(line: bytes) -> str | None:
 
 
 def whole_lines(file: BinaryIO) -> Iterator[tuple[int, int, bytes | None]]:
-    """The finished lines of a file from where it stands: where each begins and ends, and itself, or None if it is too long."""
+    """Yield the finished lines of a file from where it stands: where each begins and ends, and itself, or None if it is too long."""
     begin = file.tell()
     while line := file.readline(LONGEST):
         whole = line.endswith(b"\n")
@@ -108,7 +108,7 @@ def whole_lines(file: BinaryIO) -> Iterator[tuple[int, int, bytes | None]]:
 
 @contextmanager
 def appending(path: Path) -> Iterator[int]:
-    """The file, open for adding to it, while no other run does.
+    """Open a file for adding to it, while no other run does.
 
     Raises:
         FlashdiffError: as for `safe_open`.

@@ -31,7 +31,7 @@ _BYTES = hasattr(fcntl, "F_OFD_SETLK")
 
 
 def byte_of(name: str) -> int:
-    """The byte that stands for a file's name."""
+    """Return the byte that stands for a file's name."""
     return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:7], "big")
 
 

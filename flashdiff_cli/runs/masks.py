@@ -29,7 +29,7 @@ THIN, DEEP = 4, 12
 
 
 def from_alpha(picture: Picture, invert: bool = False) -> MaskInpainting:
-    """The operator of a picture whose transparency says what is missing: all that is less than half opaque; what is opaque, to `invert` it.
+    """Return the operator of a picture whose transparency says what is missing: all that is less than half opaque; what is opaque, to `invert` it.
 
     Raises:
         FlashdiffError: there is no transparency.
@@ -41,19 +41,19 @@ def from_alpha(picture: Picture, invert: bool = False) -> MaskInpainting:
 
 
 def mask_of(operator: Operator | None) -> Inpainting | None:
-    """The part of an operator that drops pixels at the end; None if there is none."""
+    """Return the part of an operator that drops pixels at the end; None if there is none."""
     last = operator.operators[-1] if isinstance(operator, Composition) else operator
     return last if isinstance(last, Inpainting) else None
 
 
 def without_missing(measured: torch.Tensor, operator: Operator | None) -> torch.Tensor:
-    """A measurement (1, 3, H, W) with its missing pixels black, whatever the file has there."""
+    """Return a measurement (1, 3, H, W) with its missing pixels black, whatever the file has there."""
     last = mask_of(operator)
     return last.on_signed(measured) if isinstance(last, MaskInpainting) else measured
 
 
 def look_at_mask(image: torch.Tensor, operator: Operator | None, options: dict[str, Any]) -> list[str]:
-    """Whether a mask that a person has given makes sense with the picture.
+    """Return whether a mask that a person has given makes sense with the picture.
 
     Args:
         image: (1, 3, H, W), as the file has it.
@@ -94,14 +94,14 @@ def look_at_mask(image: torch.Tensor, operator: Operator | None, options: dict[s
 
 
 def _even(image: torch.Tensor, where: torch.Tensor) -> bool:
-    """Whether nine tenths of the pixels (1, 3, H, W) where (H, W) are of one colour, nearly."""
+    """Return whether nine tenths of the pixels (1, 3, H, W) where (H, W) are of one colour, nearly."""
     values = image[0, :, where]
     values = values[:, :: max(1, values.shape[1] // SAMPLED)]
     return bool((values.quantile(0.95, 1) - values.quantile(0.05, 1) < EVEN).all())
 
 
 def has_noise(assumed: float | None, found: float) -> bool:
-    """Whether kept pixels are to be restored too: noise was assumed, or what was found is more than fine texture shows.
+    """Return whether kept pixels are to be restored too: noise was assumed, or what was found is more than fine texture shows.
 
     Args:
         assumed: on intensities in [0, 1], None where nothing was said.
@@ -113,7 +113,7 @@ def has_noise(assumed: float | None, found: float) -> bool:
 def finish_holes(
     restored: torch.Tensor, image: torch.Tensor, operator: Operator | None, assumed: float | None, found: float
 ) -> tuple[torch.Tensor, list[str]]:
-    """A restored picture with what was kept as it was, and its thin holes continued from around them.
+    """Return a restored picture with what was kept as it was, and its thin holes continued from around them.
 
     Args:
         restored: (1, 3, H, W).
@@ -142,7 +142,7 @@ def finish_holes(
 
 
 def model_share(keep: torch.Tensor) -> torch.Tensor:
-    """How much of the model's result is taken, (B, H, W) from 0 to 1: none near kept pixels, where the fill is nearer to the truth.
+    """Return how much of the model's result is taken, (B, H, W) from 0 to 1: none near kept pixels, where the fill is nearer to the truth.
 
     Args:
         keep: (B, H, W), bool.
@@ -155,5 +155,5 @@ def model_share(keep: torch.Tensor) -> torch.Tensor:
 
 
 def only_thin(operator: Operator | None) -> bool:
-    """Whether an operator drops pixels and no hole is so deep that anything of the model's result would be taken."""
+    """Return whether an operator drops pixels and no hole is so deep that anything of the model's result would be taken."""
     return isinstance(operator, Inpainting) and not bool((model_share(operator.kept()) > 0).any())

@@ -23,7 +23,7 @@ workspace, copies (measured on photos: 1.86 and 0.23)."""
 
 
 def bytes_per_pixel(pipeline: FlashDiffusionPipeline) -> float:
-    """Bytes that one guided step keeps for its gradient, for each pixel of the image: through UNet and decoder."""
+    """Return the bytes that one guided step keeps for its gradient, for each pixel of the image: through UNet and decoder."""
     side = -(-PROBE // pipeline.size_multiple) * pipeline.size_multiple
     weights = {p.untyped_storage().data_ptr() for p in (*pipeline.unet.parameters(), *pipeline.stage.model.parameters())}
     kept: dict[int, int] = {}
@@ -47,7 +47,7 @@ def bytes_per_pixel(pipeline: FlashDiffusionPipeline) -> float:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that can still be had on a device; None where the system does not say."""
+    """Return the memory that can still be had on a device; None where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if device.type != "cpu":

@@ -20,7 +20,7 @@ from flashdiff_cli.storage.url import Url, location
 
 
 def journals_below(folder: Path | Url) -> Iterator[Path | Url]:
-    """The folders at and below `folder` that hold a journal, sorted; links are not followed."""
+    """Yield the folders at and below `folder` that hold a journal, sorted; links are not followed."""
     if isinstance(folder, Url):
         waiting = [folder]
         while waiting:
@@ -61,7 +61,7 @@ def of_journal(folder: Path | Url, journal: Journal) -> Iterator[tuple[Record, s
 
 
 def of_lines(path: Path | Url) -> Iterator[Record]:
-    """The records of a file that holds what `--json` printed.
+    """Yield the records of a file that holds what `--json` printed.
 
     Raises:
         FlashdiffError: it cannot be read, or a line of it is no record.

@@ -44,7 +44,7 @@ def name_operator(
     invert_mask: bool | None = None,
     scale: int | None = None,
 ) -> tuple[str | None, dict[str, Any]]:
-    """Operator and options with the short ways spelled out: `mask` for mask-inpainting, `kernel` for motion-blur; `invert_mask` among them.
+    """Return operator and options, the short ways spelled out: `mask` for mask-inpainting, `kernel` for motion-blur; `invert_mask` among them.
 
     `scale` is downsampling by that factor, before whatever else has happened to the small picture.
 
@@ -72,7 +72,7 @@ def name_operator(
 
 
 def _enlarged(operator: str | None, options: dict[str, Any], scale: int) -> tuple[str, dict[str, Any]]:
-    """Operator and options of a picture that is to be `scale` times as large along each side."""
+    """Return the operator and its options of a picture that is to be `scale` times as large along each side."""
     if takes_alpha(operator, options):
         raise UsageError("--scale and --mask alpha exclude each other; fill the picture first, then enlarge the result")
     if operator is not None and "downsampling" in operator.split("+"):
@@ -83,23 +83,23 @@ def _enlarged(operator: str | None, options: dict[str, Any], scale: int) -> tupl
 
 
 def files_of(options: dict[str, Any]) -> dict[str, Path]:
-    """The files that an operator's options name, by option."""
+    """Return the files that an operator's options name, by option."""
     found = {name: options.get(name) for name in ("mask_file", "kernel_file")}
     return {name: Path(path) for name, path in found.items() if path is not None and (name, path) != ("mask_file", ALPHA)}
 
 
 def takes_alpha(operator: str | None, options: dict[str, Any]) -> bool:
-    """Whether the picture's transparency is the mask."""
+    """Return whether the picture's transparency is the mask."""
     return operator == "mask-inpainting" and options.get("mask_file") == ALPHA
 
 
 def beside(target: Path | Url, what: str, ending: str | None = None) -> Path | Url:
-    """The name of a picture that goes with `target`."""
+    """Return the name of a picture that goes with `target`."""
     return target.with_name(f"{target.stem}-{what}{ending or target.suffix}")
 
 
 def names_beside(target: Path | Url, count: int, with_map: bool) -> list[Path | Url]:
-    """All that `count` samples and a severity map write beside `target`."""
+    """Return all that `count` samples and a severity map write beside `target`."""
     found = [beside(target, f"sample{number}") for number in range(2, count + 1)]
     found += [beside(target, "mean"), beside(target, "uncertainty", ".png")] if count > 1 else []
     return found + ([beside(target, "severity", ".png")] if with_map else [])

@@ -54,7 +54,7 @@ def diagnosis_of(pieces: Sequence[Piece], diagnosis: Diagnosis | None, analyses:
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Whether an error says that memory has run out, of the machine or of a GPU."""
+    """Return whether an error says that memory has run out, of the machine or of a GPU."""
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error).lower())
 
 

@@ -15,7 +15,7 @@ LONGEST = 32_768
 
 
 def is_picture(data: bytes) -> bool:
-    """Whether bytes are a picture file, and not a list of names."""
+    """Return whether bytes are a picture file, and not a list of names."""
     if data.startswith(MAGIC) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP") or needed(data):
         return True
     from flashdiff_cli.pictures.limits import open_image
@@ -28,7 +28,7 @@ def is_picture(data: bytes) -> bool:
 
 
 def read_standard_input(stream: IO) -> bytes | list[bytes]:
-    """All of standard input: a picture's bytes, or names, one a line or ended by zeros (`find -print0`).
+    """Return all of standard input: a picture's bytes, or names, one a line or ended by zeros (`find -print0`).
 
     Args:
         stream: standard input, or anything that is read as text.
@@ -57,7 +57,7 @@ def read_standard_input(stream: IO) -> bytes | list[bytes]:
 
 
 def ending_of(data: bytes) -> str:
-    """The ending for a picture's own format, of those that can be written; else that of PNG."""
+    """Return the ending for a picture's own format, of those that can be written; else that of PNG."""
     from flashdiff_cli.pictures.limits import open_image
 
     try:

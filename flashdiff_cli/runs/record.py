@@ -64,12 +64,12 @@ class Record:
     """Where a picture was cut: each tile's place in pixels, severity, start_step, steps and network_evaluations."""
 
     def to_json(self) -> str:
-        """One line of strict JSON."""
+        """Return one line of strict JSON."""
         return json.dumps(finite(asdict(self)), ensure_ascii=False)
 
     @classmethod
     def of_stranger(cls, values: Any) -> Record:
-        """A record that was read from a file, which anybody may have written; what this version does not know is left out.
+        """Return a record that was read from a file, which anybody may have written; what this version does not know is left out.
 
         Raises:
             ValueError: a value is of another type than the schema says, out of its range, or too large.
@@ -110,7 +110,7 @@ LONGEST_TEXT, MOST_VALUES, DEEPEST = 32768, 200_000, 6
 
 
 def _fits(value: Any, kind: str) -> bool:
-    """Whether a value is of the type that an annotation names, and plain, finite and of bounded size."""
+    """Return whether a value is of the type that an annotation names, and plain, finite and of bounded size."""
     if value is None:
         return kind.endswith("| None")
     kind = kind.removesuffix(" | None")
@@ -126,7 +126,7 @@ def _fits(value: Any, kind: str) -> bool:
 
 
 def _plain(value: Any) -> bool:
-    """Whether a value is JSON's, finite, and no larger than a run makes it."""
+    """Return whether a value is JSON's, finite, and no larger than a run makes it."""
     waiting, count = [(value, 0)], 0
     while waiting:
         value, depth = waiting.pop()
@@ -152,7 +152,7 @@ def _plain(value: Any) -> bool:
 
 
 def finite(value: Any) -> Any:
-    """JSON has no infinities: they become null."""
+    """Replace infinities by None: JSON has none."""
     if isinstance(value, dict):
         return {k: finite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -39,7 +39,7 @@ def _each(call: Callable[[str], T], names: Sequence[str]) -> list[T]:
 
 
 def _content(part: Url) -> bytes | None:
-    """Of a part; None: another run has made it one with others."""
+    """Return the content of a part; None: another run has made it one with others."""
     try:
         return part.read(LARGEST, "remove it")
     except FileNotFoundError:
@@ -116,7 +116,7 @@ class RemoteEntries(Entries):
         return None not in got
 
     def of(self, name: str) -> Iterator[tuple[Entry, list[int] | None]]:
-        """As `Entries.of`; a store's version tells of the content itself, so that it is what it was written as."""
+        """Yield what `Entries.of` does; a store's version tells of the content itself, so that it is what it was written as."""
         for entry, _ in super().of(name):
             yield entry, entry.target_stat
 
@@ -126,11 +126,11 @@ class RemoteEntries(Entries):
         return self._listed
 
     def has(self, name: str) -> bool:
-        """Whether there is a file of that name, as far as it was looked at."""
+        """Return whether there is a file of that name, as far as it was looked at."""
         return name in self._files()
 
     def stat(self, name: str) -> list[int] | None:
-        """Bytes and version of a file, as far as it was looked at; None: there is none."""
+        """Return bytes and version of a file, as far as it was looked at; None: there is none."""
         return self._files().get(name)
 
     def add(self, line: str) -> None:
@@ -148,7 +148,7 @@ class RemoteEntries(Entries):
         super().refresh()
 
     def written(self, name: str, stat: list[int]) -> None:
-        """A file has got its name."""
+        """Note that a file has got its name."""
         self._files()[name] = stat
 
     def unite(self) -> None:

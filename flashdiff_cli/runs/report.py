@@ -46,7 +46,7 @@ class Gathered:
 
 
 def saved(record: Record) -> float:
-    """Seconds that the full-length run would have taken more, by the time that each step took."""
+    """Return seconds that the full-length run would have taken more, by the time that each step took."""
     if record.status == "failed" or not record.steps or not record.schedule_steps:
         return 0.0
     return record.seconds.get("solve", 0.0) * (record.schedule_steps / record.steps - 1)
@@ -90,7 +90,7 @@ def _card(record: Record, gathered: Gathered | None) -> dict[str, Any] | None:
 
 
 def _degradation(record: Record) -> str:
-    """What the picture was restored from, in a line: "found" in it, or "given"."""
+    """Return what the picture was restored from, in a line: "found" in it, or "given"."""
     if not record.operator:
         return ""
     values = {k: v for k, v in record.operator.items() if k not in ("name", "estimated")}

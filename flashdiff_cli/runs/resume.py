@@ -132,13 +132,13 @@ def decide_one(job: Job, journal: Journal, settings: str, overwrite: bool = Fals
 
 
 def refusal(decision: Decision) -> Record:
-    """The failed record of a job that is refused."""
+    """Return the failed record of a job that is refused."""
     target, reason = str(decision.job.target), decision.reason
     return Record(str(decision.job.source), status="failed", error=reason if target in reason else f"{target}: {reason}")
 
 
 def known_records(decisions: Sequence[Decision], journal: Journal) -> list[Record]:
-    """The records of what is not to be done: of those that are skipped, then of those that are refused."""
+    """Return the records of what is not to be done: of those that are skipped, then of those that are refused."""
     return [journal.record(d.job) for d in decisions if d.action == SKIP] + [refusal(d) for d in decisions if d.action == REFUSE]
 
 
@@ -162,7 +162,7 @@ class Claims:
         self._held: dict[Job, tuple[int, Path, list[Path], Callable[[], None]]] = {}
 
     def take(self, job: Job) -> Record | bool:
-        """True: the picture is this run's. False: another run has it. A record: there is nothing to do any more.
+        """Return True: the picture is this run's. False: another run has it. A record: there is nothing to do any more.
 
         Raises:
             FlashdiffError: the folder's journal cannot be written.
@@ -222,7 +222,7 @@ def _make(folder: Path) -> list[Path]:
 
 
 def without_outputs(jobs: Sequence[Job], journal: Journal) -> list[Job]:
-    """The jobs without those found in folders that are outputs of earlier runs; what was named itself stays."""
+    """Return the jobs without those found in folders that are outputs of earlier runs; what was named itself stays."""
     return [job for job in jobs if job.named or not journal.made(job.source)]
 
 
@@ -241,7 +241,7 @@ def model_identity(model: str | Path, offline: bool = False, prompt: str | None 
 
 
 def model_state(folder: Path) -> str:
-    """Something that changes when a model's files do: its list of checksums, or its files' sizes and times."""
+    """Return something that changes when a model's files do: its list of checksums, or its files' sizes and times."""
     sums = folder / SUMS
     if sums.is_file():
         return read_bounded(sums, JSON_BYTES).decode(errors="replace")

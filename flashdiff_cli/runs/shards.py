@@ -41,12 +41,12 @@ class Shard:
         return cls(index, count)
 
     def has(self, job: Job) -> bool:
-        """Whether a picture is this part's: by its name below the folder that was given, whatever it shows and wherever the folder is mounted."""
+        """Return whether a picture is this part's, by its name below the folder that was given: whatever it shows, wherever the folder is mounted."""
         digest = hashlib.sha256(os.fsencode(job.below.as_posix())).digest()
         return int.from_bytes(digest[:8], "big") % self.count == self.index - 1
 
     def of(self, jobs: Sequence[Job]) -> list[Job]:
-        """The pictures that are this part's, in their order."""
+        """Return the pictures that are this part's, in their order."""
         return list(jobs) if self.count == 1 else [job for job in jobs if self.has(job)]
 
     def __str__(self) -> str:

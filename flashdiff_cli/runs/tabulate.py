@@ -16,7 +16,7 @@ FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def cell(value: object) -> object:
-    """A value as a cell: text without characters that act instead of being shown, and never taken for a formula."""
+    """Return a value as a cell: text without characters that act instead of being shown, and never taken for a formula."""
     if isinstance(value, (dict, list)):
         text = json.dumps(value, ensure_ascii=False)
         return text if text.isprintable() else json.dumps(value)
@@ -58,7 +58,7 @@ ADDED = ("kind", "confidence", "blur_width", "noise", "total_seconds")
 
 
 def to_csv(records: Sequence[Record]) -> str:
-    """Records as CSV with a header line; empty where a value does not apply."""
+    """Return records as CSV with a header line; empty where a value does not apply."""
     names = [field.name for field in fields(Record)]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

@@ -13,7 +13,7 @@ OUTSIDE = "with names that lead out of their folder"
 
 
 def entries(folder: Url) -> Iterator[tuple[str, dict]]:
-    """What is directly in a folder: the raw name of each thing, and what the store says of it.
+    """Yield what is directly in a folder: the raw name of each thing, and what the store says of it.
 
     Raises:
         FlashdiffError: it cannot be listed.
@@ -32,7 +32,7 @@ def entries(folder: Url) -> Iterator[tuple[str, dict]]:
 
 
 def safe(name: str) -> bool:
-    """Whether a part of a name is one that may be made below an output."""
+    """Return whether a part of a name is one that may be made below an output."""
     return name not in ("", ".", "..") and not any(c in name for c in "/\\\0")
 
 
@@ -80,7 +80,7 @@ def in_folder(
 
 
 def matching(pattern: Url) -> list[Url]:
-    """What a pattern matches, sorted.
+    """Return what a pattern matches, sorted.
 
     Raises:
         FlashdiffError: nothing does.

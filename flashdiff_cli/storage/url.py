@@ -90,7 +90,7 @@ class Url:
         return hash(self.text)
 
     def _split(self) -> tuple[str, str, str]:
-        """(protocol with "://", path, what follows it: the archive, or a query)."""
+        """Return (protocol with "://", path, what follows it: the archive, or a query)."""
         head, mark, chain = self.text.partition("::")
         protocol, _, path = head.partition("://")
         tail = mark + chain
@@ -139,11 +139,11 @@ class Url:
         return Url(protocol + above + ("" if protocol[:-3] in WEB else tail))
 
     def with_name(self, name: str) -> Url:
-        """Another name in the same folder."""
+        """Return another name in the same folder."""
         return self.parent / name
 
     def with_suffix(self, suffix: str) -> Url:
-        """The same name with another ending."""
+        """Return the same name with another ending."""
         return self.with_name(self.stem + suffix)
 
     def __truediv__(self, below: str | PurePath) -> Url:
@@ -157,11 +157,11 @@ class Url:
         return protocol + (f"{path.rstrip('/')}/" if path else ""), "" if protocol[:-3] in WEB else tail
 
     def absolute(self) -> Url:
-        """Itself: an address depends on no present folder."""
+        """Return itself: an address depends on no present folder."""
         return self
 
     def bare(self) -> Url:
-        """The address without what a listing has told of it."""
+        """Return the address without what a listing has told of it."""
         return Url(self.text)
 
     @property
@@ -175,7 +175,7 @@ class Url:
         return fs, fs._strip_protocol(self.text.partition("::")[0])
 
     def open_storage(self) -> Any:
-        """The driver's file system, which serves all pictures of a store or an archive.
+        """Return the driver's file system, which serves all pictures of a store or an archive.
 
         Raises:
             UsageError: the protocol is unknown, or its driver is not installed.
@@ -186,7 +186,7 @@ class Url:
         return _file_system(f"{protocol}://{mark}{chain}" if mark else f"{protocol}://{self._split()[1].split('/')[0]}")
 
     def ask(self, what: str, ask: Callable[[Any, str], Any]) -> Any:
-        """What a driver answers; whatever it raises is one line that names the address."""
+        """Return what a driver answers; whatever it raises is one line that names the address."""
         try:
             return ask(*self.storage)
         except (FlashdiffError, FileNotFoundError, FileExistsError):
@@ -196,7 +196,7 @@ class Url:
             raise FlashdiffError(f"{self}: cannot be {what} ({reason}); look at the address, the network and the credentials") from error
 
     def info(self) -> dict[str, Any] | None:
-        """What the store says of it now; None: there is nothing.
+        """Return what the store says of it now; None: there is nothing.
 
         Raises:
             FlashdiffError: the store cannot be asked.
@@ -207,11 +207,11 @@ class Url:
             return None
 
     def exists(self) -> bool:
-        """Whether there is something now."""
+        """Return whether there is something now."""
         return self.info() is not None
 
     def is_dir(self) -> bool:
-        """Whether it is a folder, or names begin with it as if it were one."""
+        """Return whether it is a folder, or names begin with it as if it were one."""
         if self.text.endswith("/") or not self._split()[1]:
             return True
         if self.protocol in WEB:
@@ -219,18 +219,18 @@ class Url:
         return (self.info() or {}).get("type") == "directory"
 
     def is_file(self) -> bool:
-        """Whether it is a file now."""
+        """Return whether it is a file now."""
         return (self.info() or {}).get("type") == "file"
 
     def stat(self) -> list[int] | None:
-        """Bytes, and a number that changes with the content, as a listing has told them or as they are now; None: no file."""
+        """Return bytes, and a number that changes with the content, as a listing has told them or as they are now; None: no file."""
         if self.known is not None:
             return list(self.known)
         found = self.info()
         return None if found is None or found.get("type") == "directory" else stat_of_info(found)
 
     def read(self, limit: int, remedy: str) -> bytes:
-        """All of it.
+        """Return all of it.
 
         Args:
             limit: bytes at most.
@@ -281,7 +281,7 @@ def forget() -> None:
 
 
 def _md5_of(info: dict[str, Any]) -> str | None:
-    """The MD5 of a file's content in hexadecimal, where the store tells it."""
+    """Return the MD5 of a file's content in hexadecimal, where the store tells it."""
     import base64
 
     etag = str(info.get("ETag") or "").strip('"')
@@ -295,17 +295,17 @@ def _md5_of(info: dict[str, Any]) -> str | None:
 
 
 def token(version: str) -> int:
-    """A number for a version's name."""
+    """Return a number for a version's name."""
     return int.from_bytes(hashlib.sha256(version.encode()).digest()[:7], "big")
 
 
 def content_token(data: bytes) -> int:
-    """The number of a content, by which stores that tell a file's MD5 are known to hold it."""
+    """Return the number of a content, by which stores that tell a file's MD5 are known to hold it."""
     return token(f"md5:{hashlib.md5(data, usedforsecurity=False).hexdigest()}")
 
 
 def stat_of_info(info: dict[str, Any]) -> list[int]:
-    """Bytes and version of a file, from what a driver says of it; a version that is not told equals none."""
+    """Return bytes and version of a file, from what a driver says of it; a version that is not told equals none."""
     size = info.get("size")
     md5 = _md5_of(info)
     version = f"md5:{md5}" if md5 else next((f"{key}:{info[key]}" for key in _VERSIONS if info.get(key)), None)
@@ -313,7 +313,7 @@ def stat_of_info(info: dict[str, Any]) -> list[int]:
 
 
 def location(text: str | Path | Url) -> Path | Url:
-    """A path, or the address of something that is no file of this machine."""
+    """Return a path, or the address of something that is no file of this machine."""
     if isinstance(text, (Path, Url)):
         return text
     found = ADDRESS.match(text)
@@ -326,7 +326,7 @@ def location(text: str | Path | Url) -> Path | Url:
 
 
 def archive(path: Path | Url) -> Url | None:
-    """The folder that an archive is; None: it is no archive, by its name, or a folder has such a name."""
+    """Return the folder that an archive is; None: it is no archive, by its name, or a folder has such a name."""
     name = path.name.lower()
     protocol = next((kind for ending, kind in ARCHIVES.items() if name.endswith(ending)), None)
     if protocol is None or (isinstance(path, Path) and not path.is_file()):

@@ -54,7 +54,7 @@ class AutoencoderTask:
         self.mean, self.encode = self.mean.to(device), self.encode.to(device)
 
     def linear_code(self, images: torch.Tensor) -> torch.Tensor:
-        """The linear code that training started from, (B, C, H / 4, W / 4)."""
+        """Return the linear code that training started from, (B, C, H / 4, W / 4)."""
         centred = blocks(images) - self.mean[:, None, None]
         return torch.einsum("bdhw,dc->bchw", centred, self.encode)
 

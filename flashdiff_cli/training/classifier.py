@@ -90,7 +90,7 @@ class ClassifierTask:
         return figures
 
     def sample_grid(self, module) -> Image.Image:
-        """Rows of measurements as the classifier meets them."""
+        """Return rows of measurements as the classifier meets them."""
         rows = []
         for images in self.validation.values():
             for i, image in enumerate(images[:4]):
@@ -102,7 +102,7 @@ class ClassifierTask:
 
 
 def targets(draw: Draw, kinds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Parameters (B, 7) as the classifier gives them, and which of them a sample has."""
+    """Return parameters (B, 7) as the classifier gives them, and which of them a sample has."""
     wanted, counts = torch.zeros(len(kinds), len(PARAMETERS)), torch.zeros(len(kinds), len(PARAMETERS))
 
     def put(sample: int, name: str, value: float) -> None:

@@ -20,7 +20,7 @@ from flashdiff_cli.pictures.time_limit import in_time
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
-ATTEMPTS, ONWARD = 100, 1_000_003
+ATTEMPTS, STRIDE = 100, 1_000_003
 """How many pictures in a row may fail to decode, and how much further in the sequence the next one is looked for."""
 
 
@@ -33,7 +33,7 @@ class Entry:
     size: int | None = None
 
     def read(self) -> Image.Image:
-        """The decoded picture, RGB, 8 bits a channel."""
+        """Return the decoded picture, RGB, 8 bits a channel."""
         if self.size is None:
             data = limits.read_file(self.path)
         else:
@@ -118,7 +118,7 @@ class Crops(Dataset):
         return source, source.entries[self._order(chosen, epoch)[place]]
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        for place in range(index, index + ATTEMPTS * ONWARD, ONWARD):
+        for place in range(index, index + ATTEMPTS * STRIDE, STRIDE):
             rng = np.random.default_rng([self.seed, 0, place])
             source, entry = self._locate(place, rng)
             try:
@@ -157,7 +157,7 @@ class ResumableSampler(Sampler):
 
 
 def to_tensor(picture: Image.Image) -> torch.Tensor:
-    """RGB picture -> float32 tensor (3, H, W) in [-1, 1]."""
+    """Turn an RGB picture into a float32 tensor (3, H, W) in [-1, 1]."""
     array = np.asarray(picture, dtype=np.float32) / 127.5 - 1.0
     return torch.from_numpy(array).permute(2, 0, 1).contiguous()
 
@@ -182,7 +182,7 @@ def hold_out(sources: list[Source], names: list[str], limit: int, size_multiple:
 
 
 def validation_images(path: str | Path, limit: int, size_multiple: int = 4) -> list[torch.Tensor]:
-    """The first `limit` images of a folder or shard, (1, 3, H, W), sides cut down to multiples of `size_multiple`; smaller ones are enlarged."""
+    """Return the first `limit` images of a folder or shard, (1, 3, H, W), sides cut down to multiples of `size_multiple`; small ones are enlarged."""
     return _images(entries(path)[:limit], size_multiple)
 
 

@@ -78,7 +78,7 @@ class Degradations:
         return self.draw(images, generator, level, part).measured
 
     def draw(self, images: torch.Tensor, generator: torch.Generator, level: float | None = None, part: Part = WHOLE) -> Draw:
-        """As a call, with what was drawn."""
+        """Degrade as a call does, and return what was drawn as well."""
         # Half precision would add an error of its own, as large as a faint degradation.
         with torch.autocast(images.device.type, enabled=False):
             return self._draw(images.float(), generator, level, part)
@@ -124,5 +124,5 @@ class Degradations:
         return Draw(measured, kinds[part.places(len(images))], operators, noises)
 
     def describe(self) -> list[dict]:
-        """What the encoder was trained on, for its config."""
+        """Return what the encoder was trained on, for its config."""
         return [{k: v for k, v in t.items() if k != "weight"} for t in self.tables]

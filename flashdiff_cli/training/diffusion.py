@@ -75,7 +75,7 @@ class DiffusionTask:
         return {"loss": (error + weight * clean).mean(), "noise": error.mean(), "clean": clean.mean()}
 
     def _denoise(self, module, image: torch.Tensor, level: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, float]:
-        """The noisy latent, the predicted clean latent and the error of the predicted noise."""
+        """Return the noisy latent, the predicted clean latent and the error of the predicted noise."""
         z0 = self.stage.encode(image.to(module.device)).float()
         noise = torch.randn(z0.shape, generator=torch.Generator().manual_seed(seed)).to(z0)
         at = torch.tensor([level + 1])
@@ -92,7 +92,7 @@ class DiffusionTask:
         return figures
 
     def sample_grid(self, module) -> Image.Image:
-        """Rows of: picture; noisy latent and one-step estimate, decoded, at rising noise."""
+        """Return rows of: picture; noisy latent and one-step estimate, decoded, at rising noise."""
         rows = []
         for images in self.validation.values():
             for i, image in enumerate(images[:3]):

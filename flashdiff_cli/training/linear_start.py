@@ -20,14 +20,14 @@ CARRIED = 12
 
 
 def blocks(images: torch.Tensor, factor: int = 4) -> torch.Tensor:
-    """(B, 3, H, W) -> (B, 3 * factor**2, H / factor, W / factor), ordered as two nested pixel_unshuffle by 2."""
+    """Unshuffle (B, 3, H, W) to (B, 3 * factor**2, H / factor, W / factor), ordered as two nested pixel_unshuffle by 2."""
     for _ in range(factor.bit_length() - 1):
         images = F.pixel_unshuffle(images, 2)
     return images
 
 
 def block_basis(images: torch.Tensor, channels: int, factor: int = 4) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Principal components of the blocks of `images`.
+    """Return the principal components of the blocks of `images`.
 
     Returns:
         mean (D,), basis (D, channels) with orthonormal columns, variances (channels,), for D = 3 * factor**2.
@@ -39,7 +39,7 @@ def block_basis(images: torch.Tensor, channels: int, factor: int = 4) -> tuple[t
 
 
 def estimation_error(clean: torch.Tensor, degraded: torch.Tensor, reach: int = 2) -> torch.Tensor:
-    """Variance of the best linear estimate's error of each code channel.
+    """Return the variance of the best linear estimate's error of each code channel.
 
     Args:
         clean: (B, C, h, w) codes of clean images.
@@ -58,7 +58,7 @@ def estimation_error(clean: torch.Tensor, degraded: torch.Tensor, reach: int = 2
 
 
 def code_gains(error: torch.Tensor, variance: torch.Tensor, whitening: float) -> torch.Tensor:
-    """Gain of each component: `whitening` 0 makes the error isotropic, larger values also even out the variances.
+    """Return the gain of each component: `whitening` 0 makes the error isotropic, larger values also even out the variances.
 
     Scaled so that the code's mean square is one.
     """

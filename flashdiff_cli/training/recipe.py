@@ -150,7 +150,7 @@ class Recipe:
             raise UsageError(f"{path}: {error}") from None
 
     def losses(self, defaults: dict) -> dict:
-        """`loss` over a stage's defaults; what a stage does not know stays, for people.
+        """Return `loss` over a stage's defaults; what a stage does not know stays, for people.
 
         Raises:
             UsageError: a value is not of its default's type.
@@ -168,7 +168,7 @@ def _is_number(value: object) -> bool:
 
 
 def new_network(make: Callable, **settings: Any) -> Any:
-    """A network of a recipe's `[model]`, of bounded size.
+    """Return a network of a recipe's `[model]`, of bounded size.
 
     Args:
         make: its class, or a function that builds one.

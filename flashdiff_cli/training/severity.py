@@ -117,7 +117,7 @@ class SeverityTask:
         return figures
 
     def sample_grid(self, module) -> Image.Image:
-        """Rows of: picture, measurement, decoded estimate."""
+        """Return rows of: picture, measurement, decoded estimate."""
         rows = []
         for images in self.validation.values():
             for i, image in enumerate(images[:4]):

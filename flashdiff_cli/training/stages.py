@@ -35,7 +35,7 @@ def train(
         recipe: what to train and how.
         data: folders and tar shards by the group names of the recipe.
         validation: folders or shards by the name that their figures get; None: a tenth of the data is held out.
-        folder: receives checkpoints, log, sheets and the finished component; continued if it has a checkpoint.
+        folder: receives checkpoints, log, sample grids and the finished component; continued if it has a checkpoint.
         model: name, Hub id or folder of the model whose first stage the stages `diffusion` and `severity` need; None: `folder`, if it has one.
         resume: False starts anew even if there is a checkpoint.
         device: "auto", "cpu", "cuda" or "mps".
@@ -144,7 +144,7 @@ def check_folder(folder: Path, names: list[str], parts: Sequence[Path] = ()) -> 
 
 
 def make_task(recipe: Recipe, sources: list, held_out: dict, model: str | Path | None) -> Any:
-    """What a stage trains, and how.
+    """Return what a stage trains, and how.
 
     Raises:
         UsageError: the recipe asks for what cannot be made, or a model is missing.

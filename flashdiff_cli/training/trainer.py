@@ -1,6 +1,6 @@
 """The training loop that all stages share: budgets, EMA, validation, checkpoints that resume exactly.
 
-A stage is a `Task`: it owns the module, its loss, its validation figures and its sample sheet. Whatever is random in
+A stage is a `Task`: it owns the module, its loss, its validation figures and its sample grid. Whatever is random in
 a step comes from a generator seeded with (seed, step), so a resumed run repeats what an undisturbed one would do.
 """
 
@@ -47,15 +47,15 @@ class Task(Protocol):
         """Move whatever is frozen to the device."""
 
     def loss(self, module: torch.nn.Module, images: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Losses of a batch of images (B, 3, H, W) in [-1, 1]; `loss` is differentiated, the others are logged."""
+        """Return the losses of a batch of images (B, 3, H, W) in [-1, 1]; `loss` is differentiated, the others are logged."""
         ...
 
     def validate(self, module: torch.nn.Module) -> dict[str, float]:
-        """Figures on the validation images."""
+        """Return the figures on the validation images."""
         ...
 
     def sample_grid(self, module: torch.nn.Module) -> Image.Image:
-        """A picture that shows how far the training has come."""
+        """Draw a picture that shows how far the training has come."""
         ...
 
     def export(self, module: torch.nn.Module, folder: Path) -> None:
@@ -63,7 +63,7 @@ class Task(Protocol):
 
 
 def fastest_precision(device: torch.device) -> str:
-    """`bf16` where this device multiplies bfloat16 matrices faster than float32 ones, else `no`."""
+    """Return `bf16` where this device multiplies bfloat16 matrices faster than float32 ones, else `no`."""
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "no"
     if device.type != "cpu":
@@ -81,7 +81,7 @@ def fastest_precision(device: torch.device) -> str:
 
 
 def atomic_save(state: dict, path: Path) -> None:
-    """torch.save under a temporary name, then rename: a kill at any moment leaves the old file or the new one."""
+    """Save by torch.save under a temporary name, then rename: a kill at any moment leaves the old file or the new one."""
     with whole(path) as file:
         try:
             torch.save(state, file)
@@ -90,7 +90,7 @@ def atomic_save(state: dict, path: Path) -> None:
 
 
 def made_by_training(log: Path) -> bool:
-    """Whether a file is the log of a training, as far as its first line says; one that has just begun is empty."""
+    """Return whether a file is the log of a training, as far as its first line says; one that has just begun is empty."""
     try:
         with open_regular(log) as file:
             first = file.readline(1 << 16)
@@ -185,7 +185,7 @@ class Trainer:
         return min(1.0, max(by_steps, by_time))
 
     def learning_rate(self) -> float:
-        """Linear warm-up, then cosine decay over the budget."""
+        """Return the learning rate: linear warm-up, then cosine decay over the budget."""
         warm = min(1.0, (self.step + 1) / max(1, self.recipe.warmup))
         floor = self.recipe.final_learning_rate
         return self.recipe.learning_rate * warm * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * self.progress)))
@@ -230,7 +230,7 @@ class Trainer:
                 file.write("".join(line + "\n" for line in lines if self._before(line)).encode())
 
     def _before(self, line: str) -> bool:
-        """Whether a line of the log is whole, and of a step that the checkpoint holds."""
+        """Return whether a line of the log is whole, and of a step that the checkpoint holds."""
         try:
             return json.loads(line)["step"] <= self.step
         except (ValueError, KeyError, TypeError, RecursionError):
@@ -270,7 +270,7 @@ class Trainer:
         return iter(loader)
 
     def evaluate(self) -> dict[str, float]:
-        """Validation figures and the sample sheet, with the EMA weights."""
+        """Return the validation figures and the sample grid, with the EMA weights."""
         bare = self._bare()
         self.ema.store(bare.parameters())
         self.ema.copy_to(bare.parameters())
@@ -278,18 +278,18 @@ class Trainer:
         try:
             with torch.no_grad(), self.accelerator.autocast():
                 figures = self.task.validate(bare)
-                sheet = self.task.sample_grid(bare)
+                grid = self.task.sample_grid(bare)
         finally:
             bare.train()
             self.ema.restore(bare.parameters())
         if self.accelerator.is_main_process:
             (self.folder / "sheets").mkdir(exist_ok=True)
             with whole(self.folder / "sheets" / f"{self.step:07d}.png") as file:
-                sheet.save(file, "PNG")
+                grid.save(file, "PNG")
         return figures
 
     def train_step(self, images: torch.Tensor) -> dict[str, float]:
-        """One optimiser step on this process's share of a batch (B, 3, crop, crop), in as many passes as the recipe says; mean losses."""
+        """Take one optimiser step on this process's share of a batch (B, 3, crop, crop), in as many passes as the recipe says; mean losses."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         world, rank, passes = self.accelerator.num_processes, self.accelerator.process_index, self.recipe.accumulate

@@ -41,7 +41,7 @@ CONDITIONS = 4
 
 
 def drawings(view: View) -> list[tuple[str | None, Drawing]]:
-    """All figures of a bench with the condition that each is of, not yet written.
+    """Return all figures of a bench with the condition that each is of, not yet written.
 
     They take their style from matplotlib's settings: call this under `matplotlib.rc_context(style.RC)`.
     """

@@ -20,7 +20,7 @@ QUICK = 1e-3
 
 
 def steps_histogram(view: View) -> Drawing | None:
-    """How many reverse steps the pictures took, for every arm with a matched start."""
+    """Draw how many reverse steps the pictures took, for every arm with a matched start."""
     arms = {arm: of for arm, of in view.of_kind("flash").items() if values(of, "steps")}
     if not arms:
         return None
@@ -61,7 +61,7 @@ def steps_histogram(view: View) -> Drawing | None:
 
 
 def shared_images(arms: Mapping[str, Mapping[str, Record]]) -> tuple[dict[str, Mapping[str, Record]], list[str]]:
-    """Arms and the pictures that all of them have; an arm without any in common with the largest is left out."""
+    """Return arms and the pictures that all of them have; an arm without any in common with the largest is left out."""
     kept, images = {}, set()
     for arm in sorted(arms, key=lambda a: -len(arms[a])):
         common = images & set(arms[arm]) if kept else set(arms[arm])
@@ -71,7 +71,7 @@ def shared_images(arms: Mapping[str, Mapping[str, Record]]) -> tuple[dict[str, M
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points (cost, quality) that no other beats in both, cheapest first; more quality is better."""
+    """Return the points (cost, quality) that no other beats in both, cheapest first; more quality is better."""
     best, kept = -np.inf, []
     for x, y in sorted(points, key=lambda p: (p[0], -p[1])):
         if y > best:
@@ -81,7 +81,7 @@ def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _mark(look: Look, of: Mapping[str, Record]) -> dict[str, Any]:
-    """How an arm's point is drawn, on the axes and in the legend; fixed starts are many and small."""
+    """Return how an arm's point is drawn, on the axes and in the legend; fixed starts are many and small."""
     if kind(one(of)) == "fixed":
         return {"color": look.color, "marker": ".", "markersize": 5, "markeredgewidth": 0, "alpha": 0.6}
     face = look.color if look.fill else "white"
@@ -89,7 +89,7 @@ def _mark(look: Look, of: Mapping[str, Record]) -> dict[str, Any]:
 
 
 def _axis(axes: Axes, metric: Metric, arms: Mapping[str, Mapping[str, Record]], images: Sequence[str], key: str, look: Mapping[str, Look]) -> None:
-    """Every arm at its mean cost and mean quality, with both intervals, over the line of those that nothing beats.
+    """Draw every arm at its mean cost and mean quality, with both intervals, over the line of those that nothing beats.
 
     Pictures differ much more than arms do, so quality is taken against the picture's mean over the arms (the interval
     within subjects of Cousineau 2005); the mean stays what it is.
@@ -114,7 +114,7 @@ def _axis(axes: Axes, metric: Metric, arms: Mapping[str, Mapping[str, Record]], 
 
 
 def _legend(arms: Mapping[str, Mapping[str, Record]], look: Mapping[str, Look]) -> list[Line2D]:
-    """One entry an arm; one for all fixed starts of a solver."""
+    """Return one entry an arm; one for all fixed starts of a solver."""
     entries = {}
     for arm, of in arms.items():
         label = f"fixed starts, {solver(one(of))}" if kind(one(of)) == "fixed" else arm
@@ -159,7 +159,7 @@ def _caption(records: Sequence[Record], count: int, condition: str | None, missi
 
 
 def quality_against_cost(view: View) -> Drawing | None:
-    """All arms: quality against network evaluations and against seconds, both on a logarithmic axis."""
+    """Draw all arms: quality against network evaluations and against seconds, both on a logarithmic axis."""
     metrics = view.metrics
     shared, images = shared_images(_rated(view))
     if not metrics or not any(kind(one(of)) in ("flash", "full", "fixed") for of in shared.values()):

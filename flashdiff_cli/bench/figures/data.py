@@ -34,7 +34,7 @@ class Metric:
         return self.label + (f" ({self.unit})" if self.unit else "") + ("" if self.higher else ", lower is better")
 
     def gain(self, value: float, reference: float) -> float:
-        """By how much a value is better than another; above 0: better, whichever way the metric runs."""
+        """Return by how much a value is better than another; above 0: better, whichever way the metric runs."""
         return value - reference if self.higher else reference - value
 
 
@@ -143,11 +143,11 @@ class View:
         return found + ([self.perceptual] if self.perceptual else [])
 
     def image_path(self, image: str, arm: str) -> Path:
-        """Where the runner keeps the picture of an arm ("input" and "clean" as well)."""
+        """Return where the runner keeps the picture of an arm ("input" and "clean" as well)."""
         return self.folder / "images" / str(self.condition) / Path(image).with_suffix("") / f"{arm}.png"
 
     def kept(self, image: str, *arms: str) -> bool:
-        """Whether the files of a picture are there, for all of these arms."""
+        """Return whether the files of a picture are there, for all of these arms."""
         return all(self.image_path(image, arm).is_file() for arm in arms)
 
     @property
@@ -182,14 +182,14 @@ class Mean:
         return (0.0, 0.0) if self.low is None or self.high is None else (max(self.value - self.low, 0.0), max(self.high - self.value, 0.0))
 
     def text(self, digits: int = 2, sign: bool = False) -> str:
-        """`+0.12 [+0.05, +0.19]`."""
+        """Return `+0.12 [+0.05, +0.19]`."""
         form = f"{{:{'+' if sign else ''}.{digits}f}}"
         inside = "" if self.low is None else f" [{form.format(self.low)}, {form.format(self.high)}]"
         return (form.format(self.value) + inside).replace("-", "\N{MINUS SIGN}")
 
 
 def mean(values: Sequence[float], seed: int = 0) -> Mean | None:
-    """Mean and 95 % bootstrap interval (`mean_interval`); None of no values.
+    """Return mean and 95 % bootstrap interval (`mean_interval`); None of no values.
 
     Args:
         values: one a picture. For a paired difference, the differences.
@@ -212,23 +212,23 @@ def some_mean(values: Sequence[float], seed: int = 0) -> Mean:
 
 
 def values(of: Mapping[str, Record], key: str, images: Iterable[str] | None = None) -> list[float]:
-    """A key's values over pictures, those without one left out."""
+    """Return a key's values over pictures, those without one left out."""
     return [of[i][key] for i in (of if images is None else images) if i in of and of[i].get(key) is not None]
 
 
 def paired(of: Mapping[str, Record], reference: Mapping[str, Record], metric: Metric) -> dict[str, float]:
-    """By picture, the gain of an arm over another; only pictures that have the metric in both."""
+    """Return by picture the gain of an arm over another; only pictures that have the metric in both."""
     both = [i for i in of if i in reference and None not in (of[i].get(metric.key), reference[i].get(metric.key))]
     return {i: metric.gain(of[i][metric.key], reference[i][metric.key]) for i in both}
 
 
 def ordering(sweep: Mapping[str, Sequence[Record]]) -> list[float]:
-    """Of each picture, the share of pairs of levels that severity puts in the right order (paper Definition 1)."""
+    """Return for each picture the share of pairs of levels that severity puts in the right order (paper Definition 1)."""
     return [float(ordering_shares([[r["severity"] for r in of]])[0]) for of in sweep.values()]
 
 
 def sizes(records: Iterable[Record]) -> str:
-    """ "128 x 128", or "different sizes"."""
+    """Return "128 x 128", or "different sizes"."""
     found = {(r["width"], r["height"]) for r in records if r.get("width")}
     return "" if not found else f"of {min(found)[0]} x {min(found)[1]} pixels" if len(found) == 1 else "of different sizes"
 

@@ -15,7 +15,7 @@ LEAST = 8
 
 
 def error_variance(view: View) -> Drawing | None:
-    """Log-log, a point a picture, coloured by level, with both correlations (of the logarithms for Pearson's)."""
+    """Draw error against variance, log-log, a point a picture, coloured by level, with both correlations (of the logarithms for Pearson's)."""
     seen = [r for r in view.seen if (r.get("variance") or 0) > 0 and (r.get("error_variance") or 0) > 0]
     if not seen:
         return None

@@ -14,7 +14,7 @@ ROWS, CONDITIONS = 6, 12
 
 
 def columns(view: View) -> list[str]:
-    """Arms to show, in this order: input, a classical one, decoded, pure noise and matched start of one solver; then clean.
+    """Return arms to show, in this order: input, a classical one, decoded, pure noise and matched start of one solver; then clean.
 
     Of several solvers, the first is shown whose matched start is there; otherwise the first with pure noise.
     """
@@ -34,14 +34,14 @@ def _solver(view: View, arm: str) -> str:
 
 
 def spread(items: Sequence, count: int) -> list:
-    """At most `count` of a sequence, evenly apart, both ends among them."""
+    """Return at most `count` of a sequence, evenly apart, both ends among them."""
     if len(items) <= count:
         return list(items)
     return [items[i * (len(items) - 1) // (count - 1)] for i in range(count)]
 
 
 def choose(view: View, arms: Sequence[str]) -> list[tuple[str, float]]:
-    """At most ROWS (picture, level) of one condition whose input and clean picture were kept, spread over the level.
+    """Return at most ROWS (picture, level) of one condition whose input and clean picture were kept, spread over the level.
 
     While a bench is running, some pictures lack some arms: those that have the most of `arms` are chosen from.
     """
@@ -52,7 +52,7 @@ def choose(view: View, arms: Sequence[str]) -> list[tuple[str, float]]:
 
 
 def _draw(rows: Sequence[tuple[View, str, str | None]], shown: Sequence[str]) -> Figure:
-    """Rows of (view, picture, words at its left)."""
+    """Return rows of (view, picture, words at its left)."""
     tall = max(picture.shape[0] / picture.shape[1] for view, image, _ in rows if (picture := thumbnail(view, image, "clean")) is not None)
     figure = new_figure(0.25 + len(rows) * (tall * (WIDTH - 0.4) / len(shown) + 0.12))
     figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03)
@@ -69,7 +69,7 @@ def _draw(rows: Sequence[tuple[View, str, str | None]], shown: Sequence[str]) ->
 
 
 def before_after(view: View) -> Drawing | None:
-    """Rows spread over the degradation level, PSNR under each picture."""
+    """Draw rows spread over the degradation level, PSNR under each picture."""
     shown = columns(view)
     rows = [(view, image, f"level {level:.2f}") for image, level in choose(view, shown)]
     if not rows:
@@ -79,7 +79,7 @@ def before_after(view: View) -> Drawing | None:
 
 
 def one_picture_everywhere(view: View) -> Drawing | None:
-    """The same picture under every condition, for benches of several."""
+    """Draw the same picture under every condition, for benches of several."""
     each = [view.only(condition) for condition in view.conditions]
     images: dict[str, int] = {}
     for part in each:

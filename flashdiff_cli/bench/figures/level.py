@@ -24,7 +24,7 @@ def level_label(view: View) -> str:
 
 
 def trend(levels: Sequence[float], severities: Sequence[float]) -> HuberRegressor | None:
-    """Huber regression of severity on level, quadratic where there are pictures enough; outliers hardly bend it.
+    """Fit a Huber regression of severity on level, quadratic where there are pictures enough; outliers hardly bend it.
 
     Returns:
         its `predict` takes `features(levels)`; None below LEAST pictures.
@@ -41,12 +41,12 @@ def trend(levels: Sequence[float], severities: Sequence[float]) -> HuberRegresso
 
 
 def features(levels: Sequence[float], degree: int) -> np.ndarray:
-    """Powers of the level, (N, degree)."""
+    """Return powers of the level, (N, degree)."""
     return np.asarray(levels, float)[:, None] ** np.arange(1, degree + 1)
 
 
 def outliers(view: View) -> tuple[list[Record], list[Record]]:
-    """Pictures farthest above the trend and farthest below it, the farthest first.
+    """Return the pictures farthest above the trend and farthest below it, the farthest first.
 
     If the files of some pictures were kept, only those are looked at, so that they can be shown.
     """
@@ -75,7 +75,7 @@ def _caption(view: View, letters: bool, above: int, shown: bool) -> str:
 
 
 def severity_against_level(view: View) -> Drawing | None:
-    """Paper figure 4: one point a picture, a robust trend, and the outliers of both sides as thumbnails."""
+    """Draw paper figure 4: one point a picture, a robust trend, and the outliers of both sides as thumbnails."""
     seen = view.seen
     if len(seen) < 2 or not view.parameters:
         return None
@@ -116,7 +116,7 @@ def severity_against_level(view: View) -> Drawing | None:
 
 
 def equal_pairs(seen: Sequence[Record]) -> list[tuple[Record, Record]]:
-    """Pairs (less degraded, more degraded) of nearly equal severity, the widest apart in level first; each picture once."""
+    """Return pairs (less degraded, more degraded) of nearly equal severity, the widest apart in level first; each picture once."""
     candidates = []
     ranked = sorted(seen, key=lambda r: r["severity"])
     for i, a in enumerate(ranked):
@@ -134,7 +134,7 @@ def equal_pairs(seen: Sequence[Record]) -> list[tuple[Record, Record]]:
 
 
 def contributors(view: View) -> Drawing | None:
-    """Paper figure 5: pictures of equal severity, one for its degradation, the other for its content."""
+    """Draw paper figure 5: pictures of equal severity, one for its degradation, the other for its content."""
     kept = [r for r in view.seen if view.kept(r["image"], "clean", "input")]
     pairs = equal_pairs(kept) if view.parameters else []
     if not pairs:

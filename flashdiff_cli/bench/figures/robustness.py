@@ -17,7 +17,7 @@ SHOWN = ("classical", "decoded", "come-closer", "full", "flash")
 
 
 def gains(view: View, metric: Metric) -> dict[tuple[str, str], Mean]:
-    """Mean paired gain over the input by condition and arm, where both were measured on the same pictures."""
+    """Return the mean paired gain over the input by condition and arm, where both were measured on the same pictures."""
     found = {}
     for condition in view.conditions:
         part = view.only(condition)
@@ -30,14 +30,14 @@ def gains(view: View, metric: Metric) -> dict[tuple[str, str], Mean]:
 
 
 def worst(view: View, found: Mapping[tuple[str, str], Mean]) -> tuple[str, str]:
-    """The condition and arm with the least gain: among arms with a matched start if there are any."""
+    """Return the condition and arm with the least gain: among arms with a matched start if there are any."""
     flash = {r["arm"] for r in view.records if kind(r) == "flash"}
     cells = [cell for cell in found if cell[1] in flash] or list(found)
     return min(cells, key=lambda cell: found[cell].value)
 
 
 def _arms(view: View, tables: Mapping[Metric, Mapping[tuple[str, str], Mean]]) -> dict[str, Mapping[str, Record]]:
-    """The arms of some tables with records of theirs, by kind and then as the records have them."""
+    """Return the arms of some tables with records of theirs, by kind and then as the records have them."""
     wanted = {arm for found in tables.values() for _, arm in found}
     arms: dict[str, Mapping[str, Record]] = {}
     for condition in view.conditions:
@@ -48,7 +48,7 @@ def _arms(view: View, tables: Mapping[Metric, Mapping[tuple[str, str], Mean]]) -
 
 
 def _several(tables: Mapping[Metric, Mapping[tuple[str, str], Mean]]) -> dict[Metric, dict[tuple[str, str], Mean]]:
-    """Tables without the arms of a single condition, which compare with nothing, and without what is then empty."""
+    """Return tables without the arms of a single condition, which compare with nothing, and without what is then empty."""
     cells = {cell for found in tables.values() for cell in found}
     often = Counter(arm for _, arm in cells)
     kept = {metric: {cell: gain for cell, gain in found.items() if often[cell[1]] > 1} for metric, found in tables.items()}
@@ -91,7 +91,7 @@ def _caption(view: View, tables: Mapping[Metric, Mapping[tuple[str, str], Mean]]
 
 
 def robustness(view: View) -> Drawing | None:
-    """Bars of the gain with paired intervals, a group a condition, for arms of at least two; the worst cell is marked."""
+    """Draw bars of the gain with paired intervals, a group a condition, for arms of at least two; the worst cell is marked."""
     tables = _several({metric: gains(view, metric) for metric in view.metrics})
     if not tables:
         return None

@@ -18,7 +18,7 @@ WIDE = 40
 
 
 def _panel(axes: Axes, metric: Metric, fixed: Mapping, matched: Mapping[str, Record], classes: Sequence[list[str]]) -> None:
-    """The lines of all classes, their marks, and above them the differences in words."""
+    """Draw the lines of all classes, their marks, and above them the differences in words."""
     words = []
     for part, color, name in zip(classes, CLASSES[len(classes)], NAMES[len(classes)], strict=True):
         axes.plot(list(fixed), [some_mean(values(of, metric.key, part)).value for of in fixed.values()], color=color, marker=".", markersize=6)
@@ -41,7 +41,7 @@ def _panel(axes: Axes, metric: Metric, fixed: Mapping, matched: Mapping[str, Rec
 
 
 def start_search(view: View) -> list[Drawing]:
-    """One figure a solver: mean quality against the fixed start step, a line a severity class; the matched start's
+    """Draw one figure a solver: mean quality against the fixed start step, a line a severity class; the matched start's
     quality at its mean step as a star, and its paired difference to the best fixed start in words."""
     drawings, metrics = [], view.metrics
     for (name, schedule), (fixed, matched) in families(view.arms).items():

@@ -88,7 +88,7 @@ def slug(text: str | None) -> str:
 
 
 def looks(arms: Mapping[str, Mapping[str, Record]]) -> dict[str, Look]:
-    """A look for every arm: colour by solver, marker by kind; further arms of the same solver and kind are hollow or hatched."""
+    """Return a look for every arm: colour by solver, marker by kind; further arms of the same solver and kind are hollow or hatched."""
     others = iter((RED, YELLOW, PURPLE, GREEN, ORANGE, INK) * 4)
     chosen: dict[str, Look] = {}
     used: dict[tuple[str, str], int] = {}
@@ -106,14 +106,14 @@ def looks(arms: Mapping[str, Mapping[str, Record]]) -> dict[str, Look]:
 
 
 def new_figure(height: float, width: float = WIDTH) -> Figure:
-    """An empty figure of `width` x `height` inches, on a canvas of its own."""
+    """Return an empty figure of `width` x `height` inches, on a canvas of its own."""
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     figure.set_layout_engine("constrained", w_pad=0.06, h_pad=0.06)
     return figure
 
 
 def thumbnail(view: View, image: str, arm: str) -> np.ndarray | None:
-    """A kept picture as (H, W, 3) bytes, at most THUMBNAIL wide or high; None if it is not there."""
+    """Return a kept picture as (H, W, 3) bytes, at most THUMBNAIL wide or high; None if it is not there."""
     path = view.image_path(image, arm)
     if not path.is_file():
         return None
@@ -141,7 +141,7 @@ def show(axes: Axes, picture: np.ndarray | None, under: str = "", over: str = ""
 
 
 def log_ticks(axis: Axis, low: float, high: float, more: Sequence[float] = ()) -> None:
-    """Plain numbers on a logarithmic axis from `low` to `high`, as many as the range bears, and `more` besides.
+    """Put plain numbers on a logarithmic axis from `low` to `high`, as many as the range bears, and `more` besides.
 
     The usual ticks leave a range of a decade or so with one number or none.
     """
@@ -154,7 +154,7 @@ def log_ticks(axis: Axis, low: float, high: float, more: Sequence[float] = ()) -
 
 
 def note(axes: Axes, text: str, corner: str = "upper left") -> None:
-    """A few words in a corner of the axes."""
+    """Write a few words in a corner of the axes."""
     vertical, horizontal = corner.split()
     x, y = {"left": 0.02, "right": 0.98}[horizontal], {"upper": 0.97, "lower": 0.03}[vertical]
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2}

@@ -13,7 +13,7 @@ SINGLE = 5
 
 
 def severity_sweep(view: View) -> Drawing | None:
-    """Median, quartiles and single pictures over the level; the start step on an axis of its own."""
+    """Draw median, quartiles and single pictures over the level; the start step on an axis of its own."""
     sweep = view.sweep
     if not sweep:
         return None
