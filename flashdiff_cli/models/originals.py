@@ -13,7 +13,6 @@ from flashdiff_cli.hub.download import Report, download, sha256_of
 from flashdiff_cli.hub.paths import converted_folder, weights_folder
 from flashdiff_cli.hub.pull import folder_with_sums
 from flashdiff_cli.hub.registry import KnownModel
-from flashdiff_cli.models.convert import convert_ldm, convert_severity
 
 MOST_UNPACKED = 8
 """How many times larger than its zip a checkpoint may be: weights hardly shrink."""
@@ -38,6 +37,9 @@ def pull_original(model: KnownModel, report: Report | None = None, unverified: b
     with folder_with_sums(target) as part:
         checkpoint = _extract(archive, downloads)
         try:
+            # Converting takes torch, which finding a model does not.
+            from flashdiff_cli.models.convert import convert_ldm
+
             part.rmdir()
             convert_ldm(checkpoint, part, weights_folder() / str(model.config))
         finally:
@@ -65,6 +67,8 @@ def add_encoders(model: KnownModel, folder: Path, report: Report | None = None, 
         try:
             target = converted_folder("downloads") / f"{model.name}-{encoder.role}.ckpt"
             checkpoint = _fetch(encoder.url, target, encoder.sha256, report, model.name, unverified)
+            from flashdiff_cli.models.convert import convert_severity
+
             convert_severity(checkpoint, folder / encoder.role)
         except FlashdiffError as error:
             failed.append(f"{encoder.role}: {error}")

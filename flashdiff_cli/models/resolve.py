@@ -11,6 +11,7 @@ from flashdiff_cli.hub.names import hub_id
 from flashdiff_cli.hub.paths import converted_folder
 from flashdiff_cli.hub.pull import pull_from_hub
 from flashdiff_cli.hub.registry import KnownModel, known_models, shipped_folder
+from flashdiff_cli.models.originals import add_encoders, pull_original
 
 
 def resolve_model(
@@ -53,9 +54,6 @@ def resolve_model(
 def _resolve_known(model: KnownModel, offline: bool, cache_dir: str | Path | None, report: Report | None, complete: bool, unverified: bool) -> Path:
     if model.shipped is not None:
         return shipped_folder(model)
-    # Converting takes torch, which finding a model does not.
-    from flashdiff_cli.models.originals import add_encoders, pull_original
-
     target = converted_folder(model.name)
     fresh = model.url is not None and not (target / SUMS).exists()
     if fresh and offline:
