@@ -21,6 +21,7 @@ from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.finish import finish
 from flashdiff_cli.first_stage import FirstStage
 from flashdiff_cli.grey import grey_as, may_be_noise
+from flashdiff_cli.hub.paths import check_unlinked
 from flashdiff_cli.images import ImageInput, restore_images
 from flashdiff_cli.kernel import CAUTION, busiest_window, refine_kernel
 from flashdiff_cli.models.parts import load_parts
@@ -130,6 +131,15 @@ class FlashDiffusionPipeline(Conventions, DiffusionPipeline):
             pipeline = cls(**parts)
         try_model(pipeline, folder)
         return pipeline if device is None else pipeline.to(device)
+
+    def save_pretrained(self, save_directory: str | Path, *given: Any, **more: Any) -> None:
+        """Save components and `model_index.json` as diffusers does, arguments too, but never through a link.
+
+        Raises:
+            FlashdiffError: the folder of a component, or a file in it, is a link to elsewhere.
+        """
+        check_unlinked(Path(save_directory), ["model_index.json", *(name for name, part in self.components.items() if part is not None)])
+        super().save_pretrained(save_directory, *given, **more)
 
     @property
     def size_multiple(self) -> int:

@@ -32,7 +32,7 @@ class PhysicsOperator(Operator):
 
     Raises:
         FlashdiffError: deepinv is not installed.
-        UsageError: it is not linear, or what it measures is no picture of as many channels.
+        UsageError: it is not linear, differs from sample to sample, or what it measures is no picture of as many channels.
     """
 
     name = "deepinv"
@@ -44,6 +44,8 @@ class PhysicsOperator(Operator):
         self.physics, self.size = physics, size
         with torch.no_grad():
             measured = physics.A(torch.zeros(1, 3, *size))
+        if isinstance(measured, torch.Tensor) and len(measured) > 1:
+            raise UsageError(f"{type(physics).__name__} is of {len(measured)} different samples; wrap the physics of each, and restore one by one")
         if not isinstance(measured, torch.Tensor) or measured.ndim != 4 or measured.shape[1] != 3:
             raise UsageError(f"{type(physics).__name__} does not measure pictures of three channels")
         self.measured = (measured.shape[2], measured.shape[3])
@@ -52,10 +54,12 @@ class PhysicsOperator(Operator):
         self.stride = size[0] // self.measured[0]
 
     @property
-    def noise_std(self) -> float | None:
-        """Standard deviation of its Gaussian noise on intensities in [0, 1]; None if its noise is of another kind."""
-        sigma = getattr(getattr(self.physics, "noise_model", None), "sigma", None)
-        return None if sigma is None else float(torch.as_tensor(sigma).flatten()[0])
+    def noise_std(self) -> torch.Tensor | None:
+        """(1,) or (B,) standard deviation of its Gaussian noise on intensities in [0, 1]; None if its noise is of another kind."""
+        known, model = _deepinv().physics, self.physics.noise_model
+        if isinstance(model, known.ZeroNoise):
+            return torch.zeros(1)
+        return torch.as_tensor(model.sigma).detach().cpu().float().flatten() if isinstance(model, known.GaussianNoise) else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.physics.to(x.device).A(x)

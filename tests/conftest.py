@@ -53,12 +53,12 @@ def program(hub, tmp_path):
     """
     home = tmp_path / "home"
 
-    def call(*arguments, endpoint=None, script=None, **environment):
+    def call(*arguments, endpoint=None, script=None, timeout=240, **environment):
         keep = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
         env = keep | {"HF_HOME": str(home), "HF_ENDPOINT": endpoint or hub.address, "HF_TOKEN": "hf_test", "HF_HUB_DISABLE_XET": "1"}
         start = ["-m", "flashdiff_cli.commands.app"] if script is None else ["-c", script]
         command = [sys.executable, *start, *map(str, arguments)]
-        done = subprocess.run(command, env=env | environment, capture_output=True, text=True, timeout=240, cwd=tmp_path)
+        done = subprocess.run(command, env=env | environment, capture_output=True, text=True, timeout=timeout, cwd=tmp_path)
         assert "Traceback" not in done.stderr, done.stderr
         return done.returncode, done.stdout, done.stderr
 

@@ -243,3 +243,21 @@ def test_samples_of_a_batch_get_the_encoder_that_they_get_alone():
         torch.testing.assert_close(both.images[i : i + 1], alone.images)
         encoder = pipe.severity_mixed if i else pipe.severity
         torch.testing.assert_close(both.variance[i : i + 1], encoder(y[i : i + 1]).variance, check_dtype=False)
+
+
+@pytest.mark.parametrize("planted", ["unet", "first_stage/config.json", "model_index.json", "severity/deeper/link"])
+def test_no_link_is_written_through(planted, tmp_path):
+    pipe, elsewhere = tiny_pipeline("kl"), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "config.json").write_text("mine")
+    link = tmp_path / "out" / planted
+    link.parent.mkdir(parents=True)
+    link.symlink_to(elsewhere / "config.json" if planted.endswith("json") else elsewhere)
+    with pytest.raises(FlashdiffError, match=f"{planted}: a link") as error:
+        pipe.save_pretrained(tmp_path / "out", safe_serialization=True)
+    assert len(str(error.value).splitlines()) == 1
+    assert {p.name: p.read_text() for p in elsewhere.iterdir()} == {"config.json": "mine"}
+    assert [p for p in (tmp_path / "out").rglob("*") if p.is_file() and not p.is_symlink()] == [], "nothing half-written"
+    link.unlink()
+    pipe.save_pretrained(tmp_path / "out", safe_serialization=True)
+    assert (tmp_path / "out" / "unet" / "config.json").exists()

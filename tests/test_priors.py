@@ -194,8 +194,8 @@ def test_a_consistency_model_is_told_guidance_scale_one():
 # Pipelines of diffusers, from a folder and from a Hub.
 
 
-KINDS = ["ldm", "ldm-kl", "sd1", "sd2-v", "lcm", "sdxl", "sd3"]
-ADAPTERS = {"sd2-v": "VPrediction", "sd3": "RectifiedFlow"}
+KINDS = ["ldm", "ldm-kl", "sd1", "sd2-v", "lcm", "sdxl", "sd3", "flux"]
+ADAPTERS = {"sd2-v": "VPrediction", "sd3": "RectifiedFlow", "flux": "RectifiedFlow"}
 
 
 @pytest.fixture(scope="module")
@@ -259,6 +259,25 @@ def test_predictions_are_those_of_the_pipelines_own_network(name, saved):
     timestep = kwargs.get("timestep", args[1] if len(args) > 1 else None)
     ours = pipe.denoiser.network(latent, torch.as_tensor(timestep).reshape(-1).expand(len(latent)))
     assert torch.allclose(ours, out[0], atol=1e-5)
+
+
+def test_predictions_of_flux_are_those_of_its_own_pipeline(saved):
+    """Its pipeline hands the network a sequence of patches; ours takes and gives latents."""
+    folder = saved("flux")
+    import diffusers
+
+    theirs = diffusers.DiffusionPipeline.from_pretrained(folder)
+    theirs.set_progress_bar_config(disable=True)
+    pipe = FlashDiffusionPipeline.from_pretrained(folder, prompt="a b")
+    seen = []
+    theirs.transformer.register_forward_hook(lambda module, args, kwargs, out: seen.append((kwargs, out)), with_kwargs=True)
+    size = {"height": 32, "width": 48}
+    theirs("a b", **size, num_inference_steps=2, guidance_scale=1.0, generator=torch.Generator().manual_seed(0), output_type="latent")
+    kwargs, out = seen[0]
+    unpack = lambda packed: theirs._unpack_latents(packed, **size, vae_scale_factor=theirs.vae_scale_factor)
+    ours = pipe.denoiser.network(unpack(kwargs["hidden_states"]), 1000 * kwargs["timestep"])
+    assert ours.shape == (1, 4, 32 // theirs.vae_scale_factor, 48 // theirs.vae_scale_factor)
+    assert torch.allclose(ours, unpack(out[0]), atol=1e-5)
 
 
 def test_the_text_encoder_is_loaded_once(saved, tmp_path, monkeypatch):

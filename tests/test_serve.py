@@ -4,11 +4,13 @@ import base64
 import http.client
 import io
 import json
+import re
 import shlex
 import signal
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,6 +45,15 @@ def test_a_picture_in_a_picture_and_its_record_out(served, cli, tmp_path, monkey
     code, _, err = cli(*shlex.split(both["command"])[1:])
     assert code == 0, err
     assert (tmp_path / "a-restored.png").read_bytes() == answer.body
+
+
+def test_the_documents_own_client_restores_a_picture(served, tmp_path):
+    page = (Path(__file__).resolve().parents[1] / "docs" / "page.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    known = {}
+    exec(code, known)
+    (tmp_path / "a.png").write_bytes(png())
+    assert Image.open(io.BytesIO(known["restore"](tmp_path / "a.png", f"{served.address}api/restore"))).size == Image.open(tmp_path / "a.png").size
 
 
 def test_a_mask_another_format_and_a_larger_result(served):

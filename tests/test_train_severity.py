@@ -162,6 +162,46 @@ def test_from_the_hub_and_back(photos, base, program, hub, tmp_path):
     assert json.loads(stdout)["status"] == "done"
 
 
+EACH_KIND = """
+import json, sys
+from pathlib import Path
+from flashdiff_cli.commands.app import main
+
+def run(*arguments):
+    print("::", *arguments, file=sys.stderr)
+    try:
+        main([*map(str, arguments)])
+    except SystemExit as leave:
+        assert not leave.code, (leave.code, arguments)
+
+photos, folder, *kinds = sys.argv[1:]
+for kind in kinds:
+    mine = Path(folder) / kind
+    few = ("--steps", 2, "--batch", 2, "--workers", 0, "--precision", "no", "--device", "cpu", "-q")
+    run("train", "severity", "--model", f"someone/{kind}", "--data", photos, *few, "-o", mine)
+    run("models", "push", mine, f"someone/{kind}-severity")
+    run("restore", f"{photos}/0.png", "--model", f"someone/{kind}-severity", "-o", f"{folder}/{kind}.png", "--steps", 10, "--json")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_every_kind_of_pipeline_is_trained_for_from_the_hub_pushed_pulled_and_restores(photos, program, hub, tmp_path):
+    """Stable Diffusion 1, 2 with v-prediction, XL, 3 and Flux in small, as diffusers itself saves them."""
+    pytest.importorskip("transformers")
+    kinds = ["sd1", "sd2-v", "sdxl", "sd3", "flux"]
+    commits = {kind: hub.add(f"someone/{kind}", save_pipeline(kind, tmp_path / "made" / kind)) for kind in kinds}
+    code, out, err = program(photos, tmp_path, *kinds, script=EACH_KIND, timeout=1100)
+    assert code == 0, err
+    records = [json.loads(line) for line in out.splitlines() if line.startswith('{"')]
+    assert [(r["status"], r["encoder"]) for r in records] == [("done", "severity")] * len(kinds)
+    for kind in kinds:
+        assert Image.open(tmp_path / f"{kind}.png").size == Image.open(photos / "0.png").size
+        pushed = list(hub.revisions[f"someone/{kind}-severity"].values())[-1]
+        assert json.loads(pushed["model_index.json"])["base"] == {"model": f"someone/{kind}", "revision": commits[kind]}
+        assert "prompt/config.json" in pushed and not any(name.startswith(("unet/", "transformer/", "vae/", "text_encoder")) for name in pushed)
+
+
 def test_a_reference_of_a_stranger_names_no_folder_of_this_machine(tmp_path):
     snapshot = tmp_path / "models--a--b" / "snapshots" / ("0" * 40)
     snapshot.mkdir(parents=True)

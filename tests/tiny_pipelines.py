@@ -104,6 +104,35 @@ def stable_diffusion_3(folder: Path):
     return StableDiffusion3Pipeline(transformer=network, vae=vae, scheduler=scheduler, **parts, text_encoder_3=None, tokenizer_3=None)
 
 
+def t5_parts(width: int = 32) -> dict:
+    """A T5 encoder and its tokenizer, also of single letters."""
+    from transformers import T5Config, T5EncoderModel, T5Tokenizer
+
+    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -9.0), ("\u2581", -2.0), *((chr(c), -3.0) for c in range(97, 123))]
+    config = T5Config(vocab_size=len(vocabulary), d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    return {"text_encoder_2": T5EncoderModel(config).eval(), "tokenizer_2": T5Tokenizer(vocab=vocabulary, extra_ids=0)}
+
+
+def flux(folder: Path):
+    from diffusers import FluxPipeline, FluxTransformer2DModel
+
+    vae = AutoencoderKL(**KL, scaling_factor=0.36, shift_factor=0.12, use_quant_conv=False, use_post_quant_conv=False)
+    network = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=WIDTH,
+        guidance_embeds=True,
+        axes_dims_rope=(2, 2, 4),
+    )
+    parts = text_parts(folder / "one") | t5_parts()
+    return FluxPipeline(transformer=network, vae=vae, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), **parts)
+
+
 MADE = {
     "ldm": lambda folder: ldm(),
     "ldm-kl": lambda folder: ldm("kl"),
@@ -112,6 +141,7 @@ MADE = {
     "lcm": lambda folder: stable_diffusion(folder, time_cond_proj_dim=8),
     "sdxl": stable_diffusion_xl,
     "sd3": stable_diffusion_3,
+    "flux": flux,
 }
 """By name: makes a pipeline, given a folder for what its tokenizers are made of."""
 

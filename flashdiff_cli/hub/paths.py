@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -45,6 +45,23 @@ def within(root: Path, path: Path) -> Path:
     if not any(real.is_relative_to(folder) for folder in allowed):
         raise FlashdiffError(f"{path}: a link that leads out of the model folder, to {real}; put the file itself there")
     return path
+
+
+def check_unlinked(folder: Path, parts: Iterable[str]) -> None:
+    """Check that nothing outside of a model's folder would be written through a link in it.
+
+    Args:
+        folder: that will be written to; it need not be there.
+        parts: names of the files and folders in it that will be.
+
+    Raises:
+        FlashdiffError: one of them, or something in it, is a link.
+    """
+    for part in parts:
+        path = folder / part
+        for one in [path, *(path.rglob("*") if path.is_dir() and not path.is_symlink() else [])]:
+            if one.is_symlink():
+                raise FlashdiffError(f"{one}: a link, through which {one.resolve()} would be written; remove it, or save into a new folder")
 
 
 @contextmanager
