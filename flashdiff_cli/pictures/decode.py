@@ -135,7 +135,7 @@ def _lost_of_bmp(data: bytes) -> np.ndarray:
 
 
 def _without_lost(picture: Picture, missing: np.ndarray | None, note: str | None) -> Picture:
-    """The picture with what its file lacks filled from the rest, and notes on it.
+    """Return the picture with what its file lacks filled from the rest, and notes on it.
 
     Raises:
         ValueError: it lacks too much.

@@ -138,7 +138,7 @@ def read_tiff(data: bytes, limit: int) -> tuple[np.ndarray, dict[int, Any], list
 
 
 def from_white(values: np.ndarray, bits: int) -> np.ndarray:
-    """Grey that was stored as its distance from white, of so many bits, as its distance from black."""
+    """Return grey that was stored as its distance from white, of so many bits, as its distance from black."""
     if values.dtype.kind == "f":
         return 1 - values
     if values.dtype.kind == "i":

@@ -59,7 +59,7 @@ def _inflated(parts: Sequence[bytes], most: int) -> bytes | None:
 
 
 def layout(found: Sequence[tuple[bytes, bytes, bool]]) -> tuple[int, int, int, bool] | None:
-    """Of a file's chunks: width, height, bits a pixel, whether it is interlaced; None if its header makes no sense."""
+    """Return, of a file's chunks, width, height, bits a pixel, whether it is interlaced; None if its header makes no sense."""
     if not found or found[0][0] != b"IHDR" or len(found[0][1]) != 13:
         return None
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", found[0][1])
@@ -69,7 +69,7 @@ def layout(found: Sequence[tuple[bytes, bytes, bool]]) -> tuple[int, int, int, b
 
 
 def rows_of(found: Sequence[tuple[bytes, bytes, bool]]) -> list[tuple[tuple[int, int, int, int], int, int]] | None:
-    """How a file's pixels are stored, by its chunks; None if its header makes no sense.
+    """Return how a file's pixels are stored, by its chunks; None if its header makes no sense.
 
     Returns:
         for each pass (of a picture that is not interlaced the one): its first column and row and the distances to the next, how many
@@ -88,7 +88,7 @@ def rows_of(found: Sequence[tuple[bytes, bytes, bool]]) -> list[tuple[tuple[int,
 
 
 def mended(data: bytes) -> bytes | None:
-    """The same file with only those chunks that its pixels need, and with an end.
+    """Return the same file with only those chunks that its pixels need, and with an end.
 
     Returns:
         the file, zeros for pixels that it did not hold; None if it is damaged and not just cut.

@@ -47,7 +47,7 @@ def missing(data: bytes, image: np.ndarray) -> np.ndarray | None:
 
 
 def of_png(data: bytes) -> np.ndarray | None:
-    """(H, W) bool: the pixels that a PNG file lacks, as they are stored; None if it has all of them, or makes no sense.
+    """Return (H, W) bool: the pixels that a PNG file lacks, as they are stored; None if it has all of them, or makes no sense.
 
     Raises:
         ValueError: its palette is not there.
@@ -71,7 +71,7 @@ def of_png(data: bytes) -> np.ndarray | None:
 
 
 def _inflated_length(parts: list[bytes], most: int) -> int:
-    """Bytes that a stream holds, counted up to `most` without keeping them; of a damaged one, those before the damage."""
+    """Return bytes that a stream holds, counted up to `most` without keeping them; of a damaged one, those before the damage."""
     stream, count = zlib.decompressobj(), 0
     try:
         for part in parts:
@@ -85,14 +85,14 @@ def _inflated_length(parts: list[bytes], most: int) -> int:
 
 
 def _ends_flat(image: np.ndarray) -> bool:
-    """Whether the picture has a corner of one colour: where it ends in its file, whichever way it was turned."""
+    """Return whether the picture has a corner of one colour: where it ends in its file, whichever way it was turned."""
     edge = slice(None, 6), slice(-6, None)
     corners = (image[:, rows, columns] for rows in edge for columns in edge)
     return any((corner.max((1, 2)) - corner.min((1, 2)) <= FLAT).all() for corner in corners)
 
 
 def _of_jpeg(data: bytes) -> np.ndarray | None:
-    """Blocks for which the coded pixels do not suffice: with more of them, they would look otherwise."""
+    """Return blocks for which the coded pixels do not suffice: with more of them, they would look otherwise."""
     scans = [end for marker, _, end in jpeg.segments(data) if marker == jpeg.SCAN]
     if jpeg.is_progressive(data):
         if len(scans) < 2:
@@ -115,7 +115,7 @@ def _decoded(data: bytes) -> np.ndarray:
 
 
 def _of_tiff(data: bytes) -> np.ndarray | None:
-    """Strips and tiles that are named nowhere; libtiff, which reads compressed ones, says so itself."""
+    """Return strips and tiles that are named nowhere; libtiff, which reads compressed ones, says so itself."""
     try:
         file = open_image(data)
     except Image.UnidentifiedImageError:
