@@ -167,7 +167,7 @@ def test_the_protocol_and_the_recipe_of_the_documents_are_read(tmp_path):
         for number, text in enumerate(blocks(page, "toml")):
             path = tmp_path / f"{page.stem}-{number}.toml"
             is_protocol = "[[condition]]" in text
-            path.write_text(text if is_protocol else f'stage = "severity"\n{text}')
+            path.write_text(text if is_protocol else f'stage = "severity"\nsteps = 1\n{text}')
             read[page.name] = protocols.load(path) if is_protocol else Recipe.load(path)
     assert set(read) == {"bench.md", "severity-encoder.md"}
     assert [arm.name for arm in read["bench.md"].arm] == ["flash-ldps"] and read["bench.md"].condition[0].most_noise == 0.05
