@@ -42,7 +42,7 @@ Shard = Annotated[
 
 
 def cluster_of(engine: str, address: str | None, workers: int | None, gpus: float | None, device: str, threads: int | None) -> Cluster | None:
-    """The cluster that was asked for; None: this process.
+    """Return the cluster that was asked for; None: this process.
 
     Raises:
         UsageError: an unknown engine, options that do not go with it, or Ray is not installed.
@@ -67,7 +67,7 @@ def cluster_of(engine: str, address: str | None, workers: int | None, gpus: floa
 
 
 def elsewhere(jobs: Sequence[Job], task: Task, cluster: Cluster | None) -> Elsewhere | None:
-    """What does a run's pictures on a cluster, as `run_pictures` takes it; None without one."""
+    """Return what does a run's pictures on a cluster, as `run_pictures` takes it; None without one."""
     if cluster is None:
         return None
 

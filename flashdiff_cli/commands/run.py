@@ -57,6 +57,12 @@ def find_pictures(
     return jobs[:limit]
 
 
+def _left(jobs: Sequence[Job], records: Sequence[Record]) -> list[Job]:
+    """Return the jobs of which there is no record; records are not in the order of the jobs, for those that another run had come last."""
+    finished = Counter(record.input for record in records)
+    return [job for job in jobs if not finished[str(job.source)]]
+
+
 def run_pictures(
     jobs: Sequence[Job],
     settings: Settings,
@@ -119,9 +125,6 @@ def run_pictures(
     report(records, as_json, restored)
     if close is not None and len(records) > 1 and not quiet:
         say_error(close(records))
-    # Not in the order of the jobs: those that another run had come last.
-    finished = Counter(record.input for record in records[len(early) :])
-    left = [job for job in jobs if not finished[str(job.source)]]
-    if left:
+    if left := _left(jobs, records[len(early) :]):
         say_left(left)
     return records, stopped.code if interrupted or left else int(failed)

@@ -105,7 +105,7 @@ class Meter:
         log.debug("%s: %s", self.name, name)
 
     def workers(self, text: str) -> None:
-        """How many there are, where pictures are done by others."""
+        """Show how many workers there are, where pictures are done by others."""
         self.bar.update(self.steps, description=text)
         log.info("%s", text)
 

@@ -49,7 +49,7 @@ class Cluster:
             raise UsageError(f"`address` {self.address}: is not taken; run the command on a machine of the cluster (`ray job submit`) with auto")
 
     def among(self, there: dict[str, float]) -> Cluster:
-        """The same with all that was left open, as a cluster has room.
+        """Return the same with all that was left open, as a cluster has room.
 
         Args:
             there: its resources, as `ray.cluster_resources` tells them.
@@ -129,7 +129,7 @@ def _knock(address: str) -> None:
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """What this process does on a signal stays as it is: Ray ends it at once, with pictures under way."""
+    """Keep what this process does on a signal: Ray ends it at once, with pictures under way."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

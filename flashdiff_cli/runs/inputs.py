@@ -19,13 +19,13 @@ __all__ = ["Job", "find", "is_cache", "place", "say_passed", "with_targets"]
 
 
 def _listed(listed: Iterable[str | bytes]) -> Iterator[tuple[Path | Url, bool]]:
-    """The paths of a list, one a line; names are bytes, whatever they mean in the console's code."""
+    """Return the paths of a list, one a line; names are bytes, whatever they mean in the console's code."""
     names = (os.fsdecode(line).rstrip("\r\n") for line in listed)
     return ((location(name), True) for name in names if name.strip())
 
 
 def _matches(given: Path | Url, listed: Iterable[str | bytes], passed: Counter[str]) -> Iterable[tuple[Path | Url, bool]]:
-    """The paths that one argument names: itself, what a pattern matches, or the lines of a list; whether by name."""
+    """Return the paths that one argument names: itself, what a pattern matches, or the lines of a list; whether by name."""
     text = str(given)
     if text == "-":
         return _listed(listed)
@@ -62,7 +62,7 @@ def is_cache(name: str) -> bool:
 
 
 def _no_name(name: str) -> str | None:
-    """Why a file of this name is passed over in a folder; None if it is not."""
+    """Return why a file of this name is passed over in a folder; None if it is not."""
     suffix = suffix_of(name).lower()
     if name.startswith("."):
         return "hidden"
@@ -72,18 +72,18 @@ def _no_name(name: str) -> str | None:
 
 
 def _no_picture(path: Path) -> str | None:
-    """Why a file that a pattern matches is passed over; None if it is not."""
+    """Return why a file that a pattern matches is passed over; None if it is not."""
     return _no_name(path.name) or (None if path.is_file() else NO_FILE)
 
 
 def _counted(name: str) -> str | None:
-    """As `_no_name`; "" for what is passed over and not counted: the journals of earlier runs and what systems leave everywhere."""
+    """Return what `_no_name` does; "" for what is passed over and not counted: the journals of earlier runs and what systems leave everywhere."""
     reason = _no_name(name)
     return "" if reason == "hidden" and suffix_of(name).lower() not in SUFFIXES else reason
 
 
 def _in_folder(folder: Path, recursive: bool, passed: Counter[str]) -> Iterator[tuple[str, str]]:
-    """The pictures in a folder, in the order of their paths' parts, and their paths below it; what is passed over is counted by its reason."""
+    """Yield the pictures in a folder, in the order of their paths' parts, and their paths below it; what is passed over is counted by its reason."""
     begin = str(folder / "x")[:-1]
     waiting = [iter(_entries(begin, recursive, passed))]
     while waiting:
@@ -97,7 +97,7 @@ def _in_folder(folder: Path, recursive: bool, passed: Counter[str]) -> Iterator[
 
 
 def _entries(folder: str, recursive: bool, passed: Counter[str]) -> list[str]:
-    """The pictures in one folder, and the folders in it that are to be looked into, which end in a stroke; sorted by name."""
+    """Return the pictures in one folder, and the folders in it that are to be looked into, which end in a stroke; sorted by name."""
     found: list[str] = []
     try:
         with os.scandir(folder or ".") as entries:
@@ -120,7 +120,7 @@ def _entries(folder: str, recursive: bool, passed: Counter[str]) -> list[str]:
 
 
 def _no_folder(entry: os.DirEntry[str], recursive: bool) -> str | None:
-    """Why a folder is not looked into; None if it is."""
+    """Return why a folder is not looked into; None if it is."""
     if is_cache(entry.name):
         return "hidden folders or folders of thumbnails"
     if entry.is_symlink():
@@ -273,7 +273,7 @@ def _is_file(output: Path | Url, jobs: int) -> bool:
 
 
 def _target(job: Job, output: Path | Url | None, suffix: str, ending: str | None) -> Url | str:
-    """The name of a result beside its source, or in a folder."""
+    """Return the name of a result beside its source, or in a folder."""
     name, source = job.source_name, job.source
     own = suffix_of(os.path.basename(name)) if isinstance(source, Path) else source.suffix
     kind = ending or (own if own.lower() in FORMATS else ".png")

@@ -124,15 +124,15 @@ class Job:
         return any(isinstance(kept, str) and not os.path.isabs(kept) for kept in (self._source, self._target))
 
     def to(self, target: Path | Url | str) -> Job:
-        """The same job with another target."""
+        """Return the same job with another target."""
         return Job(self._source, self.below_name, target, self.named, self.data)
 
     def renamed(self, suffix: str) -> Job:
-        """The same job with `suffix` before the ending of its target."""
+        """Return the same job with `suffix` before the ending of its target."""
         return self.to(self.result.with_name(self.result.stem + suffix + self.result.suffix))
 
     def read(self) -> Picture:
-        """The source's picture.
+        """Return the source's picture.
 
         Raises:
             FlashdiffError: it cannot be read.

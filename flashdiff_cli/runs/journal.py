@@ -63,7 +63,7 @@ class Origin:
 
     @classmethod
     def of_run(cls, inputs: Sequence[Path | Url], sources: Sequence[Path | Url]) -> Origin:
-        """Of a whole run: known by what was given, bounded in who may read it by every picture."""
+        """Make the origin of what a whole run writes: known by what was given, bounded in who may read it by every picture."""
         return cls(fingerprint(run=[absolute_name(path) for path in inputs]), sources)
 
 
@@ -88,7 +88,7 @@ class Journal:
         self._lock = threading.Lock()
 
     def entries(self, folder: Path | Url, anew: bool = False, name: str | None = None) -> Entries:
-        """The journal of a folder; `anew`: with what other runs have added since, of all files or of `name`."""
+        """Return the journal of a folder; `anew`: with what other runs have added since, of all files or of `name`."""
         folder = folder.absolute()
         with self._lock:
             known = folder in self._folders

@@ -88,7 +88,7 @@ class RemoteEntries(Entries):
         return any(entry.target_stat[:2] == stat for entry, _ in self.of(name))
 
     def _list(self) -> dict[str, int]:
-        """The parts that there are, and their bytes."""
+        """Return the parts that there are, and their bytes."""
         return {name: info.get("size") or 0 for name, info in listing.entries(self.place) if PART.fullmatch(name)}
 
     def _fetch(self) -> None:
@@ -171,7 +171,7 @@ class RemoteEntries(Entries):
 
 
 def _together(parts: dict[str, int]) -> list[str]:
-    """The names of small parts that one is to be made of."""
+    """Return the names of small parts that one is to be made of."""
     small, size = [], 0
     for name, length in sorted(parts.items()):
         if length < SMALL and size + length <= TOGETHER:
@@ -205,9 +205,9 @@ class LookedUp(RemoteEntries):
         return self._looked[name]
 
     def has(self, name: str) -> bool:
-        """Whether there is a file of that name."""
+        """Return whether there is a file of that name."""
         return self.stat(name) is not None
 
     def written(self, name: str, stat: list[int]) -> None:
-        """A file has got its name."""
+        """Note that a file has got its name."""
         self._looked[name] = stat

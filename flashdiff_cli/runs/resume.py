@@ -86,7 +86,7 @@ def decide(
 
 
 def _file(path: Path | Url) -> int | None:
-    """Which file of this machine a name stands for, whatever the name; None: none."""
+    """Return which file of this machine a name stands for, whatever the name; None: none."""
     if isinstance(path, Url):
         return None
     with suppress(OSError, ValueError):
@@ -96,7 +96,7 @@ def _file(path: Path | Url) -> int | None:
 
 
 def _with_extras(decision: Decision, journal: Journal, names: set[str], overwrite: bool, extras: Sequence[Path | Url]) -> Decision:
-    """The decision, or its refusal where something that would be written besides is in the way."""
+    """Return the decision, or its refusal where something that would be written besides is in the way."""
     job = decision.job
     for path in extras:
         if place(path) in names:

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flashdiff_cli import __version__
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.pictures.atomic import sweep
 from flashdiff_cli.runs.cluster import Cluster, connected
@@ -26,6 +25,7 @@ from flashdiff_cli.runs.naming import files_of
 from flashdiff_cli.runs.record import Record
 from flashdiff_cli.runs.task import Task
 from flashdiff_cli.runs.worker import LIMITS, Worker
+from flashdiff_cli.version import __version__
 
 AT_ONCE = 16
 """Pictures that a worker is given together at most: read ahead and written behind while it computes, and nothing else waits there."""
@@ -124,14 +124,14 @@ class _Pool:
                 hand.records = hand.actor.restore.options(num_returns="streaming").remote([(i, self.jobs[i]) for i in some])
 
     def _some(self) -> list[int]:
-        """The next pictures for one worker; towards the end fewer, so that all end together."""
+        """Return the next pictures for one worker; towards the end fewer, so that all end together."""
         if self.again:  # alone, to see which of them it is that workers are lost by
             return [self.again.popleft()]
         few = -(-len(self.waiting) // (2 * self.count))
         return [self.waiting.popleft() for _ in range(min(AT_ONCE, few))]
 
     def _next(self) -> _Hand | None:
-        """A worker that has something to tell; None: none has, for a while."""
+        """Return a worker that has something to tell; None: none has, for a while."""
         import ray
 
         told = {hand.loading or hand.records: hand for hand in self.hands if hand.loading is not None or hand.records is not None}
@@ -139,7 +139,7 @@ class _Pool:
         return told[ready[0]] if ready else None
 
     def _hear(self, hand: _Hand) -> Iterator[Record]:
-        """What a worker has to tell now: that it is ready, a record, that it has nothing more to do, or that it is gone."""
+        """Yield what a worker has to tell now: that it is ready, a record, that it has nothing more to do, or that it is gone."""
         import ray
         from ray.exceptions import RayError, RayTaskError
 
@@ -166,7 +166,7 @@ class _Pool:
                 yield record
 
     def _missed(self, hand: _Hand, error: Exception) -> Iterator[Record]:
-        """A worker is lost: its pictures are others', but for those that were so too often."""
+        """Give a lost worker's pictures to others, but for those that were so too often."""
         import ray
 
         self.hands.remove(hand)
@@ -201,13 +201,13 @@ class _Pool:
 
 
 def _relative(jobs: Sequence[Job], task: Task) -> bool:
-    """Whether names begin from the present folder."""
+    """Return whether names begin from the present folder."""
     files = [*files_of(task.settings.operator_options).values(), *([Path(task.model)] if Path(task.model).is_dir() else [])]
     return any(not file.is_absolute() for file in files) or any(job.relative for job in jobs)
 
 
 def _cause(error: Any) -> FlashdiffError:
-    """What a worker has raised, as it would have been raised here."""
+    """Return what a worker has raised, as it would have been raised here."""
     cause = getattr(error, "cause", None) or error
     if isinstance(cause, UsageError):
         return UsageError(str(cause))

@@ -33,6 +33,18 @@ class Sources(Sequence[Path | Url]):
         return [job.source for job in self.jobs[index]] if isinstance(index, slice) else self.jobs[index].source
 
 
+def _pictures_among(given: Sequence[str], jobs: Sequence[Job]) -> set[str]:
+    """Return which of some places are a picture's, or a result's; jobs are looked at only where there is a place to look for."""
+    if not given:
+        return set()
+    return {name for job in jobs for path in (job.source, job.target) if path is not None and (name := place(path)) in given}
+
+
+def _title(inputs: Sequence[Path], part: str | None) -> str:
+    """Return the title of a page: the first inputs, and the part of the run."""
+    return ", ".join(path.name or str(path) for path in inputs[:3]) + (f", part {part}" if part else "")
+
+
 class Tables:
     """The files that `--csv` and `--report` name, looked at before the run so that nothing is in their way at its end.
 
@@ -60,14 +72,13 @@ class Tables:
         part: str | None = None,
     ):
         self.journal, self.csv, self.page, self.overwrite = journal, csv, page, overwrite
-        self.title = ", ".join(path.name or str(path) for path in inputs[:3]) + (f", part {part}" if part else "")
+        self.title = _title(inputs, part)
         given = [place(path) for path in (csv, page) if path is not None]
         # No part may replace what another has written of the same inputs.
         self.origin = Origin.of_run([*inputs, *([Path(part)] if part else [])], Sources(jobs if given else ()))
         if csv is not None and page is not None and (place(csv) == place(page) or same_file(csv, page)):
             raise UsageError(f"--csv and --report name the same file, {csv}; choose two")
-        names = (place(path) for job in jobs for path in (job.source, job.target) if path is not None) if given else ()
-        taken = {name for name in names if name in given}
+        taken = _pictures_among(given, jobs)
         for option, path in (("--csv", csv), ("--report", page)):
             if path is None:
                 continue

@@ -27,7 +27,7 @@ class Shown:
         """`done` of `total` steps are run."""
 
     def phase(self, name: str) -> None:
-        """What is done now."""
+        """Show what is done now."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Task:
         return Restorer(self.model, self.device, self.dtype, offline=self.offline, batch=self.batch, prompt=self.prompt)
 
     def beside(self, target: Path | Url) -> list[Path | Url]:
-        """What is written beside a result."""
+        """Return what is written beside a result."""
         return names_beside(target, self.samples, self.severity_map)
 
     def restore(self, restorer: Restorer, journal: Journal, job: Job, picture: Picture, shown: Shown) -> tuple[Record, Finish]:

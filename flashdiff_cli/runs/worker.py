@@ -7,7 +7,6 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from flashdiff_cli import __version__
 from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.runs.executor import each
 from flashdiff_cli.runs.inputs import Job
@@ -15,6 +14,7 @@ from flashdiff_cli.runs.journal import Journal
 from flashdiff_cli.runs.record import Record
 from flashdiff_cli.runs.resume import Claims
 from flashdiff_cli.runs.task import Shown, Task
+from flashdiff_cli.version import __version__
 
 if TYPE_CHECKING:
     from flashdiff_cli.pictures.picture import Picture

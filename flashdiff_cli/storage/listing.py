@@ -43,7 +43,7 @@ def in_folder(
     is_cache: Callable[[str], bool],
     reason_of: Callable[[str], str | None],
 ) -> Iterator[tuple[Url, str]]:
-    """The pictures in a folder, and their paths below it; a folder at a time, each sorted.
+    """Yield the pictures in a folder, and their paths below it; a folder at a time, each sorted.
 
     Args:
         folder: where to look.

@@ -55,7 +55,7 @@ def shown(text: str) -> str:
 
 
 def suffix_of(name: str) -> str:
-    """The ending of a file's name with its dot, as `Path.suffix` has it."""
+    """Return the ending of a file's name with its dot, as `Path.suffix` has it."""
     dot = name.rfind(".")
     return name[dot:] if 0 < dot < len(name) - 1 else ""
 
