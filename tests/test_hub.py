@@ -17,8 +17,8 @@ from tiny import save_tiny_model
 from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.hub.checksums import SUMS, check_folder, write_sums
 from flashdiff_cli.hub.download import download
-from flashdiff_cli.hub.push import push_folder
 from flashdiff_cli.hub.registry import known_models, parse, shipped_folder
+from flashdiff_cli.models.push import push_folder
 from flashdiff_cli.models.resolve import find_model, resolve_model
 
 DEFAULTS = {"solver": "ldps", "steps": 10, "eta": 0.0}

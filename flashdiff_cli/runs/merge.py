@@ -37,7 +37,7 @@ def journals_below(folder: Path | Url) -> Iterator[Path | Url]:
 
 
 def of_journal(folder: Path | Url, journal: Journal) -> Iterator[tuple[Record, str | None]]:
-    """The records of the restored pictures that stand in a folder as they were written, each with the SHA-256 of its source.
+    """Yield the records of the restored pictures that stand in a folder as they were written, each with the SHA-256 of its source.
 
     Args:
         folder: where results are.
@@ -85,7 +85,7 @@ def _whole_name(name: str) -> str:
 
 
 def merged(places: Sequence[Path | Url], sources: dict[str, str | None] | None = None) -> list[Record]:
-    """All pictures once: as done, if any run has done it; else as failed, as the last file says.
+    """Return all pictures once: as done, if any run has done it; else as failed, as the last file says.
 
     Args:
         places: folders of results with all below them, and files of records.

@@ -34,11 +34,11 @@ class Gathered:
     """Protocols of the addresses that were asked for by name; sources elsewhere are not fetched."""
 
     def may_show(self, record: Record) -> bool:
-        """Whether the result is one that its journal knows."""
+        """Return whether the result is one that its journal knows."""
         return str(record.output) in self.sources
 
     def before(self, record: Record) -> Shown | None:
-        """The source, if it is still the picture that the result was made from."""
+        """Return the source, if it is still the picture that the result was made from."""
         digest, place = self.sources.get(str(record.output)), location(record.input)
         if digest is None or (isinstance(place, Url) and (place.protocol not in self.stores or "::" in place.text)):
             return None

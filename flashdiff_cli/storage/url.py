@@ -47,7 +47,7 @@ SECRETS = (
 
 
 def shown(text: str) -> str:
-    """An address, or words that hold some, without passwords and signatures."""
+    """Return an address, or words that hold some, without passwords and signatures."""
     # What GitHub's addresses have there is a repository's name.
     for pattern, instead in SECRETS[text.startswith("github:") :]:
         text = pattern.sub(instead, text)
@@ -74,7 +74,7 @@ class Url:
         self.text, self.known = text, known
 
     def __str__(self) -> str:
-        """What messages, records and journals name it by; `text` has all of it."""
+        """Return what messages, records and journals name it by; `text` has all of it."""
         return shown(self.text)
 
     def __repr__(self) -> str:
