@@ -35,7 +35,7 @@ def _refuse_with_protocol(given: dict[str, Any]) -> None:
         raise UsageError(f"{flag(names[0])} does not go with --protocol, which says it itself")
 
 
-def _find(images: list[str], recursive: bool, ids: Any, limit: int | None) -> list[Any]:
+def _find(images: list[Path], recursive: bool, ids: Any, limit: int | None) -> list[Any]:
     """Return the pictures of a bench: all that are found, or those of the ids, and no more than a limit."""
     from flashdiff_cli.bench.dataset import choose_ids
     from flashdiff_cli.runs.inputs import find

@@ -19,7 +19,7 @@ from flashdiff_cli.pictures.picture import Picture, frames_note, from_pil, from_
 
 MOST_LOST = 0.25
 """Share of a picture's pixels that its file may lack at its end; of more, little would be true."""
-Mended = tuple[bytes, Callable[[], np.ndarray] | None, str]
+Mended = tuple[bytes, Callable[[], np.ndarray | None] | None, str]
 """A file made whole; the pixels that it lacks, (H, W) bool, upright; a note."""
 WITHOUT = "what it says besides its pixels is damaged and was left out"
 

@@ -120,7 +120,7 @@ class Choices:
         words = ["flashdiff", "restore", f"./{name}" if name.startswith("-") else name]
         words += [] if self.operator is None else ["--operator", self.operator]
         for option, value in self.options.items():
-            words += _flag(option, value)
+            words += _words(option, value)
         for upload in uploads:
             words += [f"--{upload}", f"{upload}.png"]
         if self.invert_mask is not None and "mask" in uploads:
@@ -138,7 +138,7 @@ class Choices:
         return shlex.join(words)
 
 
-def _flag(option: str, value: Any) -> list[str]:
+def _words(option: str, value: Any) -> list[str]:
     """Return the words that set an option on the command line."""
     name = option.replace("_", "-")
     if isinstance(value, bool):
