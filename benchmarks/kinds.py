@@ -139,20 +139,30 @@ def summary(rows):
     return means | {"least": min(gains), "worse": sum(gain < -WORSE for gain in gains), "pictures": len(rows), "found": found}
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description, rows, choices):
+    """Return a parser of what a comparison over folders of clean pictures is asked; `rows` is the flag that selects among `choices`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", metavar="NAME=FOLDER")
     parser.add_argument("--model", default="photos")
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument(rows, nargs="+", choices=choices, default=list(choices))
     parser.add_argument("--limit", type=int, default=30)
     parser.add_argument("--skip", type=int, default=0)
     parser.add_argument("--side", type=int, default=192)
-    parser.add_argument("--colour-only", action="store_true")
-    parser.add_argument("--pictures", type=Path, help="folder that gets clean, degraded and restored picture side by side")
+    parser.add_argument("--pictures", type=Path, help="folder that gets clean picture, input and results side by side")
     parser.add_argument("--json", type=Path)
+    return parser
+
+
+def load_sets(args):
+    """Return the clean pictures of each folder by its name."""
+    return {name: load(folder, args.limit, args.side, args.skip) for name, folder in (pair.split("=", 1) for pair in args.folders)}
+
+
+def main():
+    parser = arguments(__doc__, "--kinds", KINDS)
+    parser.add_argument("--colour-only", action="store_true")
     args = parser.parse_args()
-    restorer, table = Restorer(args.model), []
-    sets = {name: load(folder, args.limit, args.side, args.skip) for name, folder in (pair.split("=", 1) for pair in args.folders)}
+    restorer, table, sets = Restorer(args.model), [], load_sets(args)
     for kind in args.kinds:
         for name, pictures in sets.items():
             for grey in (False,) if args.colour_only else (False, True):

@@ -12,7 +12,6 @@ measure the mean over the pictures stands with its 95 % bootstrap interval; the 
 of the row. Seconds are processor time.
 """
 
-import argparse
 import json
 import sys
 import time
@@ -20,10 +19,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from kinds import Draws, as_jpeg, half_size, load, to_pil
+from kinds import Draws, arguments, as_jpeg, half_size, load_sets, to_pil
 
 from flashdiff_cli.bench import classical, metrics
-from flashdiff_cli.bench.classical import NotApplicable
+from flashdiff_cli.errors import NotApplicable
 from flashdiff_cli.operators import OPERATORS
 from flashdiff_cli.pictures.files import from_pil
 from flashdiff_cli.runs.restorer import Restorer
@@ -138,22 +137,13 @@ def markdown(table):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", metavar="NAME=FOLDER")
-    parser.add_argument("--model", default="photos")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
-    parser.add_argument("--limit", type=int, default=30)
-    parser.add_argument("--skip", type=int, default=0)
-    parser.add_argument("--side", type=int, default=192)
+    parser = arguments(__doc__, "--rows", ROWS)
     parser.add_argument("--esrgan", action="store_true", help="Real-ESRGAN too, where noise, compression or a mixture is to be undone")
-    parser.add_argument("--pictures", type=Path, help="folder that gets clean picture, input and every result side by side")
-    parser.add_argument("--json", type=Path)
     parser.add_argument("--table", type=Path, help="file that gets a table in Markdown")
     args = parser.parse_args()
-    restorer, table = Restorer(args.model), []
+    restorer, table, sets = Restorer(args.model), [], load_sets(args)
     if args.esrgan:
         NOISE["real-esrgan"] = ("real-esrgan", {})
-    sets = {name: load(folder, args.limit, args.side, args.skip) for name, folder in (pair.split("=", 1) for pair in args.folders)}
     for row in args.rows:
         for group, pictures in sets.items():
             rows = []

@@ -43,3 +43,7 @@ class FlashdiffError(Exception):
 
 class UsageError(FlashdiffError):
     """An option or argument that makes no sense; commands leave with exit code 2."""
+
+
+class NotApplicable(FlashdiffError):
+    """A method that does not go with an operator or a model: a bench records it as skipped."""

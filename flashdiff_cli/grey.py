@@ -58,7 +58,7 @@ def with_colour_noise(image: torch.Tensor, strength: float = 1.0) -> torch.Tenso
         return image
     luma = torch.einsum("c,bchw->bhw", image.new_tensor(LUMA).float(), image.float())[:, None]
     differences = torch.stack([image[:, 0] - image[:, 1], image[:, 2] - image[:, 1]], 1).float()
-    own, between = (2 * noise_bands(part).mean(1) for part in (luma, differences))
+    own, between = (2 * noise_bands(part, image).mean(1) for part in (luma, differences))
     # White noise is as strong in the finest band as in a coarser one; fine texture is not.
     white = ((own[:, -1] / own[:, 0].clamp(min=1e-6) - TEXTURE) / (WHITE - TEXTURE)).clamp(0, 1)
     # A difference of two channels has twice the noise variance of one.
@@ -77,7 +77,7 @@ def may_be_noise(image: torch.Tensor) -> torch.Tensor:
     not, before a JPEG has emptied the finest band. In a picture that was made small, everything is as fine as they are.
     """
     luma = torch.einsum("c,bchw->bhw", image.new_tensor(LUMA).float(), image.float())[:, None]
-    coarse, middle, fine = noise_bands(luma)[:, 0].unbind(1)
+    coarse, middle, fine = noise_bands(luma, image)[:, 0].unbind(1)
     flat = (middle >= FLAT[0] * coarse) | (fine >= FLAT[1] * coarse)
     if min(image.shape[-2:]) < SMALL:
         own = noise_bands(image.float()).mean(1)

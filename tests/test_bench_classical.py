@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from flashdiff_cli.bench import peers
-from flashdiff_cli.bench.classical import NotApplicable, restore
+from flashdiff_cli.bench.classical import restore
 from flashdiff_cli.bench.metrics import psnr
-from flashdiff_cli.errors import UsageError
+from flashdiff_cli.errors import NotApplicable, UsageError
 from flashdiff_cli.operators import (
     BoxInpainting,
     Downsampling,

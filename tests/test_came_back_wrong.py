@@ -79,6 +79,8 @@ def restored(tmp_path_factory):
     }
     for name, side in SMALL:
         files[f"{name}-{side}.png"] = saved(stored(clean(name)).resize((side, side), Image.Resampling.BOX), "PNG")
+    small = np.asarray(stored(clean()).resize((64, 64), Image.Resampling.BOX)) / 255
+    files["small-noisy.png"] = saved(stored(noisy(small, 0.07)), "PNG")
     for name, data in files.items():
         (folder / "in" / name).write_bytes(data)
     with pytest.raises(SystemExit) as leave:
@@ -120,6 +122,11 @@ def test_a_small_clean_picture_is_left_alone(restored):
         file = f"{name}-{side}.png"
         with Image.open(restored[1] / "in" / file) as before:
             assert psnr(restored[1] / "out" / file, np.asarray(before) / 255) > 45, restored[0][file]["degradation"]
+
+
+def test_a_small_noisy_picture_is_not_left_alone(restored):
+    small = np.asarray(stored(clean()).resize((64, 64), Image.Resampling.BOX)) / 255
+    assert restored[0]["small-noisy.png"]["degradation"]["kind"] == "noise" and gain(restored, "small-noisy.png", small) > 3
 
 
 def test_what_transparency_hides_decides_nothing(restored):

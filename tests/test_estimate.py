@@ -5,7 +5,7 @@ import torch
 
 from flashdiff_cli.operators import GaussianBlur, Identity, Jpeg, MotionBlur
 from flashdiff_cli.operators.composition import Composition
-from flashdiff_cli.operators.estimate import effective_noise_std, fit_blur, noise_level, rounding_noise
+from flashdiff_cli.operators.estimate import common_noise, effective_noise_std, fit_blur, noise_level, rounding_noise
 
 
 def scene(batch: int = 2, size: int = 64) -> torch.Tensor:
@@ -44,6 +44,16 @@ def test_noise_is_read_where_white_and_black_have_not_cut_it(background, std):
     y = Identity().measure(x, std, [torch.Generator().manual_seed(4)])
     stored = (((y + 1) * 127.5).clamp(0, 255).round()) / 127.5 - 1
     assert noise_level(stored).item() == pytest.approx(std, rel=0.08)
+
+
+def test_noise_of_a_burnt_out_picture_is_not_the_same_in_all_channels():
+    """Where white has cut all channels their differences are 0, which says nothing of the noise."""
+    x = scene(1, 192)
+    x[..., 64:, :] = 1.1
+    for shape, share in (((1, 3, 192, 192), 0.0), ((1, 1, 192, 192), 1.0)):
+        noise = 0.1 * torch.randn(shape, generator=torch.Generator().manual_seed(6))
+        seen = ((x + noise + 1) * 127.5).clamp(0, 255).round() / 127.5 - 1
+        assert common_noise(seen).item() == share
 
 
 def test_black_on_white_has_no_noise():

@@ -47,6 +47,16 @@ def test_a_model_with_a_last_step_is_saved_and_loaded(tmp_path):
     assert torch.equal(again(y, Identity(), 0.05).images, pipeline(y, Identity(), 0.05).images)
 
 
+@pytest.mark.parametrize("operator", [Identity(), Jpeg(30)], ids=["noise", "jpeg"])
+def test_no_step_is_run_that_cannot_change_the_picture(operator):
+    pipeline, y = with_last_step(), image()
+    found = pipeline(y, operator, 0.1)
+    assert found.start_step.tolist() == [0]
+    assert torch.equal(found.images, pipeline(y, operator, 0.1, start_step=3).images), "steps that are asked for are run, and change nothing"
+    assert pipeline(y, operator, 0.1, fidelity=False).start_step[0] > 0, "without the last step it is the steps that restore"
+    assert pipeline(y, GaussianBlur(1.5), 0.1).start_step[0] > 0
+
+
 def test_where_nothing_was_found_nothing_changes():
     pipeline, y = with_last_step(), image()
     nothing = Diagnosis("none", Identity(), 0.01)

@@ -90,6 +90,16 @@ def test_levels_fall_to_the_noise_of_each_sample():
     assert torch.allclose(found[0], torch.tensor([last_step.FIRST, last_step.FIRST, 0.4]))
 
 
+def test_behind_a_jpeg_the_rounds_are_fewer(monkeypatch):
+    network, x, told = tiny(), image(), []
+    monkeypatch.setattr(network, "forward", lambda x, noise, rounding: told.append(noise[0].item()) or x)
+    for rounding, (rounds, first) in ((0.0, (last_step.ROUNDS, last_step.FIRST)), (0.01, last_step.COMPRESSED)):
+        told.clear()
+        network.restore(x, x, GaussianBlur(1.5), torch.tensor([0.01]), torch.tensor([rounding]))
+        assert len(told) == rounds and told[0] == pytest.approx(first)
+        assert told[-1] == pytest.approx(0.02)
+
+
 def test_the_power_that_passes_is_that_of_the_transfer_function():
     x = torch.zeros(2, 3, 128, 128)
     for operator, share in (

@@ -94,3 +94,15 @@ def test_a_preconditioner_needs_fewer_steps():
     plain = conjugate_gradient(lambda v: diagonal * v, right, iterations=5)
     helped = conjugate_gradient(lambda v: diagonal * v, right, lambda v: v / diagonal, iterations=5)
     assert (helped - exact).abs().max() < 1e-9 < (plain - exact).abs().max()
+
+
+def test_a_shake_is_solved_where_the_image_is_hardly_believed():
+    """Faint noise and an error of the image a thousand times its variance: where conjugate gradients take longest."""
+    blur = MotionBlur(path_kernels(torch.tensor([13.0]), torch.tensor([0.4]), generator(2)))
+    truth = smooth((160, 160))[:1].float()
+    y = blur.on_signed(truth) + 0.02 * torch.randn(truth.shape, generator=generator(1))
+    s, t = torch.tensor([4e-4]), torch.tensor([0.7])
+    found = blur.proximal(y, y, s, t)
+    right = t * blur.adjoint(y - blur.on_signed(y))
+    left = t * blur.adjoint(blur.forward(found - y)) + s * (found - y)
+    assert (left - right).norm() < 2e-3 * right.norm()

@@ -10,11 +10,10 @@ from typing import Any
 import torch
 
 from flashdiff_cli.bench import classical
-from flashdiff_cli.bench.classical import NotApplicable
 from flashdiff_cli.bench.dataset import Case
 from flashdiff_cli.bench.protocol import Arm, Condition, Protocol
 from flashdiff_cli.diagnosis import OPERATOR_OF, Analysis
-from flashdiff_cli.errors import FlashdiffError, UsageError
+from flashdiff_cli.errors import FlashdiffError, NotApplicable, UsageError
 from flashdiff_cli.operators import Operator
 from flashdiff_cli.operators.estimate import effective_noise_std
 from flashdiff_cli.pipeline import FlashDiffusionPipeline

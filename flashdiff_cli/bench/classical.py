@@ -13,8 +13,7 @@ import numpy as np
 import torch
 
 from flashdiff_cli.bench import peers
-from flashdiff_cli.bench.peers import NotApplicable
-from flashdiff_cli.errors import UsageError
+from flashdiff_cli.errors import NotApplicable, UsageError
 from flashdiff_cli.operators import GaussianBlur, MotionBlur, Operator
 from flashdiff_cli.operators.inpainting import Inpainting
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from flashdiff_cli.errors import FlashdiffError, UsageError
+from flashdiff_cli.errors import NotApplicable, UsageError
 from flashdiff_cli.operators import Identity, Jpeg, Operator
 
 Denoise = Callable[[torch.Tensor, float], torch.Tensor]
@@ -25,10 +25,6 @@ ROUNDS, FIRST, WEIGHT = 8, 49 / 255, 0.23
 
 LEAST = 0.5 / 255
 """Of the noise that a denoiser is told, which no 8-bit picture is below."""
-
-
-class NotApplicable(FlashdiffError):
-    """An arm that does not go with a condition or a model: recorded as skipped."""
 
 
 def _module(name: str, package: str) -> Any:
@@ -89,10 +85,10 @@ def denoiser(name: str) -> Denoise:
     """
     if name in DENOISERS:
         return DENOISERS[name]
-    module, _, function = str(name).partition(":")
+    module, _, function = name.partition(":")
     try:
-        return getattr(importlib.import_module(module), function) if function else DENOISERS[name]
-    except (ImportError, AttributeError, KeyError):
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError):
         raise UsageError(f"there is no denoiser {name!r}; give one of {', '.join(DENOISERS)}, or module:function") from None
 
 
@@ -101,6 +97,13 @@ def denoise(y: torch.Tensor, operator: Operator, noise_std: float, denoiser_name
 
     Args:
         y: (3, H, W) in [0, 1].
+        operator: the identity, or a JPEG's rounding.
+        noise_std: on intensities in [0, 1].
+        denoiser_name: see `denoiser`.
+
+    Raises:
+        NotApplicable: another operator.
+        UsageError: there is no such denoiser, or its package is not installed.
     """
     if not isinstance(operator, (Identity, Jpeg)):
         raise NotApplicable(f"denoise takes noise and compression out, and the operator is {operator.name}")
@@ -122,12 +125,18 @@ def splitting(
     The data term is this project's own (`Operator.proximal`), so that no peer is behind for its borders.
 
     Args:
-        y: the measurement in [0, 1].
+        y: the measurement, (3, H', W') in [0, 1].
         operator: linear.
         noise_std: on intensities in [0, 1].
         denoiser_name: see `denoiser`.
         rounds, first, weight: see ROUNDS, FIRST, WEIGHT.
+
+    Raises:
+        NotApplicable: the operator is not linear.
+        UsageError: there is no such denoiser, or its package is not installed.
     """
+    if not operator.linear:
+        raise NotApplicable(f"splitting needs a linear operator, and {operator.name} is not")
     clean, last = denoiser(denoiser_name), max(noise_std, LEAST)
     measured = (2 * y - 1)[None]
     image = operator.seen(measured)
@@ -139,7 +148,19 @@ def splitting(
 
 
 def opencv_inpaint(y: torch.Tensor, operator: Operator, noise_std: float, radius: float = 3.0, method: str = "telea") -> torch.Tensor:
-    """Fill missing pixels by OpenCV (Telea 2004, or "ns": Navier-Stokes)."""
+    """Fill missing pixels by OpenCV.
+
+    Args:
+        y: (3, H, W) in [0, 1].
+        operator: that drops pixels.
+        noise_std: not used; kept pixels stay as they are.
+        radius: of the neighbourhood, in pixels.
+        method: "telea" (Telea 2004), or "ns" (Navier-Stokes).
+
+    Raises:
+        NotApplicable: no pixels are missing.
+        UsageError: OpenCV is not installed.
+    """
     cv2, keep = _module("cv2", "opencv-python-headless"), operator.kept()
     if keep is None:
         raise NotApplicable(f"opencv-inpaint needs missing pixels, and the operator is {operator.name}")
@@ -159,6 +180,11 @@ def real_esrgan(y: torch.Tensor, operator: Operator, noise_std: float) -> torch.
 
     Args:
         y: (3, H, W) in [0, 1].
+        operator, noise_std: not used, but for what it cannot do.
+
+    Raises:
+        NotApplicable: pixels are missing, or the result is of another size.
+        UsageError: its package is not installed, or does not load.
     """
     if operator.stride != 1 or operator.kept() is not None:
         raise NotApplicable(f"real-esrgan restores whole pictures of the result's size, and the operator is {operator.name}")

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from flashdiff_cli.bench.arms import Batch, Identities, NotApplicable, Outcome, Plan, describe_assumed, encoder_of, plan, run
+from flashdiff_cli.bench.arms import Batch, Identities, Outcome, Plan, describe_assumed, encoder_of, plan, run
 from flashdiff_cli.bench.dataset import Case, Item, batches, degrade
 from flashdiff_cli.bench.metrics import FOLDER, Measures
 from flashdiff_cli.bench.protocol import SEVERITY, Condition, Protocol
 from flashdiff_cli.bench.records import BenchRecord, Log, image_path
-from flashdiff_cli.errors import FlashdiffError, UsageError
+from flashdiff_cli.errors import FlashdiffError, NotApplicable, UsageError
 from flashdiff_cli.pictures.files import Picture, write_picture
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
 from flashdiff_cli.plan import SamplingRequest

@@ -73,43 +73,41 @@ def noise_level(measurement: torch.Tensor) -> torch.Tensor:
     return found
 
 
-def noise_bands(measurement: torch.Tensor) -> torch.Tensor:
-    """Return the noise that each channel shows in each of BANDS: (B, C, 3) on intensities in [0, 1]; see `noise_level`."""
-    if min(measurement.shape[-2:]) < 2 * BLOCK:
-        return (_fine(measurement).flatten(2).median(2).values * OF_MEDIAN)[..., None].expand(-1, -1, len(BANDS))
-    basis, order = cosine_basis(BLOCK).to(measurement), cosine_order(BLOCK)
-    energy = F.conv2d(measurement.flatten(0, 1)[:, None], basis, stride=BLOCK).square().flatten(2)
-    coarse = energy[:, order <= COARSE].sum(1) - energy[:, 0]
-    coarse, count = _unclipped(coarse, measurement.flatten(0, 1))
-    values, blocks = coarse.sort()
-    taken = torch.arange(values.shape[1], device=values.device) < (SMOOTH_SHARE * count).ceil().clamp(min=1)[:, None]
-    widest = int(taken.sum(1).max())
-    ordered = energy.gather(2, blocks[:, None, :widest].expand(-1, energy.shape[1], -1))
-    weights = taken[:, None, :widest].to(ordered)
-    chosen = (ordered * weights).sum(2) / weights.sum(2)
-    bands = torch.stack([chosen[:, (order >= low) & (order <= high)].median(1).values for low, high in BANDS], 1)
-    return bands.unflatten(0, measurement.shape[:2]).sqrt() / 2
-
-
-def _unclipped(coarse: torch.Tensor, planes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Put blocks last that black or white has cut: there noise is halved, or hidden altogether.
+def noise_bands(planes: torch.Tensor, picture: torch.Tensor | None = None) -> torch.Tensor:
+    """Return the noise that each plane shows in each of BANDS: (B, C, 3) on intensities in [0, 1]; see `noise_level`.
 
     Args:
-        coarse: (N, blocks), by which blocks are chosen, the least first.
-        planes: (N, H, W) in [-1, 1] units.
-
-    Returns:
-        `coarse`, infinite where a block is clipped, and (N,) how many blocks are to be chosen from; all of them where nearly all are clipped,
-        as in text and line art.
+        planes: (B, C, H, W) in [-1, 1] units: a picture's channels, or what was made of them, as their differences.
+        picture: (B, K, H, W) in [-1, 1] units that such planes were made of: blocks are passed over that are cut in any of its channels.
     """
-    cut = F.avg_pool2d((planes.abs() >= 1 - CLIPPED_FROM).float()[:, None], BLOCK).flatten(1)
+    if min(planes.shape[-2:]) < 2 * BLOCK:
+        return (_fine(planes).flatten(2).median(2).values * OF_MEDIAN)[..., None].expand(-1, -1, len(BANDS))
+    basis, order = cosine_basis(BLOCK).to(planes), cosine_order(BLOCK)
+    energy = F.conv2d(planes.flatten(0, 1)[:, None], basis, stride=BLOCK).square().flatten(2)
+    whole = _whole_blocks(planes) if picture is None else _whole_blocks(picture).all(1, keepdim=True).expand(-1, planes.shape[1], -1)
+    usable = _usable(whole.flatten(0, 1))
+    coarse = energy[:, order <= COARSE].sum(1) - energy[:, 0]
+    blocks = coarse.masked_fill(~usable, torch.inf).argsort(1)
+    taken = torch.arange(blocks.shape[1], device=blocks.device) < (SMOOTH_SHARE * usable.sum(1)).ceil()[:, None]
+    ordered = energy.gather(2, blocks[:, None].expand_as(energy))
+    chosen = (ordered * taken[:, None]).sum(2) / taken.sum(1, keepdim=True)
+    bands = torch.stack([chosen[:, (order >= low) & (order <= high)].median(1).values for low, high in BANDS], 1)
+    return bands.unflatten(0, planes.shape[:2]).sqrt() / 2
+
+
+def _whole_blocks(image: torch.Tensor) -> torch.Tensor:
+    """Tell of the blocks of (B, C, H, W) in [-1, 1] units whether black and white have left them whole, (B, C, blocks): where they cut, noise is
+    halved, or hidden altogether."""
+    cut = F.avg_pool2d((image.abs() >= 1 - CLIPPED_FROM).float(), BLOCK).flatten(2)
     # In float measurements noise goes beyond white and black, and nothing is cut.
-    open_ended = (planes.abs() > 1 + CLIPPED_FROM).flatten(1).any(1)
-    whole = (cut <= CLIPPED_SHARE) | open_ended[:, None]
-    left = whole.sum(1)
-    enough = left >= max(LEAST_LEFT * coarse.shape[1], 4)
-    clipped = ~whole & enough[:, None]
-    return coarse.masked_fill(clipped, torch.inf), torch.where(enough, left, coarse.shape[1])
+    open_ended = (image.abs() > 1 + CLIPPED_FROM).flatten(2).any(2, keepdim=True)
+    return (cut <= CLIPPED_SHARE) | open_ended
+
+
+def _usable(whole: torch.Tensor) -> torch.Tensor:
+    """Return which blocks (N, blocks) noise is read from: the whole ones, or all where hardly any is whole, as in text and line art."""
+    enough = whole.sum(1, keepdim=True) >= max(LEAST_LEFT * whole.shape[1], 4)
+    return whole | ~enough
 
 
 def rounding_noise(measurement: torch.Tensor) -> torch.Tensor:
@@ -156,7 +154,7 @@ def common_noise(measurement: torch.Tensor) -> torch.Tensor:
         (B,), 0 independent to 1 the same; 0 below COMMON_FROM, since texture of a colour picture is alike in its channels too.
     """
     differences = torch.stack([measurement[:, 0] - measurement[:, 1], measurement[:, 2] - measurement[:, 1]], 1)
-    alone, between = (noise_bands(part.float())[..., 1].square().mean(1) for part in (measurement, differences))
+    alone, between = (noise_bands(part.float(), measurement)[..., 1].square().mean(1) for part in (measurement, differences))
     share = 1 - between / 2 / alone.clamp(min=1e-12)
     return ((share - COMMON_FROM) / (COMMON_TO - COMMON_FROM)).clamp(0, 1)
 
