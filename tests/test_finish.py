@@ -178,3 +178,12 @@ def test_what_a_file_says_goes_over_what_was_guessed():
     assert Diagnosis("gaussian-blur", GaussianBlur(2.0), 0.2).stored_as(said).noise_std == 0.2
     nothing = Diagnosis("none", Identity(), 0.0)
     assert nothing.stored_as(said) is nothing
+
+
+def test_a_run_of_no_steps_decodes_once(monkeypatch):
+    pipeline, y = with_last_step(), image()
+    decode, count = pipeline.stage.decode, []
+    monkeypatch.setattr(pipeline.stage, "decode", lambda latent: count.append(1) or decode(latent))
+    found = pipeline(y, GaussianBlur(1.5), 0.1, start_step=0, fidelity=False)
+    assert len(count) == 1
+    assert torch.equal(found.images, decode(found.latent).float().clamp(-1, 1))
