@@ -185,6 +185,9 @@ def test_the_settings_of_the_documents_are_read():
 def test_the_programs_that_a_page_names_are_there_and_have_those_options(page):
     for path, options in re.findall(r"\bpython (benchmarks/\w+\.py|examples/\w+\.py)([^`\n]*)", page.read_text()):
         source = (ROOT / path).read_text()
+        for shared in re.findall(r"^from (\w+) import", source, re.MULTILINE):  # programs that share arguments
+            beside = (ROOT / path).with_name(f"{shared}.py")
+            source += beside.read_text() if beside.exists() else ""
         own = options.split(" -- ")[0]  # what follows goes on to the program that it runs
         for option in re.findall(r"(?<!\S)--?[a-z][\w-]*", own):
             assert f'"{option}"' in source, f"{path} has no {option}"
