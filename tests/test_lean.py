@@ -72,6 +72,27 @@ print(DiffusionPipeline.progress_bar.__name__)
     assert "progress_bar" in out and (folder / "a-restored.png").exists()
 
 
+def test_the_compiler_and_transformers_are_stood_in_for_until_they_are_asked_for(folder):
+    checks = """
+assert "torch._dynamo" not in sys.modules and "transformers" not in sys.modules
+import torch
+from diffusers.pipelines import pipeline_loading_utils as loading
+from diffusers.utils.torch_utils import is_compiled_module
+assert not is_compiled_module(torch.nn.Linear(1, 1)) and "torch._dynamo" not in sys.modules
+assert is_compiled_module(torch.compile(torch.nn.Linear(1, 1)))
+import transformers
+from transformers.utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME
+assert loading.transformers.__version__ == transformers.__version__
+assert (loading.TRANSFORMERS_SAFE_WEIGHTS_NAME, loading.TRANSFORMERS_WEIGHTS_NAME) == (SAFE_WEIGHTS_NAME, WEIGHTS_NAME)
+model = transformers.CLIPTextModel(transformers.CLIPTextConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1))
+assert isinstance(model, loading.PreTrainedModel) and issubclass(type(model), loading.PreTrainedModel)
+assert not isinstance(3, loading.PreTrainedModel)
+print(loading.PreTrainedModel.base_model_prefix == "")
+"""
+    out = in_a_new_process(["restore", folder / "a.png", "-m", folder / "model", "-q", "--start-step", "1", "--overwrite"], checks)
+    assert "True" in out
+
+
 SLOW = """
 import threading, time
 import lean_submodule_marker
