@@ -11,12 +11,14 @@ that package: decorators that do nothing, and classes that ask the package only 
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.abc
 import importlib.machinery
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -183,3 +185,21 @@ def install() -> None:
     """Import leanly from now on in this process; what is imported already stays as it is."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
+
+
+@contextmanager
+def start() -> Iterator[None]:
+    """Import what computes, all of it, and leanly; where it is imported already nothing is done.
+
+    The million objects that come with torch stay until the end: they are not searched for garbage, neither meanwhile nor later.
+    """
+    install()
+    first = "torch" not in sys.modules and gc.isenabled()
+    if first:
+        gc.disable()
+    try:
+        yield
+    finally:
+        if first:
+            gc.freeze()
+            gc.enable()

@@ -74,6 +74,8 @@ print(DiffusionPipeline.progress_bar.__name__)
 
 def test_the_compiler_and_transformers_are_stood_in_for_until_they_are_asked_for(folder):
     checks = """
+import gc
+assert gc.isenabled() and gc.get_freeze_count() > 10_000
 assert "torch._dynamo" not in sys.modules and "transformers" not in sys.modules
 import torch
 from diffusers.pipelines import pipeline_loading_utils as loading
@@ -139,6 +141,39 @@ assert not hasattr(slow, "no_such_name")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=with_path(tmp_path))
     assert done.returncode == 0, done.stderr
+
+
+END = """
+import atexit, os, sys, threading, time
+from flashdiff_cli.commands import app
+class Slow:
+    def __del__(self, write=os.write):
+        write(1, b"taken apart\\n")
+sys.kept = Slow()
+{before}
+sys.argv = ["flashdiff", *{arguments!r}]
+def late():
+    time.sleep(0.3)
+    print("a thread")
+try:
+    app.main()
+finally:
+    atexit.register(lambda: print("at the exit"))
+    threading.Thread(target=late).start()
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "before", "code", "end"),
+    [
+        (["--version"], "", 0, ""),
+        (["no-such"], "", 2, ""),
+        (["--version"], "from flashdiff_cli.commands import program; program.run = lambda arguments: 1 / 0", 1, "taken apart\n"),
+    ],
+)
+def test_at_the_end_threads_and_handlers_are_done_and_nothing_is_taken_apart(arguments, before, code, end):
+    done = subprocess.run([sys.executable, "-c", END.format(arguments=arguments, before=before)], capture_output=True, text=True)
+    assert done.returncode == code and done.stdout.endswith("a thread\nat the exit\n" + end), (done.stdout, done.stderr)
 
 
 def with_path(folder):

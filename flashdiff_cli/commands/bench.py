@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flashdiff_cli import lean
 from flashdiff_cli.commands import complete, helpful, options, process
 from flashdiff_cli.commands.bench_speed import asks_for_speed, run_speed
 from flashdiff_cli.commands.extras import require
@@ -186,9 +187,10 @@ def bench(
         show.say_plan(selected, len(jobs))
         return
     require("bench", "a bench needs")
-    from flashdiff_cli.bench.folder import OutputFolder
-    from flashdiff_cli.bench.runner import Bench
-    from flashdiff_cli.runs.restorer import Restorer
+    with lean.start():
+        from flashdiff_cli.bench.folder import OutputFolder
+        from flashdiff_cli.bench.runner import Bench
+        from flashdiff_cli.runs.restorer import Restorer
 
     kept = OutputFolder(output, figures, overwrite)
     restorer = Restorer(model or plan.model, device, dtype, offline=offline)

@@ -6,6 +6,8 @@ import json as jsonlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from flashdiff_cli import lean
+
 SPEED = Path("speed")
 """Instead of pictures: time the model's parts. A folder of this name is given as ./speed."""
 
@@ -19,9 +21,10 @@ def run_speed(model: str, device: str, dtype: str, offline: bool, side: int | No
         pictures: restored one by one and together; None: 8.
         as_json: print one object, with the machine.
     """
-    from flashdiff_cli.bench import provenance
-    from flashdiff_cli.bench.speed import measure
-    from flashdiff_cli.runs.restorer import Restorer
+    with lean.start():
+        from flashdiff_cli.bench import provenance
+        from flashdiff_cli.bench.speed import measure
+        from flashdiff_cli.runs.restorer import Restorer
 
     restorer = Restorer(model, device, dtype, offline=offline)
     rows = measure(restorer.pipeline, side or 256, pictures=pictures or 8)

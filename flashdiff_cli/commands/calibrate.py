@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from flashdiff_cli import lean
 from flashdiff_cli.commands import helpful, options, process
 from flashdiff_cli.commands.bench import RANGES
 from flashdiff_cli.commands.extras import require
@@ -76,13 +77,14 @@ def calibrate(
     if output is None and not dry_run:
         raise UsageError("give --output: the folder of records")
     require("bench", "a calibration needs")
-    from flashdiff_cli.bench import calibrate as engine
-    from flashdiff_cli.bench.dataset import scan
-    from flashdiff_cli.bench.from_flags import parse
-    from flashdiff_cli.bench.protocol import Condition
-    from flashdiff_cli.commands import calibrate_show as show
-    from flashdiff_cli.runs.inputs import find
-    from flashdiff_cli.runs.restorer import Restorer
+    with lean.start():
+        from flashdiff_cli.bench import calibrate as engine
+        from flashdiff_cli.bench.dataset import scan
+        from flashdiff_cli.bench.from_flags import parse
+        from flashdiff_cli.bench.protocol import Condition
+        from flashdiff_cli.commands import calibrate_show as show
+        from flashdiff_cli.runs.inputs import find
+        from flashdiff_cli.runs.restorer import Restorer
 
     of_operator, _ = split(values)
     condition = Condition(operator, operator, parse(of_operator), noise_std)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from flashdiff_cli import lean
 from flashdiff_cli.commands import helpful, options, process
 from flashdiff_cli.commands.flags import OPERATOR_FLAGS, closed, split, with_flags
 
@@ -66,7 +67,8 @@ def encode(
     jobs = with_targets(found, None if output is None else f"{output}/", "-latent", ".png")
     if output is not None:
         jobs = [job.renamed("-latent") for job in jobs]
-    from flashdiff_cli.runs.restorer import Restorer
+    with lean.start():
+        from flashdiff_cli.runs.restorer import Restorer
     from flashdiff_cli.runs.settings import Settings
 
     settings = Settings(operator=operator, operator_options=split(values)[0], mask=mask, kernel=kernel, encoder=encoder, tile=tile)

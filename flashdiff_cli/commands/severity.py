@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from flashdiff_cli import lean
 from flashdiff_cli.commands import helpful, options, process
 from flashdiff_cli.commands.flags import OPERATOR_FLAGS, closed, split, with_flags
 
@@ -59,7 +60,8 @@ def severity(
         raise UsageError("through a pipe goes one picture: give no other input")
     else:
         jobs = [Job(STANDARD, STANDARD, data=content)]
-    from flashdiff_cli.runs.restorer import Restorer
+    with lean.start():
+        from flashdiff_cli.runs.restorer import Restorer
     from flashdiff_cli.runs.settings import Settings
 
     settings = Settings(

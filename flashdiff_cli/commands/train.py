@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from flashdiff_cli import lean
 from flashdiff_cli.commands import options
 from flashdiff_cli.commands.extras import require
 
@@ -89,8 +90,9 @@ def train(
     from flashdiff_cli.errors import UsageError
 
     require("train", "training needs")
-    from flashdiff_cli.training.recipe import Recipe, find_recipe
-    from flashdiff_cli.training.stages import train as run
+    with lean.start():
+        from flashdiff_cli.training.recipe import Recipe, find_recipe
+        from flashdiff_cli.training.stages import train as run
 
     target = out or Path(f"{stage.value}-model")
     if stage is Stage.model:

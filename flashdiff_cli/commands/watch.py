@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flashdiff_cli import lean
 from flashdiff_cli.commands import options
 from flashdiff_cli.commands.flags import OPERATOR_FLAGS, closed, split, with_flags
 
@@ -63,7 +64,9 @@ def watch(
     from flashdiff_cli.pictures.formats import FORMATS
     from flashdiff_cli.runs.journal import fingerprint
     from flashdiff_cli.runs.naming import files_of
-    from flashdiff_cli.runs.restorer import Restorer
+
+    with lean.start():
+        from flashdiff_cli.runs.restorer import Restorer
     from flashdiff_cli.runs.resume import model_identity
     from flashdiff_cli.runs.settings import Settings
     from flashdiff_cli.runs.watching import Arrivals

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from flashdiff_cli import lean
 from flashdiff_cli.runs.inputs import Job
 from flashdiff_cli.runs.journal import Journal, Origin
 from flashdiff_cli.runs.naming import names_beside
@@ -55,7 +56,8 @@ class Task:
         Raises:
             UsageError, FlashdiffError: as for `Restorer`.
         """
-        from flashdiff_cli.runs.restorer import Restorer
+        with lean.start():
+            from flashdiff_cli.runs.restorer import Restorer
 
         return Restorer(self.model, self.device, self.dtype, offline=self.offline, batch=self.batch, prompt=self.prompt)
 

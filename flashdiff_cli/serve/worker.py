@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flashdiff_cli import lean
 from flashdiff_cli.errors import FlashdiffError, UsageError, one_line
 from flashdiff_cli.serve.choices import Choices
 
@@ -163,7 +164,8 @@ def main(pipe: Connection, model: Model, scratch: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["FLASHDIFF_MAX_MEGAPIXELS"] = str(model.megapixels)
     try:
-        from flashdiff_cli.runs.restorer import Restorer
+        with lean.start():
+            from flashdiff_cli.runs.restorer import Restorer
 
         restorer = Restorer(model.name, model.device, model.dtype, offline=model.offline)
     except Exception as error:
