@@ -73,7 +73,8 @@ def pull_from_hub(
     try:
         folder = Path(snapshot_download(repo, local_files_only=True, **common)) if offline else None
         if folder is None:
-            files = HfApi().list_repo_files(repo, revision=revision)
+            # Asked once: the client's `list_repo_files` asks for half a minute before it lets a machine without a network use what is cached.
+            files = [file.rfilename for file in HfApi().model_info(repo, revision=revision).siblings or []]
             folder = Path(snapshot_download(repo, allow_patterns=wanted_files(files, variant) + pickled_weights(files), **common))
             _verify(folder, repo)
     except FlashdiffError:
