@@ -10,6 +10,19 @@ import pytest
 from hub_server import Hub, serve
 
 PARITY_VARIABLE = "FLASHDIFF_PARITY"
+LEAN = "from flashdiff_cli import lean; lean.install()"
+SEVERAL = """
+import json, sys
+from flashdiff_cli.commands.app import main
+for arguments in json.loads(sys.argv[1]):
+    code = 0
+    try:
+        main(arguments)
+    except SystemExit as leave:
+        code = leave.code or 0
+    for stream in (sys.stdout, sys.stderr):
+        print(f"\x1e{code}\x1e", end="", file=stream, flush=True)
+"""
 
 
 @pytest.fixture(scope="session")
@@ -56,11 +69,24 @@ def program(hub, tmp_path):
     def call(*arguments, endpoint=None, script=None, timeout=240, **environment):
         keep = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
         env = keep | {"HF_HOME": str(home), "HF_ENDPOINT": endpoint or hub.address, "HF_TOKEN": "hf_test", "HF_HUB_DISABLE_XET": "1"}
-        start = ["-m", "flashdiff_cli.commands.app"] if script is None else ["-c", script]
+        start = ["-m", "flashdiff_cli.commands.app"] if script is None else ["-c", f"{LEAN}\n{script}"]
         command = [sys.executable, *start, *map(str, arguments)]
         done = subprocess.run(command, env=env | environment, capture_output=True, text=True, timeout=timeout, cwd=tmp_path)
         assert "Traceback" not in done.stderr, done.stderr
         return done.returncode, done.stdout, done.stderr
+
+    return call
+
+
+@pytest.fixture
+def programs(program):
+    """Run the program several times in one process, as `program` runs it once; [(exit code, stdout, stderr)]."""
+
+    def call(*runs, **environment):
+        code, out, err = program(json.dumps([[*map(str, arguments)] for arguments in runs]), script=SEVERAL, **environment)
+        assert code == 0, err
+        out, err = out.split("\x1e"), err.split("\x1e")
+        return [(int(code), said, complained) for said, code, complained in zip(out[:-1:2], out[1::2], err[::2], strict=False)]
 
     return call
 

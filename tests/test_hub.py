@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from huggingface_hub.utils import filter_repo_objects
+from PIL import Image
 from safetensors.torch import load_file
 from tiny import save_tiny_model
 
@@ -30,7 +31,7 @@ def model(tmp_path_factory):
     return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny", defaults=DEFAULTS)
 
 
-def test_pull_then_the_cache_then_offline(program, hub, model):
+def test_pull_then_the_cache_then_offline(program, programs, hub, model):
     commit = hub.add("someone/tiny", model)
     code, out, err = program("models", "pull", "someone/tiny")
     assert code == 0, err
@@ -40,11 +41,9 @@ def test_pull_then_the_cache_then_offline(program, hub, model):
     assert program("models", "pull", "someone/tiny")[1].strip() == folder
     assert not hub.got("safetensors")
     hub.asked.clear()
-    assert program("models", "path", "someone/tiny")[1].strip() == folder
-    assert program("models", "verify", "someone/tiny")[0] == 0
-    assert not hub.asked
-    code, out, _ = program("models", "info", "someone/tiny", "--json")
-    assert code == 0 and json.loads(out)["components"]["unet"]["class"] == "UNet2DModel"
+    path, verify, info = programs(*(("models", verb, "someone/tiny") for verb in ("path", "verify")), ("models", "info", "someone/tiny", "--json"))
+    assert path[1].strip() == folder and verify[0] == 0 and not hub.asked
+    assert info[0] == 0 and json.loads(info[1])["components"]["unet"]["class"] == "UNet2DModel"
 
 
 def test_a_cached_model_serves_when_the_hub_is_gone(program, hub, model):
@@ -54,18 +53,16 @@ def test_a_cached_model_serves_when_the_hub_is_gone(program, hub, model):
     assert code == 0 and out.strip() == folder, err
 
 
-def test_revisions(program, hub, model, tmp_path):
+def test_revisions(programs, hub, model):
     old = hub.add("someone/tiny", model, tag="v1")
     changed = {p.relative_to(model).as_posix(): p.read_bytes() for p in model.rglob("*") if p.is_file()}
     changed["README.md"] = b"new"
     new = hub.add("someone/tiny", changed)
-    assert program("models", "pull", "someone/tiny@v1")[1].strip().endswith(old)
-    assert program("models", "pull", f"someone/tiny@{old}")[1].strip().endswith(old)
-    assert program("models", "pull", "someone/tiny")[1].strip().endswith(new)
-    code, _, err = program("models", "pull", "someone/tiny@v9")
-    assert code == 1 and "v9" in err and "no such revision" in err
-    code, _, err = program("models", "pull", "someone/other")
-    assert code == 1 and "someone/other" in err and "no such repository" in err
+    names = ("someone/tiny@v1", f"someone/tiny@{old}", "someone/tiny", "someone/tiny@v9", "someone/other")
+    tagged, by_commit, newest, unknown, nobody = programs(*(("models", "pull", name) for name in names))
+    assert tagged[1].strip().endswith(old) and by_commit[1].strip().endswith(old) and newest[1].strip().endswith(new)
+    assert unknown[0] == 1 and "v9" in unknown[2] and "no such revision" in unknown[2]
+    assert nobody[0] == 1 and "someone/other" in nobody[2] and "no such repository" in nobody[2]
 
 
 def test_an_interrupted_pull_goes_on_where_it_stopped(program, hub, model):
@@ -105,19 +102,20 @@ def test_verify_finds_what_was_damaged_later(program, hub, model):
     assert code == 1 and "1 damaged" in out and WEIGHTS in err
 
 
-def test_not_here_and_no_network(program):
-    for name in ("someone/tiny", "ffhq-256", "celebahq-256"):
-        code, _, err = program("restore", "--offline", "--model", name, "nothing.png")
-        assert code == 1 or "nothing.png" in err
-        code, _, err = program("models", "path", name)
+def test_not_here_and_no_network(program, programs, tmp_path):
+    names = ("someone/tiny", "ffhq-256", "celebahq-256")
+    Image.new("RGB", (16, 16)).save(tmp_path / "picture.png")
+    for code, _, err in programs(*(("restore", "--offline", "--model", name, "picture.png") for name in names)):
+        assert code == 1 and "models pull" in err and not (tmp_path / "picture-restored.png").exists()
+    *paths, unknown = programs(*(("models", "path", name) for name in names), ("models", "pull", "no-such-name"))
+    for name, (code, _, err) in zip(names, paths, strict=True):
         assert code == 1 and f"models pull {name}" in err
+    assert unknown[0] == 2 and "photos" in unknown[2]
     code, _, err = program("models", "pull", "someone/tiny", HF_HUB_OFFLINE="1")
     assert code == 1 and "not on this machine" in err and len(err.strip().splitlines()) == 1
-    code, _, err = program("models", "pull", "no-such-name")
-    assert code == 2 and "photos" in err
 
 
-def test_a_repository_of_pickled_weights_is_rewritten_without_running_them(program, hub, model, tmp_path):
+def test_a_repository_of_pickled_weights_is_rewritten_without_running_them(program, programs, hub, model, tmp_path):
     files = {}
     for path in model.rglob("*"):
         if path.suffix == ".safetensors":
@@ -127,14 +125,6 @@ def test_a_repository_of_pickled_weights_is_rewritten_without_running_them(progr
         elif path.is_file():
             files[path.relative_to(model).as_posix()] = path.read_bytes()
     commit = hub.add("someone/old", files)
-    code, out, err = program("models", "pull", "someone/old")
-    assert code == 0, err
-    folder = out.strip()
-    assert folder.endswith(f"flashdiff/someone/old/{commit}")
-    assert all(torch.equal(v, load_file(model / WEIGHTS)[k]) for k, v in load_file(f"{folder}/{WEIGHTS}").items())
-    assert program("models", "verify", "someone/old")[0] == 0
-    hub.asked.clear()
-    assert program("models", "path", "someone/old")[1].strip() == folder and not hub.asked
 
     class Harm:
         def __reduce__(self):
@@ -143,21 +133,30 @@ def test_a_repository_of_pickled_weights_is_rewritten_without_running_them(progr
     buffer = io.BytesIO()
     torch.save({"weight": torch.zeros(1), "extra": Harm()}, buffer)
     hub.add("someone/evil", files | {"unet/diffusion_pytorch_model.bin": buffer.getvalue()})
-    code, out, err = program("models", "pull", "someone/evil")
-    assert code == 1 and "refused" in err and not out
+    (code, out, err), evil, verify = programs(
+        ("models", "pull", "someone/old"), ("models", "pull", "someone/evil"), ("models", "verify", "someone/old")
+    )
+    assert code == 0, err
+    folder = out.strip()
+    assert folder.endswith(f"flashdiff/someone/old/{commit}")
+    assert all(torch.equal(v, load_file(model / WEIGHTS)[k]) for k, v in load_file(f"{folder}/{WEIGHTS}").items())
+    assert verify[0] == 0
+    hub.asked.clear()
+    assert program("models", "path", "someone/old")[1].strip() == folder and not hub.asked
+    assert evil[0] == 1 and "refused" in evil[2] and not evil[1]
     assert not (tmp_path / "harmed").exists()
 
 
-def test_push_then_pull_gives_the_same_model(program, hub, model):
-    code, out, err = program("models", "push", model, "someone/mine")
-    assert code == 0 and "/someone/mine/commit/" in out, err
-    code, out, err = program("models", "pull", "someone/mine")
-    assert code == 0, err
+def test_push_then_pull_gives_the_same_model(programs, hub, model):
+    pushed, pulled, refused = programs(
+        ("models", "push", model, "someone/mine"), ("models", "pull", "someone/mine"), ("models", "push", model / "unet", "someone/mine")
+    )
+    assert pushed[0] == 0 and "/someone/mine/commit/" in pushed[1], pushed[2]
+    assert pulled[0] == 0, pulled[2]
     for path in model.rglob("*"):
         if path.is_file():
-            assert open(f"{out.strip()}/{path.relative_to(model)}", "rb").read() == path.read_bytes()
-    code, _, err = program("models", "push", model / "unet", "someone/mine")
-    assert code == 1 and "model_index.json" in err
+            assert open(f"{pulled[1].strip()}/{path.relative_to(model)}", "rb").read() == path.read_bytes()
+    assert refused[0] == 1 and "model_index.json" in refused[2]
 
 
 def test_nothing_is_published_that_lies_elsewhere_or_is_hidden(model, tmp_path, monkeypatch):
@@ -190,15 +189,13 @@ def test_nothing_is_published_that_lies_elsewhere_or_is_hidden(model, tmp_path, 
     assert sent[1] == {path.relative_to(model).as_posix() for path in model.rglob("*") if path.suffix in (".json", ".safetensors")}
 
 
-def test_list_and_info(program):
-    code, out, _ = program("models", "list", "--json")
+def test_list_and_info(programs):
+    (code, out, _), listed, (info, told, _) = programs(("models", "list", "--json"), ("models", "list"), ("models", "info", "ffhq-256"))
     rows = {row["name"]: row for row in map(json.loads, out.splitlines())}
     assert code == 0 and set(rows) == {"photos", "celebahq-256", "ffhq-256", "lsun-bedrooms-256"}
     assert rows["photos"]["path"] and rows["ffhq-256"]["path"] is None
-    code, out, _ = program("models", "list")
-    assert code == 0 and max(map(len, out.splitlines())) <= 80
-    code, out, _ = program("models", "info", "ffhq-256")
-    assert code == 0 and "ommer-lab.com" in out and "CC BY-NC-SA" in out
+    assert listed[0] == 0 and max(map(len, listed[1].splitlines())) <= 80
+    assert info == 0 and "ommer-lab.com" in told and "CC BY-NC-SA" in told
 
 
 # The parts below the commands.
