@@ -50,11 +50,9 @@ def picture(seed: int, size: int = 72) -> Image.Image:
     return Image.fromarray(array.clip(0, 255).astype(np.uint8))
 
 
-@pytest.fixture(scope="module")
-def shard(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "pictures.tar"
+def packed(path, count):
     with tarfile.open(path, "w") as tar:
-        for i in range(12):
+        for i in range(count):
             buffer = io.BytesIO()
             picture(i).save(buffer, "PNG")
             member = tarfile.TarInfo(f"{i:03d}.png")
@@ -62,6 +60,17 @@ def shard(tmp_path_factory):
             buffer.seek(0)
             tar.addfile(member, buffer)
     return str(path)
+
+
+@pytest.fixture(scope="module")
+def shard(tmp_path_factory):
+    return packed(tmp_path_factory.mktemp("data") / "pictures.tar", 12)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """Three epochs are six steps of two; what an autoencoder starts from is taken from sixteen crops of each."""
+    return packed(tmp_path_factory.mktemp("few") / "pictures.tar", 4)
 
 
 @pytest.fixture(scope="module")
@@ -73,15 +82,15 @@ def folder(tmp_path_factory):
 
 
 def recipe(stage: str, **changes) -> Recipe:
-    settings = {"stage": stage, "crop": 32, "batch": 2, "steps": 6, "warmup": 2, "validate_every": 3, "workers": 0}
+    settings = {"stage": stage, "crop": 32, "batch": 2, "steps": 6, "warmup": 2, "validate_every": 3, "workers": 0, "validation_limit": 2}
     return Recipe(**(settings | {"precision": "no"} | changes))
 
 
 @pytest.fixture(scope="module")
-def first_stage(tmp_path_factory, shard, folder):
+def first_stage(tmp_path_factory, few, folder):
     """A folder with a first stage after six steps."""
     out = tmp_path_factory.mktemp("model")
-    train(recipe("autoencoder", model=AUTOENCODER), {"all": [shard]}, {"val": [folder]}, out, device="cpu")
+    train(recipe("autoencoder", model=AUTOENCODER), {"all": [few]}, {"val": [folder]}, out, device="cpu")
     return out
 
 
@@ -145,13 +154,13 @@ def test_recipes_are_checked(tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion", "severity"])
-def test_a_killed_run_resumes_exactly(stage, shard, folder, first_stage, tmp_path):
+def test_a_killed_run_resumes_exactly(stage, few, folder, first_stage, tmp_path):
     settings = {
         "autoencoder": {"model": AUTOENCODER},
         "diffusion": {"model": UNET},
         "severity": {"model": {"extra_layers": 1}, "degradation": [BLUR]},
     }[stage]
-    data, validation = {"all": [shard]}, {"val": [folder]}
+    data, validation = {"all": [few]}, {"val": [folder]}
 
     class Killed(Exception):
         pass
@@ -190,17 +199,17 @@ def test_the_linear_start_is_exact_and_nearly_inverted(shard, folder):
     assert task.encode.shape == (48, 4)
 
 
-def test_one_process_can_train_in_several_precisions(shard, folder, tmp_path):
+def test_one_process_can_train_in_several_precisions(few, folder, tmp_path):
     for precision in ("bf16", "no", "bf16"):
         out = tmp_path / f"{precision}-{len(list(tmp_path.iterdir()))}"
         settings = recipe("autoencoder", model=AUTOENCODER, steps=1, precision=precision)
-        train(settings, {"all": [shard]}, {"val": [folder]}, out, device="cpu")
+        train(settings, {"all": [few]}, {"val": [folder]}, out, device="cpu")
         assert (out / "first_stage" / "config.json").exists()
 
 
 @pytest.mark.parametrize("mine", ["log.jsonl", "sheets", "first_stage"])
-def test_what_no_training_has_made_stays(shard, folder, tmp_path, mine):
-    arguments = recipe("autoencoder", model=AUTOENCODER), {"all": [shard]}, {"val": [folder]}
+def test_what_no_training_has_made_stays(few, folder, tmp_path, mine):
+    arguments = recipe("autoencoder", model=AUTOENCODER), {"all": [few]}, {"val": [folder]}
     (tmp_path / "run").mkdir()
     if mine == "log.jsonl":
         (tmp_path / "run" / mine).write_text("Monday: sowed beans\n")
@@ -213,7 +222,7 @@ def test_what_no_training_has_made_stays(shard, folder, tmp_path, mine):
 
 @pytest.mark.skipif(os.name == "nt", reason="links")
 @pytest.mark.parametrize("name", ["log.jsonl", "checkpoint.pt", "sheets/0000003.png"])
-def test_a_planted_link_in_a_folder_of_training_is_not_followed(shard, folder, tmp_path, name):
+def test_a_planted_link_in_a_folder_of_training_is_not_followed(few, folder, tmp_path, name):
     """Of a folder from a stranger that looks like one in which a training was stopped."""
     victim, out = tmp_path / "bashrc", tmp_path / "run"
     victim.write_text("alias ls=ls\n")
@@ -222,7 +231,7 @@ def test_a_planted_link_in_a_folder_of_training_is_not_followed(shard, folder, t
         (out / "log.jsonl").write_text(json.dumps({"event": "step", "step": 0}) + "\n")
     (out / name).symlink_to(victim)
     with suppress(FlashdiffError):
-        train(recipe("autoencoder", model=AUTOENCODER), {"all": [shard]}, {"val": [folder]}, out, device="cpu")
+        train(recipe("autoencoder", model=AUTOENCODER), {"all": [few]}, {"val": [folder]}, out, device="cpu")
     assert victim.read_text() == "alias ls=ls\n"
 
 
@@ -260,34 +269,34 @@ def test_a_member_of_a_shard_that_claims_far_too_much_is_not_read(tmp_path, monk
         entries(tmp_path / "a.tar")[0].read()
 
 
-def test_a_run_that_was_killed_before_its_first_checkpoint_goes_on(shard, folder, tmp_path):
+def test_a_run_that_was_killed_before_its_first_checkpoint_goes_on(few, folder, tmp_path):
     (tmp_path / "run" / "sheets").mkdir(parents=True)
     (tmp_path / "run" / "log.jsonl").write_text(json.dumps({"event": "step", "step": 20, "loss": 1.0}) + "\n")
-    train(recipe("autoencoder", model=AUTOENCODER), {"all": [shard]}, {"val": [folder]}, tmp_path / "run", device="cpu")
+    train(recipe("autoencoder", model=AUTOENCODER), {"all": [few]}, {"val": [folder]}, tmp_path / "run", device="cpu")
     assert (tmp_path / "run" / "first_stage").is_dir()
 
 
-def test_training_lowers_the_severity_loss(shard, folder, first_stage, tmp_path):
-    settings = {"model": {"extra_layers": 0}, "degradation": [BLUR], "steps": 30, "learning_rate": 1e-3}
+def test_training_lowers_the_severity_loss(few, folder, first_stage, tmp_path):
+    settings = {"model": {"extra_layers": 0}, "degradation": [BLUR], "steps": 30, "learning_rate": 1e-3, "validate_every": 30}
     events = []
-    train(recipe("severity", **settings), {"all": [shard]}, {"val": [folder]}, tmp_path, first_stage, device="cpu", callback=events.append)
+    train(recipe("severity", **settings), {"all": [few]}, {"val": [folder]}, tmp_path, first_stage, device="cpu", callback=events.append)
     losses = [e["latent"] for e in events if e["event"] == "tick"]
     assert sum(losses[-10:]) < sum(losses[:10])
     encoder = load_component(tmp_path, "severity")
     assert encoder.config.degradations[0]["operator"] == "gaussian-blur"
 
 
-def test_wrong_data_and_checkpoints_are_explained(shard, folder, first_stage, tmp_path):
+def test_wrong_data_and_checkpoints_are_explained(few, folder, first_stage, tmp_path):
     with pytest.raises(UsageError, match="`val`"):
-        train(recipe("autoencoder", model=AUTOENCODER), {"all": [shard]}, {}, tmp_path)
+        train(recipe("autoencoder", model=AUTOENCODER), {"all": [few]}, {}, tmp_path)
     with pytest.raises(UsageError, match="`model`"):
-        train(recipe("diffusion", model=UNET), {"all": [shard]}, {"val": [folder]}, tmp_path)
+        train(recipe("diffusion", model=UNET), {"all": [few]}, {"val": [folder]}, tmp_path)
     with pytest.raises(UsageError, match="`data` faces"):
         groups = [{"name": "faces"}]
-        train(recipe("autoencoder", model=AUTOENCODER, data=groups), {"all": [shard]}, {"val": [folder]}, tmp_path)
+        train(recipe("autoencoder", model=AUTOENCODER, data=groups), {"all": [few]}, {"val": [folder]}, tmp_path)
     (tmp_path / "checkpoint.pt").write_bytes(b"torn")
     with pytest.raises(FlashdiffError, match="checkpoint.pt"):
-        train(recipe("autoencoder", model=AUTOENCODER), {"all": [shard]}, {"val": [folder]}, tmp_path)
+        train(recipe("autoencoder", model=AUTOENCODER), {"all": [few]}, {"val": [folder]}, tmp_path)
 
 
 def test_degradations_are_per_sample_and_at_a_level():
@@ -339,18 +348,18 @@ def recipes(tmp_path):
     return folder
 
 
-def test_a_whole_model_is_trained_from_nothing_and_restores(recipes, shard, folder, tmp_path):
+def test_a_whole_model_is_trained_from_nothing_and_restores(recipes, few, folder, tmp_path):
     from flashdiff_cli.pipeline import FlashDiffusionPipeline
     from flashdiff_cli.training.whole import train_whole
 
-    model = train_whole(recipes, {"pictures": [shard]}, {"pictures": [folder]}, tmp_path / "out", 0.08, "cpu")
+    model = train_whole(recipes, {"pictures": [few]}, {"pictures": [folder]}, tmp_path / "out", 0.04, "cpu")
     pipeline = FlashDiffusionPipeline.from_pretrained(model)
     result = pipeline(torch.zeros(1, 3, 32, 32), noise_std=0.05)
     assert result.images.shape == (1, 3, 32, 32) and torch.isfinite(result.images).all()
     index = json.loads((model / "model_index.json").read_text())
     assert index["last_step"] == ["flashdiff_cli.last_step", "LastStep"] and index["defaults"]["steps"] == 20
     before = (model / "unet" / "diffusion_pytorch_model.safetensors").stat().st_mtime_ns
-    train_whole(recipes, {"pictures": [shard]}, {"pictures": [folder]}, tmp_path / "out", 0.08, "cpu")
+    train_whole(recipes, {"pictures": [few]}, {"pictures": [folder]}, tmp_path / "out", 0.04, "cpu")
     assert (model / "unet" / "diffusion_pytorch_model.safetensors").stat().st_mtime_ns == before, "finished stages are not trained again"
 
 
