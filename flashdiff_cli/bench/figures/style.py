@@ -171,6 +171,8 @@ def save(drawing: Drawing, folder: Path) -> list[Path]:
     dpi = PHOTO_DPI if any(axes.images for axes in drawing.figure.axes) else DPI
     with whole(paths[0]) as file:
         drawing.figure.savefig(file, format="png", dpi=dpi, metadata=words | {"Software": "flashdiff"})
+    # What was laid out stays where it is; to lay it out again takes as long as to draw it.
+    drawing.figure.set_layout_engine("none")
     with whole(paths[1]) as file:
         drawing.figure.savefig(file, format="svg", metadata=words | {"Date": None, "Creator": "flashdiff"})
     return paths
