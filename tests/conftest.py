@@ -11,6 +11,7 @@ from hub_server import Hub, serve
 
 PARITY_VARIABLE = "FLASHDIFF_PARITY"
 LEAN = "from flashdiff_cli import lean; lean.install()"
+END = "sys.stdout.flush(), sys.stderr.flush(), __import__('os')._exit(0)"
 SEVERAL = """
 import json, sys
 from flashdiff_cli.commands.app import main
@@ -69,7 +70,7 @@ def program(hub, tmp_path):
     def call(*arguments, endpoint=None, script=None, timeout=240, **environment):
         keep = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
         env = keep | {"HF_HOME": str(home), "HF_ENDPOINT": endpoint or hub.address, "HF_TOKEN": "hf_test", "HF_HUB_DISABLE_XET": "1"}
-        start = ["-m", "flashdiff_cli.commands.app"] if script is None else ["-c", f"{LEAN}\n{script}"]
+        start = ["-m", "flashdiff_cli.commands.app"] if script is None else ["-c", f"import sys; {LEAN}\n{script}\n{END}"]
         command = [sys.executable, *start, *map(str, arguments)]
         done = subprocess.run(command, env=env | environment, capture_output=True, text=True, timeout=timeout, cwd=tmp_path)
         assert "Traceback" not in done.stderr, done.stderr

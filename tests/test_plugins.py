@@ -54,7 +54,7 @@ class Halved(Solver):
 '''
 ENTRY_POINTS = "[flashdiff.operators]\nfading = their_package:Fading\n[flashdiff.solvers]\nhalved = their_package:Halved\n"
 SCRIPT = """
-import contextlib, io, json, sys
+import contextlib, io, json, os, sys
 from flashdiff_cli.commands.app import main
 
 def run(*arguments):
@@ -78,7 +78,8 @@ found["bench"] = run(*bench, "--size", "32", "-o", place + "/bench", "--model", 
 import flashdiff
 _, record = flashdiff.restore(picture, model=model, operator="fading", contrast=0.5, solver="halved", kept=0.25, noise_std=0.02, start_step=2)
 found["python"] = json.loads(record.to_json())
-print(json.dumps(found))
+print(json.dumps(found), flush=True)
+os._exit(0)
 """
 
 

@@ -322,22 +322,24 @@ def test_ctrl_c_finishes_the_picture_and_says_what_is_left(model, tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_a_killed_run_leaves_whole_outputs_and_is_completed_bit_for_bit(model, tmp_path):
+def test_a_killed_run_leaves_whole_outputs_and_is_completed_bit_for_bit(model, run, tmp_path):
     """SIGKILL at random moments; the last run completes the rest, and all is as if nothing had happened."""
-    folder(tmp_path / "in", 12)
-    arguments = ("--start-step", 15)
-    subprocess.run(command(model, tmp_path / "in", "-o", tmp_path / "quiet", *arguments), check=True)
-    expected = outputs(tmp_path / "quiet")
+    count, kills = 12, int(os.environ.get("FLASHDIFF_KILLS", 3))
+    folder(tmp_path / "in", count)
+    code, records, _ = run(tmp_path / "in", "-o", tmp_path / "quiet", "--start-step", 15)
+    expected, each = outputs(tmp_path / "quiet"), max(r["seconds"]["total"] for r in records)
+    assert code == 0 and len(expected) == count
     rng = np.random.default_rng(int(os.environ.get("FLASHDIFF_KILLS_SEED", 0)))
-    begun = time.perf_counter()
-    subprocess.run(command(model, tmp_path / "in" / "0.png", "-o", tmp_path / "probe" / "0.png", *arguments), check=True)
-    starting = time.perf_counter() - begun
-    for _ in range(int(os.environ.get("FLASHDIFF_KILLS", 3))):
-        run = subprocess.Popen(command(model, tmp_path / "in", "-o", tmp_path / "out", *arguments))
-        time.sleep(starting * rng.uniform(0.7, 1.3))
-        run.kill()
-        run.wait()
+    for kill in range(kills):
+        there = len(list((tmp_path / "out").glob("[!.]*.png")))
+        killed = subprocess.Popen(command(model, tmp_path / "in", "-o", tmp_path / "out", "--start-step", 15))
+        # Once it has begun to write, that is in the middle of a picture or of its file.
+        while kill and killed.poll() is None and len(list((tmp_path / "out").glob("[!.]*.png"))) <= there:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 2 * each))
+        killed.kill()
+        killed.wait()
         for path in (tmp_path / "out").glob("[!.]*.png"):
             assert path.read_bytes() == expected[path.name]
-    subprocess.run(command(model, tmp_path / "in", "-o", tmp_path / "out", *arguments, "--resume"), check=True)
+    assert run(tmp_path / "in", "-o", tmp_path / "out", "--start-step", 15, "--resume")[0] == 0
     assert outputs(tmp_path / "out") == expected
