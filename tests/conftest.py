@@ -9,6 +9,11 @@ from pathlib import Path
 import pytest
 from hub_server import Hub, serve
 
+# Read when torch is imported. Workers of pytest-xdist have a core each; threads of their own would wait for one another, five times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 PARITY_VARIABLE = "FLASHDIFF_PARITY"
 LEAN = "from flashdiff_cli import lean; lean.install()"
 END = "sys.stdout.flush(), sys.stderr.flush(), __import__('os')._exit(0)"
