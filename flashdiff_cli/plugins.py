@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
@@ -30,7 +33,7 @@ def load_plugins(group: str, registry: Registry, base: type) -> None:
         registry: receives the classes.
         base: what they must be subclasses of.
     """
-    for entry in entry_points(group=group):
+    for entry in _offered(group, tuple(map(_state, sys.path))):
         key = (group, entry.name, entry.value)
         if key in _seen and (_seen[key] is None or any(_seen[key] is registry[name] for name in registry)):
             continue
@@ -54,6 +57,19 @@ def load_plugins(group: str, registry: Registry, base: type) -> None:
             if entry.name not in registry:
                 registry.broken[entry.name] = f"the plug-in {entry.name!r} ({entry.value}) does not load ({cause}); repair or uninstall its package"
             log.warning(one_line(f"{registry.kind} plug-in {entry.name!r} ({entry.value}) is left out: {cause}; repair or uninstall its package"))
+
+
+def _state(place: str) -> tuple[str, int]:
+    try:
+        return place, os.stat(place or ".").st_mtime_ns
+    except OSError:
+        return place, 0
+
+
+@lru_cache(maxsize=4)
+def _offered(group: str, places: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]:
+    """Return the entry points of a group, sought again where a place for packages has changed: each picture's plan asks for them."""
+    return tuple(entry_points(group=group))
 
 
 def _load(entry: EntryPoint, base: type) -> type:
