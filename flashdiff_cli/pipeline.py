@@ -55,12 +55,13 @@ class FlashDiffusionPipeline(Conventions, DiffusionPipeline):
         last_step: `LastStep`, which makes the picture of decoded result and measurement; None: `data_consistency` does.
         last_step_mixed: the same for measurements that no operator explains; None: the severity encoder's estimate stands in.
         classifier: tells these kinds apart; None: a picture of which nothing is said is taken for blurred.
+        blur_estimator: `BlurEstimator`, which sees how wide a blur is; None: the width is fitted to the severity encoder's estimate.
         defaults: what the model says of its own settings; see `plan.ModelDefaults`.
     """
 
     model_cpu_offload_seq = "severity->unet->first_stage->last_step->last_step_mixed"
     _encoders = ["severity", "severity_mixed", "severity_inpainting", "severity_nonlinear_blur"]
-    _optional_components = [*_encoders, "classifier", "last_step", "last_step_mixed", "prompt"]
+    _optional_components = [*_encoders, "classifier", "blur_estimator", "last_step", "last_step_mixed", "prompt"]
 
     def __init__(
         self,
@@ -72,6 +73,7 @@ class FlashDiffusionPipeline(Conventions, DiffusionPipeline):
         severity_nonlinear_blur=None,
         severity_mixed=None,
         classifier=None,
+        blur_estimator=None,
         last_step=None,
         last_step_mixed=None,
         prompt=None,
@@ -87,6 +89,7 @@ class FlashDiffusionPipeline(Conventions, DiffusionPipeline):
             severity_nonlinear_blur=severity_nonlinear_blur,
             severity_mixed=severity_mixed,
             classifier=classifier,
+            blur_estimator=blur_estimator,
             last_step=last_step,
             last_step_mixed=last_step_mixed,
             prompt=prompt,
@@ -224,8 +227,8 @@ class FlashDiffusionPipeline(Conventions, DiffusionPipeline):
             analysis.blur_features = BlurFeatures(fit_blur(seen, decoded), noise_level(seen), mean_gradient(decoded), analysis.variance.float())
         return analysis.blur_features
 
-    def estimate_operator(self, measurement: torch.Tensor, analysis: Analysis) -> tuple[GaussianBlur, torch.Tensor]:
-        """Estimate the Gaussian blur and the noise that explain the measurement best.
+    def estimate_operator(self, measurement: torch.Tensor, analysis: Analysis, compressed: bool = False) -> tuple[GaussianBlur, torch.Tensor]:
+        """Estimate the Gaussian blur and the noise that explain the measurement best; `compressed` is one that was a JPEG.
 
         Returns:
             the operator with per-sample widths, and noise_std (B,) on intensities in [0, 1].
@@ -233,7 +236,10 @@ class FlashDiffusionPipeline(Conventions, DiffusionPipeline):
         blur_features = self.blur_features(measurement, analysis)
         calibration = self.defaults.calibration.get(analysis.encoder)
         width = blur_features.width if calibration is None else calibrated_width(blur_features, calibration)
-        return GaussianBlur(width.cpu()), blur_features.noise_std.cpu()
+        blur = behind_jpeg(GaussianBlur(width.cpu())) if compressed else GaussianBlur(width.cpu())
+        if self.blur_estimator is not None:
+            blur = GaussianBlur(self.blur_estimator.look(measurement).width(blur.blur_std.to(width)).cpu())
+        return blur, blur_features.noise_std.cpu()
 
     @torch.no_grad()
     def classify(self, measurement: torch.Tensor) -> Degradation | None:
@@ -263,8 +269,7 @@ class FlashDiffusionPipeline(Conventions, DiffusionPipeline):
         if not self.encoders:
             raise FlashdiffError("this model has no severity encoder, which an unknown degradation is estimated with; give `operator`")
         analysis = self.analyse(measurement, kind)
-        operator, noise_std = self.estimate_operator(measurement, analysis)
-        operator = behind_jpeg(operator) if rounding else operator
+        operator, noise_std = self.estimate_operator(measurement, analysis, rounding > 0)
         return Diagnosis(kind, operator, noise_std[0].item(), probabilities, analysis=analysis).with_rounding(rounding)
 
     @torch.no_grad()

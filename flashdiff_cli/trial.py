@@ -71,6 +71,11 @@ def try_model(pipeline: Any, folder: Path) -> None:
             seen = pipeline.classifier(ramp)
             _check(seen.probabilities, tuple(seen.probabilities.shape), f"{folder}/classifier")
             _check(seen.parameters, tuple(seen.parameters.shape), f"{folder}/classifier")
+    if pipeline.blur_estimator is not None:
+        with in_one_line(f"{folder}/blur_estimator", REMEDY):
+            blur = pipeline.blur_estimator(ramp)
+            for part in blur:
+                _check(part, tuple(part.shape), f"{folder}/blur_estimator")
     for role in ("last_step", "last_step_mixed"):
         network = getattr(pipeline, role)
         if network is None:

@@ -28,7 +28,7 @@ grey data_consistency
 deviation classifier last_step priors kernel
 severity denoiser
 calibration flash
-solvers diagnosis
+solvers diagnosis blur_estimator
 plan finish trial
 restoration start models arguments
 images with_deepinv

@@ -96,7 +96,7 @@ def toml(value):
 
 def test_two_processes_train_what_one_does(photos, base, cli, tmp_path):
     path = tmp_path / "recipe.toml"
-    settings = SMALL | {"steps": 22, "degradation": DEGRADATIONS, "loss": {"variance_form": "local", "image_share": 0.5}}
+    settings = SMALL | {"steps": 50, "degradation": DEGRADATIONS, "loss": {"variance_form": "local", "image_share": 0.5}}
     path.write_text('stage = "severity"\n' + "".join(f"{k} = {toml(v)}\n" for k, v in settings.items()))
     arguments = ["--recipe", str(path), "--model", str(base), "--data", str(photos), "--device", "cpu"]
     code, _, err = cli("train", "severity", "-q", "-o", tmp_path / "1", *arguments)
@@ -109,7 +109,7 @@ def test_two_processes_train_what_one_does(photos, base, cli, tmp_path):
         for name in ("loss", "latent", "variance", "image"):
             assert steps[1][step][name] == pytest.approx(event[name], abs=1e-4), (step, name)
     states = [torch.load(tmp_path / n / "checkpoint.pt", weights_only=True) for n in "12"]
-    assert states[0]["step"] == states[1]["step"] == 22
+    assert states[0]["step"] == states[1]["step"] == 50
     for name, value in states[0]["module"].items():
         assert torch.allclose(value, states[1]["module"][name], atol=1e-4), name
 

@@ -265,7 +265,7 @@ class Identities:
             roles = {self.pipeline.encoder_for(operator)[0] for operator in kinds}
         except FlashdiffError:
             return []
-        return sorted(roles | ({"classifier"} if self.pipeline.classifier is not None else set()))
+        return sorted(roles | {role for role in ("classifier", "blur_estimator") if getattr(self.pipeline, role) is not None})
 
     def of_encoder(self, condition: Condition, name: str | None) -> dict[str, Any]:
         """Return what the severity encoder's estimate depends on."""

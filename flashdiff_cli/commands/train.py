@@ -21,6 +21,7 @@ class Stage(str, Enum):
     severity = "severity"
     classifier = "classifier"
     last_step = "last-step"
+    blur = "blur"
     model = "model"
 
 

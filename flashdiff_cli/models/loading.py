@@ -8,6 +8,7 @@ from typing import Any
 import diffusers
 import torch
 
+from flashdiff_cli.blur_estimator import BlurEstimator
 from flashdiff_cli.bounded import in_one_line, short
 from flashdiff_cli.classifier import DegradationClassifier
 from flashdiff_cli.errors import FlashdiffError
@@ -27,6 +28,7 @@ LDM_NAMES = {"first_stage": ("first_stage", "vqvae", "vae"), "unet": ("unet", "t
 OWN_CLASSES = {
     "SeverityEncoder": SeverityEncoder,
     "DegradationClassifier": DegradationClassifier,
+    "BlurEstimator": BlurEstimator,
     "LastStep": LastStep,
     "PromptEmbeddings": PromptEmbeddings,
 }
@@ -59,6 +61,7 @@ def _allowed(role: str) -> tuple[str, ...]:
         "unet": support.NETWORKS,
         "prompt": ("PromptEmbeddings",),
         "classifier": ("DegradationClassifier",),
+        "blur_estimator": ("BlurEstimator",),
         "last_step": ("LastStep",),
         "last_step_mixed": ("LastStep",),
         "scheduler": SCHEDULERS,

@@ -26,6 +26,7 @@ COMPONENTS = {
     "severity_mixed": "flashdiff_cli.severity",
     "severity_inpainting": "flashdiff_cli.severity",
     "classifier": "flashdiff_cli.classifier",
+    "blur_estimator": "flashdiff_cli.blur_estimator",
     "last_step": "flashdiff_cli.last_step",
     "last_step_mixed": "flashdiff_cli.last_step",
 }

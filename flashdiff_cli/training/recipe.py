@@ -13,7 +13,7 @@ from flashdiff_cli.errors import UsageError
 from flashdiff_cli.hub.configs import check_config
 from flashdiff_cli.schema import check_fields
 
-STAGES = ("autoencoder", "diffusion", "severity", "classifier", "last-step")
+STAGES = ("autoencoder", "diffusion", "severity", "classifier", "last-step", "blur")
 PRECISIONS = ("auto", "no", "bf16", "fp16")
 MOST_PARAMETERS = 1_000_000_000
 """Of a network that a recipe describes."""

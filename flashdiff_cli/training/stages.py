@@ -163,6 +163,10 @@ def _make_task(recipe: Recipe, sources: list, held_out: dict, model: str | Path 
         from flashdiff_cli.training.classifier import ClassifierTask
 
         return ClassifierTask(recipe, held_out)
+    if recipe.stage == "blur":
+        from flashdiff_cli.training.blur import BlurTask
+
+        return BlurTask(recipe, held_out)
     if recipe.stage == "last-step":
         from flashdiff_cli.training.last_step import LastStepTask
 

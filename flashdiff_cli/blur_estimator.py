@@ -1,0 +1,137 @@
+"""Which blur a picture has gone through: a small network that sees its luma and the power spectrum of it.
+
+A blur multiplies the spectrum, whatever the picture shows: that tells how wide it is, how long and in which direction. The spectrum does
+not know a path from the same path run backwards; edges and points of the picture do. The module path is part of saved models; it must
+not move.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import nn
+
+from flashdiff_cli.classifier import GRID, LARGE, spectrum
+from flashdiff_cli.grey import LUMA
+from flashdiff_cli.operators.padding import Margins, pad
+
+LEAST_SIDE = LARGE + GRID
+"""Smaller pictures are mirrored up to this."""
+
+
+SURE, UNSURE, HEARD = (0.5, 0.7), (2.2, 3.0), 0.6
+"""Widths in pixels between which the severity encoder begins to tell blurs from sharp pictures, and from which on a picture's own softness does not
+count any more; and the most that the encoder is heard in between. A picture that was soft before it was blurred looks as if it was blurred more: a
+face taken 0.5 pixels too wide came back 10 dB worse than by the true width. The encoder knows faces better, and takes sharp photographs for less
+blurred than they are (by a quarter: 5 dB). On 36 pictures the true width gave 0.9 dB more than the encoder, 0.65 more than this network, and 0.5 more
+than both together."""
+
+
+class Blur(NamedTuple):
+    """What the estimator says of B measurements."""
+
+    kernel: torch.Tensor
+    """(B, k, k): sum 1, centre of mass about the middle; of any blur, a camera's path above all. A blind restoration does not begin with it: on 15
+    shaken pictures a straight path as the classifier sees it led to paths that restore 0.5 dB better, though this one is as near to the truth."""
+    log_width: torch.Tensor
+    """(B,): logarithm of the standard deviation in pixels of the blur as far as it is Gaussian."""
+    log_deviation: torch.Tensor
+    """(B,): logarithm of the standard deviation of the error of `log_width`."""
+
+    def width(self, fitted: torch.Tensor) -> torch.Tensor:
+        """Return the width in pixels (B,), of faint blurs in part what was fitted.
+
+        Args:
+            fitted: (B,) width in pixels that explains the severity encoder's estimate.
+        """
+        faint = ((UNSURE[1] - self.log_width.exp()) / (UNSURE[1] - UNSURE[0])).clamp(0, 1)
+        heard = HEARD * faint * ((fitted - SURE[0]) / (SURE[1] - SURE[0])).clamp(0, 1)
+        return ((1 - heard) * self.log_width + heard * fitted.clamp(min=1e-3).log()).exp()
+
+
+class Residual(nn.Module):
+    """A convolution with a bypass."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + F.silu(self.conv(x))
+
+
+class BlurEstimator(ModelMixin, ConfigMixin):
+    """Kernel and Gaussian width of a picture's blur.
+
+    Args:
+        channels: of the convolutions over the picture at a half, a quarter and an eighth of its size.
+        blocks: residual convolutions at a quarter and at an eighth.
+        hidden: width of the layers that join both views.
+        radius: of the kernels, in pixels.
+    """
+
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(self, channels: tuple[int, int, int] = (32, 64, 128), blocks: tuple[int, int] = (1, 3), hidden: int = 384, radius: int = 15):
+        super().__init__()
+        a, b, c = channels
+        self.picture = nn.Sequential(
+            nn.Conv2d(1, a, 5, stride=2, padding=2),
+            nn.SiLU(),
+            nn.Conv2d(a, b, 3, stride=2, padding=1),
+            nn.SiLU(),
+            *(Residual(b) for _ in range(blocks[0])),
+            nn.Conv2d(b, c, 3, stride=2, padding=1),
+            nn.SiLU(),
+            *(Residual(c) for _ in range(blocks[1])),
+        )
+        self.attention = nn.Conv2d(c, 1, 1)
+        self.spectrum = nn.Sequential(
+            nn.Conv2d(2, 16, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(16, 32, 3, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(32, 64, 3, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(64, 64, 3, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Flatten(),
+            nn.Linear(64 * 8 * 5, hidden),
+            nn.SiLU(),
+        )
+        self.joined = nn.Sequential(nn.Linear(hidden + 3 * c, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
+        self.kernel = nn.Linear(hidden, (2 * radius + 1) ** 2)
+        self.width = nn.Linear(hidden, 2)
+
+    @torch.no_grad()
+    def look(self, measurement: torch.Tensor) -> Blur:
+        """Estimate the blur of measurements as they are, on whatever device; see `forward`."""
+        return self(measurement.to(self.device))
+
+    def forward(self, measurement: torch.Tensor) -> Blur:
+        """Estimate the blur of each measurement (B, 3, H, W), nominally in [-1, 1], of any size."""
+        with torch.no_grad(), torch.autocast(measurement.device.type, enabled=False):
+            luma, powers = self._views(measurement.float())
+        features = self.picture(luma.to(self.kernel.weight.dtype))
+        where = self.attention(features).flatten(2).softmax(2)
+        flat = features.flatten(2)
+        pooled = [flat.mean(2), flat.var(2, correction=0).add(1e-6).sqrt(), (flat * where).sum(2)]
+        hidden = self.joined(torch.cat([self.spectrum(powers.to(flat.dtype)), *pooled], 1))
+        side = 2 * self.config["radius"] + 1
+        width, deviation = self.width(hidden).float().unbind(1)
+        return Blur(self.kernel(hidden).float().softmax(1).view(-1, side, side), width, deviation.clamp(-5, 2))
+
+    @staticmethod
+    def _views(measurement: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the luma (B, 1, H, W) on a common scale, and its logarithmic power spectra (B, 2, 64, 33) with frequency 0 in the middle row."""
+        short = [max(0, LEAST_SIDE - side) for side in measurement.shape[-2:]]
+        x = pad(measurement, Margins(0, short[0], 0, short[1])) if any(short) else measurement
+        luma = torch.einsum("c,bchw->bhw", x.new_tensor(LUMA), x)
+        powers = torch.stack([part.view(len(x), LARGE, LARGE // 2 + 1).roll(LARGE // 2, 1) for part in spectrum(luma, LARGE)], 1)
+        spread = luma.std((1, 2), keepdim=True) + 0.05
+        return ((luma - luma.mean((1, 2), keepdim=True)) / spread)[:, None], (powers + 6) / 4

@@ -1,0 +1,123 @@
+"""The estimator of blurs: what it gives, what it is trained on, and where a blind restoration takes it at its word."""
+
+import math
+
+import pytest
+import torch
+from tiny import tiny_pipeline
+
+from flashdiff_cli.blur_estimator import HEARD, Blur, BlurEstimator
+from flashdiff_cli.models.loading import load_component
+from flashdiff_cli.operators import GaussianBlur, MotionBlur
+from flashdiff_cli.operators.motion_blur import straight_kernel
+from flashdiff_cli.training.blur import LEAST_WIDTH, MOST_WIDTH, BlurTask, kernel_of, likeness
+from flashdiff_cli.training.mixtures import Draws
+from flashdiff_cli.training.recipe import Recipe
+
+SMALL = {"channels": [4, 8, 8], "blocks": [1, 1], "hidden": 16, "radius": 7}
+
+
+def pictures(count=2, side=80, seed=0):
+    """Smooth patches with edges."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(count, 3, side // 8, side // 8, generator=generator) * 2 - 1
+    return torch.nn.functional.interpolate(x, scale_factor=8)
+
+
+def small_network(seed=0):
+    torch.manual_seed(seed)
+    return BlurEstimator(**SMALL).eval()
+
+
+@pytest.mark.parametrize("size", [(20, 33), (72, 72), (101, 160)])
+def test_kernels_of_pictures_of_any_size_sum_to_one(size):
+    with torch.no_grad():
+        found = small_network()(torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(1)) * 2 - 1)
+    assert found.kernel.shape == (2, 15, 15) and found.kernel.min() >= 0
+    assert torch.allclose(found.kernel.sum((1, 2)), torch.ones(2))
+    assert found.log_width.shape == found.log_deviation.shape == (2,)
+
+
+def test_it_comes_back_from_its_folder(tmp_path):
+    network, x = small_network(), pictures()
+    network.save_pretrained(tmp_path / "blur_estimator", safe_serialization=True)
+    again = load_component(tmp_path, "blur_estimator")
+    with torch.no_grad():
+        assert all(torch.equal(a, b) for a, b in zip(network(x), again(x), strict=True))
+
+
+def test_brightness_and_contrast_leave_the_view_of_the_picture_alone():
+    x = 0.5 * pictures(1)
+    luma, powers = BlurEstimator._views(x)
+    darker, fewer = BlurEstimator._views(x - 0.3)
+    assert torch.allclose(luma, darker, atol=1e-4) and torch.allclose(powers, fewer, atol=1e-2)
+    # Frequency 0 lies in the middle row: there is most of the power.
+    assert powers[0, 0].mean(1).argmax() == 32
+
+
+def test_kernels_of_operators_are_what_becomes_of_a_point():
+    offsets = torch.arange(-7, 8).float()
+    wanted = torch.exp(-(offsets[:, None].square() + offsets.square()) / (2 * 1.5**2))
+    assert torch.allclose(kernel_of(GaussianBlur(1.5), 7), wanted / wanted.sum(), atol=1e-3)
+    straight = straight_kernel(6.0, 0.4)
+    assert likeness(kernel_of(MotionBlur(straight[None]), 7), torch.nn.functional.pad(straight, ((15 - len(straight)) // 2,) * 4)) > 0.9999
+    assert likeness(kernel_of(GaussianBlur(0.5), 7), kernel_of(GaussianBlur(4.0), 7)) < 0.5
+
+
+def test_of_a_faint_blur_the_severity_encoder_is_heard_if_it_sees_one():
+    seen = Blur(torch.zeros(1, 3, 3), torch.tensor([1.3]).log(), torch.zeros(1))
+    assert seen.width(torch.tensor([0.4])).item() == pytest.approx(1.3, rel=1e-5), "it takes sharp pictures for hardly blurred"
+    assert seen.width(torch.tensor([0.9])).item() == pytest.approx(1.3 ** (1 - HEARD) * 0.9**HEARD, rel=1e-5)
+    strong = Blur(torch.zeros(1, 3, 3), torch.tensor([3.5]).log(), torch.zeros(1))
+    assert strong.width(torch.tensor([0.9])).item() == pytest.approx(3.5, rel=1e-5)
+
+
+def test_samples_repeat_and_hold_what_is_said_of_them():
+    task = BlurTask(Recipe("blur", steps=1, model=SMALL), {})
+    for seed in range(12):
+        y, kernel, width = task.blurred(pictures(1)[0], Draws(torch.Generator().manual_seed(seed)), 72)
+        again = task.blurred(pictures(1)[0], Draws(torch.Generator().manual_seed(seed)), 72)
+        assert torch.equal(y, again[0]) and torch.equal(kernel, again[1])
+        assert y.shape == (3, 72, 72) and kernel.shape == (15, 15) and kernel.sum().item() == pytest.approx(1)
+        assert math.isnan(width) or math.log(LEAST_WIDTH) <= width <= math.log(MOST_WIDTH)
+
+
+def test_training_tells_wide_from_narrow():
+    recipe = Recipe("blur", steps=1, model=SMALL, loss={"views": 4, "side": 72})
+    task = BlurTask(recipe, {"all": [pictures(1)]})
+    optimizer, x = torch.optim.AdamW(task.module.parameters(), lr=3e-3), pictures(4)
+    losses = []
+    for step in range(40):
+        found = task.loss(task.module, x, torch.Generator().manual_seed(step))
+        found["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(found["path"].item())
+    assert sum(losses[-8:]) < 0.85 * sum(losses[:8])
+    task.module.eval()
+    with torch.no_grad():
+        narrow, wide = (task.module(GaussianBlur(width).on_signed(x)).log_width.mean() for width in (0.5, 3.5))
+        figures = task.validate(task.module)
+    assert wide > narrow + 0.1
+    assert 0 < figures["alike_all"] <= 1 and figures["off_width_all"] > 0
+    assert task.sample_grid(task.module).size[0] > 0
+
+
+class Sees(torch.nn.Module):
+    """An estimator that is sure of what it says."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, kernel, width):
+        super().__init__()
+        self.seen = Blur(kernel[None], torch.tensor([math.log(width)]), torch.tensor([-20.0]))
+
+    def look(self, measurement):
+        return self.seen
+
+
+def test_a_blind_restoration_takes_the_width_that_was_seen():
+    pipeline, x = tiny_pipeline(), pictures(1, 32)
+    before = pipeline.diagnose(x).operator.blur_std.item()
+    pipeline.blur_estimator = Sees(straight_kernel(5.0, 0.0), 3.2)
+    assert pipeline.diagnose(x).operator.blur_std.item() == pytest.approx(3.2, rel=1e-4) != before
