@@ -104,7 +104,7 @@ def test_two_processes_train_what_one_does(photos, base, cli, tmp_path):
     launch(2, tmp_path / "2", *arguments)
     logs = [[json.loads(line) for line in (tmp_path / n / "log.jsonl").read_text().splitlines()] for n in "12"]
     steps = [{e["step"]: e for e in log if e["event"] == "step"} for log in logs]
-    assert list(steps[0]) == list(steps[1]) == [20]
+    assert list(steps[0]) == list(steps[1]) == [20, 40]
     for step, event in steps[0].items():
         for name in ("loss", "latent", "variance", "image"):
             assert steps[1][step][name] == pytest.approx(event[name], abs=1e-4), (step, name)
