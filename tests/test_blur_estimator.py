@@ -7,6 +7,7 @@ import torch
 from tiny import tiny_pipeline
 
 from flashdiff_cli.blur_estimator import HEARD, Blur, BlurEstimator
+from flashdiff_cli.errors import UsageError
 from flashdiff_cli.models.loading import load_component
 from flashdiff_cli.operators import GaussianBlur, MotionBlur
 from flashdiff_cli.operators.motion_blur import straight_kernel
@@ -73,7 +74,7 @@ def test_of_a_faint_blur_the_severity_encoder_is_heard_if_it_sees_one():
 
 
 def test_samples_repeat_and_hold_what_is_said_of_them():
-    task = BlurTask(Recipe("blur", steps=1, model=SMALL), {})
+    task = BlurTask(Recipe("blur", steps=1, crop=80, model=SMALL, loss={"side": 72}), {})
     for seed in range(12):
         y, kernel, width = task.blurred(pictures(1)[0], Draws(torch.Generator().manual_seed(seed)), 72)
         again = task.blurred(pictures(1)[0], Draws(torch.Generator().manual_seed(seed)), 72)
@@ -82,8 +83,14 @@ def test_samples_repeat_and_hold_what_is_said_of_them():
         assert math.isnan(width) or math.log(LEAST_WIDTH) <= width <= math.log(MOST_WIDTH)
 
 
+@pytest.mark.parametrize("loss", [{"views": 0}, {"views": 1e9}, {"side": 81}, {"side": 8}, {"width_weight": -1.0}])
+def test_what_cannot_be_made_of_a_crop_is_refused_in_one_line(loss):
+    with pytest.raises(UsageError, match=rf"{next(iter(loss))} of the recipe must be from"):
+        BlurTask(Recipe("blur", steps=1, crop=80, model=SMALL, loss={"side": 72} | loss), {})
+
+
 def test_training_tells_wide_from_narrow():
-    recipe = Recipe("blur", steps=1, model=SMALL, loss={"views": 4, "side": 72})
+    recipe = Recipe("blur", steps=1, crop=80, model=SMALL, loss={"views": 4, "side": 72})
     task = BlurTask(recipe, {"all": [pictures(1)]})
     optimizer, x = torch.optim.AdamW(task.module.parameters(), lr=3e-3), pictures(4)
     losses = []

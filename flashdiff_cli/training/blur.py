@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from flashdiff_cli.blur_estimator import Blur, BlurEstimator
+from flashdiff_cli.blur_estimator import LEAST_SIDE, Blur, BlurEstimator
+from flashdiff_cli.bounded import short
+from flashdiff_cli.errors import UsageError
 from flashdiff_cli.operators import GaussianBlur, MotionBlur, Operator
 from flashdiff_cli.operators.motion_blur import path_kernels
 from flashdiff_cli.training.mixtures import Draws, add_noise, apply, blur_of, compress, is_grey, recolour, stored
@@ -49,14 +51,20 @@ class BlurTask:
 
     `recipe.model`: arguments of `BlurEstimator`. `recipe.loss`:
         views: samples that are made of one crop, each a part of it with draws of its own.
-        side: of these parts in pixels.
+        side: of these parts in pixels, at most the crop's.
         width_weight: of the width's likelihood.
+
+    Raises:
+        UsageError: one of these is out of range.
     """
 
     component = "blur_estimator"
 
     def __init__(self, recipe: Recipe, validation: dict[str, list[torch.Tensor]]):
         self.settings = recipe.losses({"views": 4, "side": 128, "width_weight": 0.5})
+        for name, low, high in (("views", 1, 64), ("side", LEAST_SIDE, recipe.crop), ("width_weight", 0, 1e6)):
+            if not low <= self.settings[name] <= high:
+                raise UsageError(f"[loss] {name} of the recipe must be from {low:g} to {high:g}, not {short(self.settings[name])}")
         torch.manual_seed(recipe.seed)
         self.module = new_network(partial(BlurEstimator), **recipe.model)
         self.validation = validation
