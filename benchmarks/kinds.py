@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from flashdiff_cli.grey import LUMA
+from flashdiff_cli.grey import luma_of
 from flashdiff_cli.operators import Enlargement, GaussianBlur, MotionBlur
 from flashdiff_cli.operators.motion_blur import path_kernels
 from flashdiff_cli.pictures.files import from_pil
@@ -116,7 +116,7 @@ def load(folder, limit, side, skip):
 def measure(restorer, x, kind, number, grey, pictures=None):
     """Figures of one picture."""
     if grey:
-        x = stored(torch.einsum("c,bchw->bhw", torch.tensor(LUMA), x)[:, None].expand(-1, 3, -1, -1))
+        x = stored(luma_of(x)[:, None].expand(-1, 3, -1, -1))
     made = KINDS[kind](x, Draws(number, grey))
     file, settings = made if isinstance(made, tuple) else (made, Settings())
     picture = from_pil(file)

@@ -15,13 +15,8 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
-from flashdiff_cli.classifier import GRID, LARGE, spectrum
-from flashdiff_cli.grey import LUMA
-from flashdiff_cli.operators.padding import Margins, pad
-
-LEAST_SIDE = LARGE + GRID
-"""Smaller pictures are mirrored up to this."""
-
+from flashdiff_cli.classifier import LARGE, large_enough, spectrum
+from flashdiff_cli.grey import luma_of
 
 SURE, UNSURE, HEARD = (0.5, 0.7), (2.2, 3.0), 0.6
 """Widths in pixels between which the severity encoder begins to tell blurs from sharp pictures, and from which on a picture's own softness does not
@@ -116,7 +111,7 @@ class BlurEstimator(ModelMixin, ConfigMixin):
     def forward(self, measurement: torch.Tensor) -> Blur:
         """Estimate the blur of each measurement (B, 3, H, W), nominally in [-1, 1], of any size."""
         with torch.no_grad(), torch.autocast(measurement.device.type, enabled=False):
-            luma, powers = self._views(measurement.float())
+            luma, powers = self._views(measurement)
         features = self.picture(luma.to(self.kernel.weight.dtype))
         where = self.attention(features).flatten(2).softmax(2)
         flat = features.flatten(2)
@@ -129,9 +124,7 @@ class BlurEstimator(ModelMixin, ConfigMixin):
     @staticmethod
     def _views(measurement: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the luma (B, 1, H, W) on a common scale, and its logarithmic power spectra (B, 2, 64, 33) with frequency 0 in the middle row."""
-        short = [max(0, LEAST_SIDE - side) for side in measurement.shape[-2:]]
-        x = pad(measurement, Margins(0, short[0], 0, short[1])) if any(short) else measurement
-        luma = torch.einsum("c,bchw->bhw", x.new_tensor(LUMA), x)
-        powers = torch.stack([part.view(len(x), LARGE, LARGE // 2 + 1).roll(LARGE // 2, 1) for part in spectrum(luma, LARGE)], 1)
+        luma = luma_of(large_enough(measurement))
+        powers = torch.stack([part.view(len(luma), LARGE, LARGE // 2 + 1).roll(LARGE // 2, 1) for part in spectrum(luma, LARGE)], 1)
         spread = luma.std((1, 2), keepdim=True) + 0.05
         return ((luma - luma.mean((1, 2), keepdim=True)) / spread)[:, None], (powers + 6) / 4

@@ -16,7 +16,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from flashdiff_cli.cosines import cosine_basis
-from flashdiff_cli.grey import with_colour_noise
+from flashdiff_cli.grey import luma_of, with_colour_noise
 from flashdiff_cli.operators.padding import Margins, pad
 
 KINDS = ("none", "gaussian-blur", "motion-blur", "noise", "jpeg", "downsampling")
@@ -27,6 +27,8 @@ LARGE, SMALL, COLOUR, GRID = 64, 32, 16, 8
 FLOOR = 1e-7
 """Added to powers on the scale of -1 to 1: a tenth of what rounding to 8 bits leaves."""
 HALF = GRID // 2
+LEAST_SIDE = LARGE + GRID
+"""In pixels, of what statistics are taken from: a window of the spectrum, and a block for the shifted grid."""
 
 
 class Degradation(NamedTuple):
@@ -79,15 +81,18 @@ def grid_marks(luma: torch.Tensor) -> torch.Tensor:
     return torch.cat(marks, 1)
 
 
+def large_enough(measurement: torch.Tensor) -> torch.Tensor:
+    """Return pictures (B, 3, H, W) in float32 with sides of at least LEAST_SIDE: smaller ones are mirrored."""
+    short = [max(0, LEAST_SIDE - side) for side in measurement.shape[-2:]]
+    x = measurement.float()
+    # By whole blocks: constant borders would fill blocks of the picture's own grid and look like compression.
+    return pad(x, Margins(0, short[0], 0, short[1])) if any(short) else x
+
+
 def statistics(measurement: torch.Tensor) -> torch.Tensor:
     """Return what the classifier looks at, of pictures (B, 3, H, W) in [-1, 1] of any size: (B, FEATURES)."""
-    short = [max(0, LARGE + GRID - side) for side in measurement.shape[-2:]]
-    x = measurement.float()
-    if any(short):
-        # Mirrored, and by whole blocks: constant borders would fill blocks of the picture's own grid and look like compression.
-        x = pad(x, Margins(0, short[0], 0, short[1]))
-    x = with_colour_noise(x)
-    luma = torch.einsum("c,bchw->bhw", x.new_tensor([0.299, 0.587, 0.114]), x)
+    x = with_colour_noise(large_enough(measurement))
+    luma = luma_of(x)
     colours = (x[:, 0] - x[:, 1], x[:, 2] - x[:, 1])
     second = (luma[:, 1:-1, 2:] - 2 * luma[:, 1:-1, 1:-1] + luma[:, 1:-1, :-2]).abs().flatten(1)
     levels = torch.quantile(second[:, :: max(1, second.shape[1] // 20000)], second.new_tensor([0.1, 0.25, 0.5, 0.75, 0.9]), dim=1).T

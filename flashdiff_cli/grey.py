@@ -31,10 +31,16 @@ LEAST = 0.004
 """Of the noise, on the scale of [-1, 1]: half a level of 8 bits."""
 
 
+def luma_of(image: torch.Tensor) -> torch.Tensor:
+    """Return the luma of pictures (B, 3, H, W), in float32 at the least: (B, H, W), in their units."""
+    x = image if image.dtype == torch.float64 else image.float()
+    return torch.einsum("c,bchw->bhw", x.new_tensor(LUMA), x)
+
+
 def colour_share(image: torch.Tensor) -> torch.Tensor:
     """Return how far pictures (B, 3, H, W) in [-1, 1] are in colour: (B,), 0 grey or toned to 1."""
     x = image.float()
-    luma = torch.einsum("c,bchw->bhw", x.new_tensor(LUMA), x)
+    luma = luma_of(x)
     differences = torch.stack([x[:, 0] - x[:, 1], x[:, 2] - x[:, 1]], 1).flatten(2)
     differences = differences - differences.mean(2, keepdim=True)
     luma = (luma - luma.mean((1, 2), keepdim=True)).flatten(1)[:, None]
@@ -56,7 +62,7 @@ def with_colour_noise(image: torch.Tensor, strength: float = 1.0) -> torch.Tenso
     share = 1 - colour_share(image)
     if not bool((share > 0).any()):
         return image
-    luma = torch.einsum("c,bchw->bhw", image.new_tensor(LUMA).float(), image.float())[:, None]
+    luma = luma_of(image)[:, None]
     differences = torch.stack([image[:, 0] - image[:, 1], image[:, 2] - image[:, 1]], 1).float()
     own, between = (2 * noise_bands(part, image).mean(1) for part in (luma, differences))
     # White noise is as strong in the finest band as in a coarser one; fine texture is not.
@@ -76,7 +82,7 @@ def may_be_noise(image: torch.Tensor) -> torch.Tensor:
     Grass, sand and fur in a grey picture have no colours to be known by, but their power falls from coarse to fine, and that of noise does
     not, before a JPEG has emptied the finest band. In a picture that was made small, everything is as fine as they are.
     """
-    luma = torch.einsum("c,bchw->bhw", image.new_tensor(LUMA).float(), image.float())[:, None]
+    luma = luma_of(image)[:, None]
     coarse, middle, fine = noise_bands(luma, image)[:, 0].unbind(1)
     flat = (middle >= FLAT[0] * coarse) | (fine >= FLAT[1] * coarse)
     if min(image.shape[-2:]) < SMALL:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from flashdiff_cli.grey import LUMA
+from flashdiff_cli.grey import luma_of
 from flashdiff_cli.operators.motion_blur import MotionBlur, kernel_axis
 from flashdiff_cli.pictures.tiles import Tile
 
@@ -44,7 +44,7 @@ MOST_SIDE = 320
 
 def _gradients(x: torch.Tensor) -> torch.Tensor:
     """Return the forward differences of the luma of (1, 3, H, W) across and down: (2, H - 1, W - 1)."""
-    luma = torch.einsum("c,bchw->hw", torch.tensor(LUMA).to(x), x)
+    luma = luma_of(x)[0]
     return torch.stack([luma[:-1, 1:] - luma[:-1, :-1], luma[1:, :-1] - luma[:-1, :-1]])
 
 

@@ -132,6 +132,11 @@ class _StandIn(ModuleType):
 
     __path__: list[str] = []
 
+    def __init__(self, name: str):
+        super().__init__(name)
+        # Who asks whether the package is installed finds that it is.
+        self.__spec__ = importlib.machinery.ModuleSpec(name, None, is_package=True)
+
     def __getattr__(self, name: str) -> Any:
         if sys.modules.get(self.__name__) is not self:
             return getattr(importlib.import_module(self.__name__), name)
@@ -155,7 +160,9 @@ class _StandInLoader(importlib.abc.Loader):
         if module.__spec__ is not None:
             module.__spec__.loader = module.__loader__ = self.loader
         with _LOCK:
-            instead = {} if self.packages[0] in sys.modules else {name: _StandIn(name) for name in self.packages}
+            package = self.packages[0]
+            needless = package in sys.modules or importlib.machinery.PathFinder.find_spec(package.split(".")[0]) is None
+            instead = {} if needless else {name: _StandIn(name) for name in self.packages}
             for name, one in instead.items():
                 if name == "torch._dynamo":
                     vars(one).update(disable=_uncompiled, allow_in_graph=_uncompiled)

@@ -228,7 +228,10 @@ class FlashDiffusionPipeline(Conventions, DiffusionPipeline):
         return analysis.blur_features
 
     def estimate_operator(self, measurement: torch.Tensor, analysis: Analysis, compressed: bool = False) -> tuple[GaussianBlur, torch.Tensor]:
-        """Estimate the Gaussian blur and the noise that explain the measurement best; `compressed` is one that was a JPEG.
+        """Estimate the Gaussian blur and the noise that explain a measurement best.
+
+        Args:
+            measurement, analysis: (B, 3, H, W) in [-1, 1] units, `compressed` where it was a JPEG; and what `analyse` says of it.
 
         Returns:
             the operator with per-sample widths, and noise_std (B,) on intensities in [0, 1].

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from flashdiff_cli.blur_estimator import LEAST_SIDE, Blur, BlurEstimator
+from flashdiff_cli.blur_estimator import Blur, BlurEstimator
 from flashdiff_cli.bounded import short
+from flashdiff_cli.classifier import LEAST_SIDE
 from flashdiff_cli.errors import UsageError
-from flashdiff_cli.operators import GaussianBlur, MotionBlur, Operator
-from flashdiff_cli.operators.motion_blur import path_kernels
-from flashdiff_cli.training.mixtures import Draws, add_noise, apply, blur_of, compress, is_grey, recolour, stored
+from flashdiff_cli.operators import GaussianBlur, Operator
+from flashdiff_cli.training.mixtures import Draws, add_noise, apply, blur_of, compress, is_grey, recolour, shake_of, stored
 from flashdiff_cli.training.recipe import Recipe, new_network
 from flashdiff_cli.training.sample_grid import grid, to_picture
 
@@ -26,7 +25,8 @@ STRAIGHT, STORED = 0.25, 0.35
 """Shares of the straight paths among all, and of the pictures that a camera's JPEG has stored afterwards."""
 
 LEAST_WIDTH, MOST_WIDTH = 0.35, 4.5
-LEAST_LENGTH, MOST_LENGTH = 3.0, 24.0
+LONGEST = 24.0
+"""Of the blurs, in pixels."""
 
 
 def kernel_of(operator: Operator, radius: int) -> torch.Tensor:
@@ -37,13 +37,6 @@ def kernel_of(operator: Operator, radius: int) -> torch.Tensor:
     middle = slice(radius, 3 * radius + 1)
     kernel = operator.forward(point)[0, 0, middle, middle].clamp(min=0)
     return kernel / kernel.sum()
-
-
-def shake_of(draws: Draws) -> MotionBlur:
-    """Draw a camera's path: straight and steady, or bent."""
-    length = torch.tensor([draws.uniform(LEAST_LENGTH, MOST_LENGTH)])
-    shake = torch.tensor([0.0 if draws.chance(STRAIGHT) else draws.uniform(0.0, 0.6)])
-    return MotionBlur(path_kernels(length, shake, draws.generator))
 
 
 class BlurTask:
@@ -66,7 +59,7 @@ class BlurTask:
             if not low <= self.settings[name] <= high:
                 raise UsageError(f"[loss] {name} of the recipe must be from {low:g} to {high:g}, not {short(self.settings[name])}")
         torch.manual_seed(recipe.seed)
-        self.module = new_network(partial(BlurEstimator), **recipe.model)
+        self.module = new_network(BlurEstimator, **recipe.model)
         self.validation = validation
 
     def prepare(self, device: torch.device) -> None:
@@ -83,7 +76,7 @@ class BlurTask:
         x = torch.rot90(x, turns, (1, 2))
         what, width = draws.uniform(), math.nan
         if what < PATHS:
-            operator: Operator = shake_of(draws)
+            operator: Operator = shake_of(draws, LONGEST, STRAIGHT)
         elif what < PATHS + GAUSSIAN:
             width = draws.log_uniform(LEAST_WIDTH, MOST_WIDTH)
             operator = GaussianBlur(width)

@@ -159,9 +159,10 @@ def blur_of(draws: Draws, strongest: float = 3.5) -> Operator:
     return MotionBlur((kernel / kernel.sum())[None])
 
 
-def shake_of(draws: Draws) -> MotionBlur:
-    """Draw a camera's path."""
-    length, shake = draws.uniform(3.0, 20.0), draws.uniform(0.0, 0.6)
+def shake_of(draws: Draws, longest: float = 20.0, straight: float = 0.0) -> MotionBlur:
+    """Draw a camera's path of 3 to `longest` pixels, a share of them straight and steady."""
+    length = draws.uniform(3.0, longest)
+    shake = 0.0 if straight and draws.chance(straight) else draws.uniform(0.0, 0.6)
     return MotionBlur(path_kernels(torch.tensor([length]), torch.tensor([shake]), draws.generator))
 
 
