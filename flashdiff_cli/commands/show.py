@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
@@ -159,11 +161,33 @@ def interruptible(shown: HasConsole):
             raise Interrupted(number)
         stop.code = 128 + number
         stop.set()
-        with suppress(OSError):
-            shown.console.print("flashdiff: finishing this picture; Ctrl-C again stops at once", highlight=False)
+        say("flashdiff: finishing this picture; Ctrl-C again stops at once")
 
-    with handled(ask):
+    with said_elsewhere(shown.console) as say, handled(ask):
         yield stop
+
+
+@contextmanager
+def said_elsewhere(console: Console) -> Iterator[Callable[[str], None]]:
+    """Yield what prints a line on the console from a thread of its own.
+
+    A signal's handler may interrupt a write to stderr, and whoever writes there again, in the same thread, is refused (RuntimeError: reentrant
+    call). A SimpleQueue may be put to at any moment.
+    """
+    lines: SimpleQueue[str | None] = SimpleQueue()
+
+    def print_lines() -> None:
+        while (line := lines.get()) is not None:
+            with suppress(OSError, ValueError):
+                console.print(line, highlight=False)
+
+    printing = Thread(target=print_lines, daemon=True)
+    printing.start()
+    try:
+        yield lines.put
+    finally:
+        lines.put(None)
+        printing.join()
 
 
 def say_left(jobs: Sequence[Job]) -> None:
