@@ -199,6 +199,37 @@ def test_the_linear_start_is_exact_and_nearly_inverted(shard, folder):
     assert task.encode.shape == (48, 4)
 
 
+@pytest.mark.parametrize(
+    ("widths", "fits"),
+    [
+        *(([8, *widths], True) for widths in ((64, 128), (72, 96), (96, 128), (96, 192), (128, 128))),
+        *(([8, *widths], False) for widths in ((64, 96), (80, 128), (64, 100), (64, 256), (48, 96), (64, 64))),
+        ([64, 128], False),
+    ],
+)
+def test_the_linear_start_is_exact_or_refused(widths, fits):
+    from diffusers import AutoencoderDC
+
+    from flashdiff_cli.training.linear_start import blocks, start_linearly
+
+    layers = {"encoder_layers_per_block": [0, 1, 1], "decoder_layers_per_block": [0, 1, 1]} if len(widths) == 3 else {}
+    shape = {"encoder_block_out_channels": widths, "decoder_block_out_channels": widths, **layers}
+    qkv = {"encoder_qkv_multiscales": [[]] * len(widths), "decoder_qkv_multiscales": [[]] * len(widths)}
+    if not layers:
+        shape |= {"encoder_layers_per_block": [0, 1], "decoder_layers_per_block": [0, 1]}
+    model = AutoencoderDC(**AUTOENCODER | shape | qkv, encoder_out_shortcut=False, decoder_in_shortcut=False)
+    mean, encode = torch.linspace(-0.3, 0.4, 48), torch.linalg.qr(torch.randn(48, 4, generator=torch.Generator().manual_seed(1)))[0]
+    if not fits:
+        with pytest.raises(UsageError, match="a divisor of four times"):
+            start_linearly(model, mean, encode, encode)
+        return
+    start_linearly(model, mean, encode, encode)
+    x = torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        code = model.encode(x).latent
+        assert torch.allclose(code, torch.einsum("dc,bdhw->bchw", encode, blocks(x) - mean.view(-1, 1, 1)), atol=1e-4)
+
+
 def test_one_process_can_train_in_several_precisions(few, folder, tmp_path):
     for precision in ("bf16", "no", "bf16"):
         out = tmp_path / f"{precision}-{len(list(tmp_path.iterdir()))}"

@@ -72,7 +72,8 @@ def start_linearly(model: AutoencoderDC, mean: torch.Tensor, encode: torch.Tenso
 
     Args:
         model: three levels, no layers at full size, no outer shortcuts (`encoder_out_shortcut=False`,
-            `decoder_in_shortcut=False`); at least 24 + 12 channels at half and 48 + 24 at quarter size.
+            `decoder_in_shortcut=False`); at least 64 channels at half and 96 at quarter size, the latter at most twice the former and a
+            divisor of four times it, since the blocks' own shortcuts average or repeat whole groups of channels.
         mean, encode, decode: (48,), (48, C), (48, C).
 
     Raises:
@@ -80,18 +81,18 @@ def start_linearly(model: AutoencoderDC, mean: torch.Tensor, encode: torch.Tenso
     """
     network: Any = model
     c = network.config
+    widths = (c.encoder_block_out_channels, c.decoder_block_out_channels)
     fits = (
-        len(c.encoder_block_out_channels) == 3
+        all(len(width) == 3 and width[1] >= 64 and 96 <= width[2] <= 2 * width[1] and 4 * width[1] % width[2] == 0 for width in widths)
         and c.encoder_layers_per_block[0] == c.decoder_layers_per_block[0] == 0
         and not c.encoder_out_shortcut
         and not c.decoder_in_shortcut
-        and min(c.encoder_block_out_channels[1], c.decoder_block_out_channels[1]) >= 64
-        and min(c.encoder_block_out_channels[2], c.decoder_block_out_channels[2]) >= 96
     )
     if not fits:
         raise UsageError(
             "the recipe's autoencoder must have three levels, no layers at full size, at least 64 and 96 channels at the "
-            "second and the third, and no outer shortcuts: training starts from a linear code"
+            "second and the third, the third at most twice the second and a divisor of four times it (64 and 128, 96 and 192), "
+            "and no outer shortcuts: training starts from a linear code"
         )
     for module in network.modules():
         if type(module).__name__ == "ResBlock":
