@@ -7,6 +7,7 @@ components are chosen so that the error that an estimate from a blurred, noisy p
 method models it with one variance (paper section 3.1), and this is where that is decided.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -114,9 +115,10 @@ def _start_encoder(encoder, mean: torch.Tensor, encode: torch.Tensor) -> None:
     # The shortcut of a down block averages neighbouring channels into the first 2 * CARRIED outputs; the carried
     # values are put behind them.
     _centre(encoder.conv_in.conv, torch.arange(3), torch.arange(3), torch.eye(3))
-    # Rows 3 to 8 would reach the same outputs through that shortcut: they start at zero.
-    _centre(encoder.conv_in.conv, torch.arange(3, 9), torch.arange(0), torch.zeros(6, 0))
     down = encoder.down_blocks[1][-1]
+    # The next rows would reach the same outputs through that shortcut: they start at zero.
+    others = torch.arange(3, min(len(encoder.conv_in.conv.weight), math.ceil(6 * CARRIED * down.group_size / 16)))
+    _centre(encoder.conv_in.conv, others, torch.arange(0), torch.zeros(len(others), 0))
     first = 2 * CARRIED // 4
     _centre(down.conv, first + torch.arange(CARRIED), torch.arange(CARRIED), torch.eye(CARRIED))
     carried = 4 * first + torch.arange(4 * CARRIED)
