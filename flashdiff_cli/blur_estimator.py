@@ -18,12 +18,11 @@ from torch import nn
 from flashdiff_cli.classifier import LARGE, large_enough, spectrum
 from flashdiff_cli.grey import luma_of
 
-SURE, UNSURE, HEARD = (0.5, 0.7), (2.2, 3.0), 0.6
-"""Widths in pixels between which the severity encoder begins to tell blurs from sharp pictures, and from which on a picture's own softness does not
-count any more; and the most that the encoder is heard in between. A picture that was soft before it was blurred looks as if it was blurred more: a
-face taken 0.5 pixels too wide came back 10 dB worse than by the true width. The encoder knows faces better, and takes sharp photographs for less
-blurred than they are (by a quarter: 5 dB). On 36 pictures the true width gave 0.9 dB more than the encoder, 0.65 more than this network, and 0.5 more
-than both together."""
+SURE, HEARD, WIDER = (0.5, 0.7), 0.5, 0.1
+"""Widths in pixels between which the severity encoder begins to tell blurs from sharp pictures; how much it is heard beside this network; and the
+logarithm of the ratio by which the width may then lie above what it says. A picture that was soft before it was blurred looks to this network as if
+it was blurred more, and a blur taken too wide costs far more than one taken too narrow: rings. The encoder takes sharp photographs for less blurred
+than they are. On 86 pictures from four sets the last step lost 0.75 dB against the true width by the encoder alone, 1.03 by this network, 0.51 by both."""
 
 
 class Blur(NamedTuple):
@@ -38,14 +37,16 @@ class Blur(NamedTuple):
     """(B,): logarithm of the standard deviation of the error of `log_width`."""
 
     def width(self, fitted: torch.Tensor) -> torch.Tensor:
-        """Return the width in pixels (B,), of faint blurs in part what was fitted.
+        """Return the width in pixels (B,): the geometric mean of both, if the severity encoder sees a blur.
 
         Args:
             fitted: (B,) width in pixels that explains the severity encoder's estimate.
         """
-        faint = ((UNSURE[1] - self.log_width.exp()) / (UNSURE[1] - UNSURE[0])).clamp(0, 1)
-        heard = HEARD * faint * ((fitted - SURE[0]) / (SURE[1] - SURE[0])).clamp(0, 1)
-        return ((1 - heard) * self.log_width + heard * fitted.clamp(min=1e-3).log()).exp()
+        sees = ((fitted - SURE[0]) / (SURE[1] - SURE[0])).clamp(0, 1)
+        fitted = fitted.clamp(min=1e-3)
+        wider = self.log_width - fitted.log()
+        limit = (1 - sees) * wider + sees * WIDER
+        return fitted * ((1 - HEARD * sees) * wider).minimum(limit).exp()
 
 
 class Residual(nn.Module):
@@ -105,8 +106,16 @@ class BlurEstimator(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def look(self, measurement: torch.Tensor) -> Blur:
-        """Estimate the blur of measurements as they are, on whatever device; see `forward`."""
-        return self(measurement.to(self.device))
+        """Estimate the blur of measurements as they are, on whatever device; see `forward`.
+
+        Width and deviation are means over four views, mirrored and turned by a right angle, for a Gaussian blur is the same in all of them.
+        """
+        y = measurement.to(self.device)
+        turned = y.rot90(1, (2, 3))
+        kernel, *widths = self(y)
+        others = [self(view)[1:] for view in (y.flip(3), turned, turned.flip(3))]
+        width, deviation = (torch.stack(part).mean(0) for part in zip(widths, *others, strict=True))
+        return Blur(kernel, width, deviation)
 
     def forward(self, measurement: torch.Tensor) -> Blur:
         """Estimate the blur of each measurement (B, 3, H, W), nominally in [-1, 1], of any size."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import tiny_pipeline
 
-from flashdiff_cli.blur_estimator import HEARD, Blur, BlurEstimator
+from flashdiff_cli.blur_estimator import HEARD, WIDER, Blur, BlurEstimator
 from flashdiff_cli.errors import UsageError
 from flashdiff_cli.models.loading import load_component
 from flashdiff_cli.operators import GaussianBlur, MotionBlur
@@ -65,12 +65,33 @@ def test_kernels_of_operators_are_what_becomes_of_a_point():
     assert likeness(kernel_of(GaussianBlur(0.5), 7), kernel_of(GaussianBlur(4.0), 7)) < 0.5
 
 
-def test_of_a_faint_blur_the_severity_encoder_is_heard_if_it_sees_one():
-    seen = Blur(torch.zeros(1, 3, 3), torch.tensor([1.3]).log(), torch.zeros(1))
-    assert seen.width(torch.tensor([0.4])).item() == pytest.approx(1.3, rel=1e-5), "it takes sharp pictures for hardly blurred"
-    assert seen.width(torch.tensor([0.9])).item() == pytest.approx(1.3 ** (1 - HEARD) * 0.9**HEARD, rel=1e-5)
-    strong = Blur(torch.zeros(1, 3, 3), torch.tensor([3.5]).log(), torch.zeros(1))
-    assert strong.width(torch.tensor([0.9])).item() == pytest.approx(3.5, rel=1e-5)
+def test_network_and_severity_encoder_are_both_heard():
+    def width(seen, fitted):
+        return Blur(torch.zeros(1, 3, 3), torch.tensor([seen]).log(), torch.zeros(1)).width(torch.tensor([fitted])).item()
+
+    assert width(1.3, 0.4) == pytest.approx(1.3, rel=1e-5), "the encoder takes sharp pictures for hardly blurred"
+    assert width(1.5, 2.0) == pytest.approx(1.5 ** (1 - HEARD) * 2.0**HEARD, rel=1e-5)
+    assert width(2.1, 2.0) == pytest.approx(2.1 ** (1 - HEARD) * 2.0**HEARD, rel=1e-5)
+    assert width(3.5, 2.0) == pytest.approx(2.0 * math.exp(WIDER), rel=1e-5), "too wide costs more than too narrow"
+    fitted = [0.4 + 0.01 * i for i in range(50)]
+    widths = [width(3.0, w) for w in fitted]
+    assert all(w >= f * 0.999 for w, f in zip(widths, fitted, strict=True))
+    assert max(abs(math.log(b / a)) for a, b in zip(widths, widths[1:], strict=False)) < 0.25, "no jump where it begins to see"
+    assert width(3.0, 0.0) == pytest.approx(3.0, rel=1e-5)
+
+
+def test_four_views_are_heard():
+    """Mirrored or turned by a right angle, a picture has the same width."""
+    network, x = small_network(), torch.rand(2, 3, 72, 96, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    seen = network.look(x)
+    for view in (x.flip(2), x.flip(3), x.rot90(1, (2, 3)), x.rot90(2, (2, 3))):
+        other = network(view).log_width
+        assert not torch.allclose(other, seen.log_width, atol=1e-6)
+    with torch.no_grad():
+        views = [x, x.flip(3), x.rot90(1, (2, 3)), x.rot90(1, (2, 3)).flip(3)]
+        assert torch.allclose(seen.log_width, torch.stack([network(v).log_width for v in views]).mean(0), atol=1e-6)
+        assert torch.equal(seen.kernel, network(x).kernel)
+    assert seen.kernel.shape == (2, 15, 15) and seen.log_width.shape == seen.log_deviation.shape == (2,)
 
 
 def test_samples_repeat_and_hold_what_is_said_of_them():
@@ -127,4 +148,6 @@ def test_a_blind_restoration_takes_the_width_that_was_seen():
     pipeline, x = tiny_pipeline(), pictures(1, 32)
     before = pipeline.diagnose(x).operator.blur_std.item()
     pipeline.blur_estimator = Sees(straight_kernel(5.0, 0.0), 3.2)
-    assert pipeline.diagnose(x).operator.blur_std.item() == pytest.approx(3.2, rel=1e-4) != before
+    wanted = pipeline.blur_estimator.seen.width(torch.tensor([before])).item()
+    assert pipeline.diagnose(x).operator.blur_std.item() == pytest.approx(wanted, rel=1e-4)
+    assert wanted != pytest.approx(before, rel=0.02)
