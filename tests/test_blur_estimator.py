@@ -8,6 +8,7 @@ import torch
 from tiny import tiny_pipeline
 
 from flashdiff_cli.blur_estimator import HEARD, WIDER, Blur, BlurEstimator
+from flashdiff_cli.diagnosis import behind_jpeg
 from flashdiff_cli.errors import UsageError
 from flashdiff_cli.models.loading import load_component
 from flashdiff_cli.operators import GaussianBlur, MotionBlur
@@ -152,3 +153,14 @@ def test_a_blind_restoration_takes_the_width_that_was_seen():
     wanted = pipeline.blur_estimator.seen.width(torch.tensor([before])).item()
     assert pipeline.diagnose(x).operator.blur_std.item() == pytest.approx(wanted, rel=1e-4)
     assert wanted != pytest.approx(before, rel=0.02)
+
+
+def test_behind_a_jpeg_the_encoder_is_believed_less():
+    pipeline, x = tiny_pipeline(), pictures(1, 32)
+    pipeline.blur_estimator = Sees(straight_kernel(5.0, 0.0), 1.7)
+    analysis = pipeline.analyse(x)
+    pipeline.blur_features(x, analysis).width.fill_(3.4)
+    plain, behind = (pipeline.estimate_operator(x, analysis, compressed)[0].blur_std for compressed in (False, True))
+    seen, fitted = pipeline.blur_estimator.seen, GaussianBlur(torch.tensor([3.4]))
+    assert torch.equal(plain, seen.width(fitted.blur_std)) and torch.equal(behind, seen.width(behind_jpeg(fitted).blur_std))
+    assert 1.7 < behind < plain < 3.4

@@ -122,6 +122,26 @@ def hidden(kind, clean):
     return Picture(operator.measure(image, noise_std, [torch.Generator().manual_seed(0)]))
 
 
+@pytest.mark.parametrize("quality", [None, 90])
+def test_the_width_of_a_blur_is_seen(quality, cli, tmp_path):
+    """Within a sixth on average, behind a camera's JPEG too (where a blur of one pixel looks like an enlargement)."""
+    off, widths = [], (1.6, 2.4) if quality else (1.0, 1.6, 2.4)
+    for name in NAMES:
+        image = middle(read_picture(EXAMPLES / f"{name}-clean.png").image, 160)
+        for width in widths:
+            blurred = GaussianBlur(width).measure(image, 0.01, [torch.Generator().manual_seed(0)])
+            path = tmp_path / (f"{name}-{width}" + (".jpg" if quality else ".png"))
+            pixels = ((blurred[0].clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+            Image.fromarray(pixels).save(path, **({"quality": quality} if quality else {}))
+    code, out, err = cli("restore", tmp_path, "--fast", "--json", "--quiet")
+    assert code == 0, err
+    for record in map(json.loads, out.splitlines()):
+        width = float(Path(record["input"]).stem.split("-")[1])
+        assert record["degradation"]["kind"] == "gaussian-blur", record["input"]
+        off.append(abs(math.log(record["operator"]["blur_std"] / width)))
+    assert len(off) == 3 * len(widths) and sum(off) / len(off) < math.log(7 / 6) and max(off) < math.log(1.5), off
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_degradation_is_found_and_no_picture_gets_worse(kind, cli, tmp_path):
     for name in ("blurry", "light"):
