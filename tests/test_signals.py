@@ -35,6 +35,14 @@ class Shown:
         self.console = Console(file=self.stream, width=100)
 
 
+@pytest.fixture(autouse=True)
+def _hang_ups_are_heard():
+    """Though the tests run under nohup, where a hang-up is ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_while_a_line_is_written(number, code):
     terminal = Interrupting(number)
