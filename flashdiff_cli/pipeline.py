@@ -241,7 +241,7 @@ class FlashDiffusionPipeline(Conventions, DiffusionPipeline):
         width = blur_features.width if calibration is None else calibrated_width(blur_features, calibration)
         blur = behind_jpeg(GaussianBlur(width.cpu())) if compressed else GaussianBlur(width.cpu())
         if self.blur_estimator is not None:
-            blur = GaussianBlur(self.blur_estimator.look(measurement).width(blur.blur_std.to(width)).cpu())
+            blur = GaussianBlur(self.blur_estimator.look(measurement).width(blur.blur_std.to(width), compressed).cpu())
         return blur, blur_features.noise_std.cpu()
 
     @torch.no_grad()

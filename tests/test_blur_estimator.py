@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import tiny_pipeline
 
-from flashdiff_cli.blur_estimator import HEARD, WIDER, Blur, BlurEstimator
+from flashdiff_cli.blur_estimator import HEARD, HEARD_BEHIND_JPEG, WIDER, Blur, BlurEstimator
 from flashdiff_cli.diagnosis import behind_jpeg
 from flashdiff_cli.errors import UsageError
 from flashdiff_cli.models.loading import load_component
@@ -68,8 +68,8 @@ def test_kernels_of_operators_are_what_becomes_of_a_point():
 
 
 def test_network_and_severity_encoder_are_both_heard():
-    def width(seen, fitted):
-        return Blur(torch.zeros(1, 3, 3), torch.tensor([seen]).log(), torch.zeros(1)).width(torch.tensor([fitted])).item()
+    def width(seen, fitted, compressed=False):
+        return Blur(torch.zeros(1, 3, 3), torch.tensor([seen]).log(), torch.zeros(1)).width(torch.tensor([fitted]), compressed).item()
 
     assert width(1.3, 0.4) == pytest.approx(1.3, rel=1e-5), "the encoder takes sharp pictures for hardly blurred"
     assert width(1.5, 2.0) == pytest.approx(1.5 ** (1 - HEARD) * 2.0**HEARD, rel=1e-5)
@@ -80,6 +80,8 @@ def test_network_and_severity_encoder_are_both_heard():
     assert all(w >= f * 0.999 for w, f in zip(widths, fitted, strict=True))
     assert max(abs(math.log(b / a)) for a, b in itertools.pairwise(widths)) < 0.25, "no jump where it begins to see"
     assert width(3.0, 0.0) == pytest.approx(3.0, rel=1e-5)
+    assert width(2.4, 1.2, True) == pytest.approx(2.4 ** (1 - HEARD_BEHIND_JPEG) * 1.2**HEARD_BEHIND_JPEG, rel=1e-5), "noise shows no limit there"
+    assert width(2.4, 0.4, True) == pytest.approx(2.4, rel=1e-5)
 
 
 def test_four_views_are_heard():
@@ -162,5 +164,6 @@ def test_behind_a_jpeg_the_encoder_is_believed_less():
     pipeline.blur_features(x, analysis).width.fill_(3.4)
     plain, behind = (pipeline.estimate_operator(x, analysis, compressed)[0].blur_std for compressed in (False, True))
     seen, fitted = pipeline.blur_estimator.seen, GaussianBlur(torch.tensor([3.4]))
-    assert torch.equal(plain, seen.width(fitted.blur_std)) and torch.equal(behind, seen.width(behind_jpeg(fitted).blur_std))
+    assert torch.equal(plain, seen.width(fitted.blur_std))
+    assert torch.equal(behind, seen.width(behind_jpeg(fitted).blur_std, compressed=True))
     assert 1.7 < behind < plain < 3.4

@@ -113,6 +113,27 @@ def test_operators_get_the_parameters_that_were_seen():
     assert noise_of("noise", seen(noise_std=math.log(0.3)), noisy) == pytest.approx(0.1, rel=0.2), "no more than smooth places show"
 
 
+@pytest.mark.parametrize(
+    ("likely", "kind"),
+    [
+        ({"downsampling": 0.7, "gaussian-blur": 0.3}, "gaussian-blur"),
+        ({"downsampling": 0.65, "gaussian-blur": 0.29, "none": 0.06}, "gaussian-blur"),
+        ({"downsampling": 0.9, "gaussian-blur": 0.1}, "downsampling"),
+        ({"downsampling": 0.5, "gaussian-blur": 0.25, "none": 0.25}, "none"),
+        ({"downsampling": 0.85, "none": 0.15}, "none"),
+        ({"motion-blur": 0.6, "gaussian-blur": 0.4}, "motion-blur"),
+        ({"motion-blur": 0.8, "none": 0.2}, "none"),
+        ({"motion-blur": 0.94, "none": 0.06}, "motion-blur"),
+        ({"noise": 0.5, "none": 0.5 - 1e-3}, "noise"),
+        ({"gaussian-blur": 0.6, "none": 0.4}, "gaussian-blur"),
+    ],
+)
+def test_a_blur_or_nothing_goes_before_an_enlargement_or_a_motion(likely, kind):
+    probabilities = torch.tensor([[likely.get(name, 0.0) for name in KINDS]])
+    found, said = predict_kind(seen("none")._replace(probabilities=probabilities))
+    assert found == kind and said == pytest.approx({name: likely.get(name, 0.0) for name in KINDS})
+
+
 def test_noise_that_was_enlarged_with_a_picture_is_reckoned_with():
     generator = torch.Generator().manual_seed(0)
     ramp = torch.linspace(-0.8, 0.8, 64).expand(1, 3, 64, 64)
