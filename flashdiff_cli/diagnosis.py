@@ -26,9 +26,9 @@ OPERATOR_OF = {
 
 
 MAY_BE_BLURRED, MAY_BE_SHARP = 0.17, 0.1
-"""Probabilities of a blur, and of nothing at all, from which a picture is not taken for enlarged or shaken. A faint blur looks like a small enlargement,
-behind a JPEG above all, and gains several times as much as a blur; pictures that are soft by nature keep some probability of being sharp, and
-those that were enlarged or shaken hardly any: of 120 shaken ones none above 0.07."""
+"""Probabilities of a blur, and of nothing at all, from which a picture is not taken for enlarged or shaken. A faint blur looks like a small
+enlargement, behind a JPEG above all, and gains several times as much as a blur; pictures that are soft by nature keep some probability of being
+sharp, and those that were enlarged or shaken hardly any: of 120 shaken ones none above 0.07."""
 
 CERTAIN = 0.8
 """Probability that a kind must have to be told from the others."""
@@ -157,7 +157,7 @@ def behind_jpeg(blur: GaussianBlur) -> GaussianBlur:
 
 
 def predict_kind(seen: Degradation) -> tuple[str, dict[str, float]]:
-    """Return the likeliest kind of one picture, and the probabilities of all; a blur, or nothing, before an enlargement or a motion if it may be that."""
+    """Return the likeliest kind of one picture (a blur, or nothing, before an enlargement or a motion if it may be that), and the probabilities of all."""
     probabilities: dict[str, float] = dict(zip(KINDS, seen.probabilities[0].tolist(), strict=True))
     kind = max(probabilities, key=lambda kind: probabilities[kind])
     blurred, sharp = probabilities["gaussian-blur"], probabilities["none"]
