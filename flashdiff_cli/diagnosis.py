@@ -157,7 +157,7 @@ def behind_jpeg(blur: GaussianBlur) -> GaussianBlur:
 
 
 def predict_kind(seen: Degradation) -> tuple[str, dict[str, float]]:
-    """Return the likeliest kind of one picture (a blur, or nothing, before an enlargement or a motion if it may be that), and the probabilities of all."""
+    """Return the likeliest kind of one picture, and the probabilities of all; what may be a blur or nothing is no enlargement and no motion."""
     probabilities: dict[str, float] = dict(zip(KINDS, seen.probabilities[0].tolist(), strict=True))
     kind = max(probabilities, key=lambda kind: probabilities[kind])
     blurred, sharp = probabilities["gaussian-blur"], probabilities["none"]
