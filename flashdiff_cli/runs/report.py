@@ -53,14 +53,14 @@ def saved(record: Record) -> float:
 
 
 def _small(path: str | None, digest: str | None = None) -> Shown | None:
-    """Return a picture file made small; None if it cannot be read any more, or its SHA-256 is another."""
+    """Return a picture file made small; None if it cannot be read or shown any more, or its SHA-256 is another."""
     if not path:
         return None
     try:
         picture = read_picture(path)
+        return show_picture(picture.to_rgb(), SIDE) if digest in (None, picture.digest.hex()) else None
     except FlashdiffError:
         return None
-    return show_picture(picture.to_rgb(), SIDE) if digest in (None, picture.digest.hex()) else None
 
 
 def _duration(seconds: float) -> str:
