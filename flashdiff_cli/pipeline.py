@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,9 @@ from flashdiff_cli.first_stage import FirstStage
 from flashdiff_cli.grey import grey_as, may_be_noise
 from flashdiff_cli.hub.paths import check_unlinked
 from flashdiff_cli.images import ImageInput, restore_images
-from flashdiff_cli.kernel import CAUTION, busiest_window, refine_kernel
+from flashdiff_cli.kernel import busiest_window
 from flashdiff_cli.models.parts import load_parts
-from flashdiff_cli.operators import OPERATORS, GaussianBlur, MotionBlur, Operator
+from flashdiff_cli.operators import OPERATORS, GaussianBlur, Operator
 from flashdiff_cli.operators.base import per_sample
 from flashdiff_cli.operators.estimate import fit_blur, noise_level, rounding_noise
 from flashdiff_cli.operators.inpainting import missing
@@ -35,6 +34,7 @@ from flashdiff_cli.priors import make_prior
 from flashdiff_cli.restoration import Restoration, one_by_one
 from flashdiff_cli.schedule import Schedule
 from flashdiff_cli.severity import SeverityEncoder, SeverityEstimate
+from flashdiff_cli.shake import with_path
 from flashdiff_cli.solvers import Problem, sample
 from flashdiff_cli.start import make_start
 from flashdiff_cli.timer import Timer
@@ -249,18 +249,25 @@ class FlashDiffusionPipeline(Conventions, DiffusionPipeline):
         """Return what the classifier says of measurements (B, 3, H, W); None if the model has none."""
         return None if self.classifier is None else self.classifier(measurement.to(self.classifier.device))
 
-    def diagnose(self, measurement: torch.Tensor, seen: Degradation | None = None) -> Diagnosis:
+    def kind_of(self, measurement: torch.Tensor, seen: Degradation) -> tuple[str, dict[str, float]]:
+        """Return the likeliest kind of degradation of one picture (1, 3, H, W), and the probabilities of all, by what the classifier said of it."""
+        network, part = self.blur_estimator, busiest_window(measurement, self.size_multiple)
+        return predict_kind(seen, None if network is None else lambda: network.look(part.of(measurement)))
+
+    def diagnose(self, measurement: torch.Tensor, seen: Degradation | None = None, kind: str | None = None) -> Diagnosis:
         """Find out what degraded one picture.
 
         Args:
             measurement: (1, 3, H, W) in [-1, 1] units, sides multiples of `size_multiple`.
             seen: what the classifier said of it, if it was asked already.
+            kind: of the whole picture, if this is a part.
 
         Raises:
             FlashdiffError: it takes a severity encoder to tell, and the model has none.
         """
         seen = self.classify(measurement) if seen is None else seen
-        kind, probabilities = ("gaussian-blur", None) if seen is None else predict_kind(seen)
+        found_kind, probabilities = ("gaussian-blur", None) if seen is None else self.kind_of(measurement, seen)
+        kind = kind or found_kind
         if kind == "noise" and not bool(may_be_noise(measurement)[0]):
             kind = "none"
         rounding = rounding_noise(measurement)[0].item()
@@ -268,23 +275,14 @@ class FlashDiffusionPipeline(Conventions, DiffusionPipeline):
             noise = noise_of(kind, seen, measurement)
             found = Diagnosis(kind, operator_of(kind, seen), noise, probabilities)
             found = found if kind in ("none", "jpeg") else found.with_rounding(rounding)
-            return self._with_path(measurement, found) if isinstance(found.operator, MotionBlur) else found
+            if self.last_step is None or not self.encoders:
+                return found
+            return with_path(found, measurement, self.analyse, self.last_step, self.size_multiple)
         if not self.encoders:
             raise FlashdiffError("this model has no severity encoder, which an unknown degradation is estimated with; give `operator`")
         analysis = self.analyse(measurement, kind)
         operator, noise_std = self.estimate_operator(measurement, analysis, rounding > 0)
         return Diagnosis(kind, operator, noise_std[0].item(), probabilities, analysis=analysis).with_rounding(rounding)
-
-    @torch.no_grad()
-    def _with_path(self, measurement: torch.Tensor, seen: Diagnosis) -> Diagnosis:
-        """Return a diagnosis with the camera's path in place of a straight one, where the model can tell; from a part of large pictures."""
-        if self.last_step is None or not self.encoders or not isinstance(seen.operator, MotionBlur):
-            return seen
-        part = busiest_window(measurement, self.size_multiple).of(measurement)
-        analysis = self.analyse(part, seen.kind)
-        known = [torch.tensor([std]) for std in (CAUTION * seen.noise_std, seen.rounding_std)]
-        path = refine_kernel(part.float(), seen.operator, lambda blur: self.last_step.restore(analysis.decoded, part, blur, *known))
-        return replace(seen, operator=path, analysis=analysis if part.shape == measurement.shape else None)
 
     @torch.no_grad()
     def __call__(

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from flashdiff_cli.blur_estimator import Blur
 from flashdiff_cli.classifier import (
     FEATURES,
     KINDS,
@@ -17,8 +18,9 @@ from flashdiff_cli.classifier import (
     statistics,
 )
 from flashdiff_cli.diagnosis import OPERATOR_OF, SHORTER, noise_of, operator_of, pool, predict_kind
-from flashdiff_cli.operators import OPERATORS, GaussianBlur, Jpeg
+from flashdiff_cli.operators import OPERATORS, GaussianBlur, Jpeg, MotionBlur
 from flashdiff_cli.operators.motion_blur import kernel_axis, straight_kernel
+from flashdiff_cli.training.blur import kernel_of
 
 
 def noise(*shape, seed=0):
@@ -132,6 +134,16 @@ def test_a_blur_or_nothing_goes_before_an_enlargement_or_a_motion(likely, kind):
     probabilities = torch.tensor([[likely.get(name, 0.0) for name in KINDS]])
     found, said = predict_kind(seen("none")._replace(probabilities=probabilities))
     assert found == kind and said == pytest.approx({name: likely.get(name, 0.0) for name in KINDS})
+
+
+@pytest.mark.parametrize(("length", "kind"), [(0.0, "gaussian-blur"), (9.0, "motion-blur")])
+def test_a_round_kernel_is_no_motion_where_the_classifier_is_unsure(length, kind):
+    kernel = kernel_of(MotionBlur(straight_kernel(length, 0.7)[None]) if length else GaussianBlur(1.4), 15)
+    look = Blur(kernel[None], torch.zeros(1), torch.zeros(1))
+    said = torch.tensor([[{"motion-blur": 0.6, "gaussian-blur": 0.4}.get(name, 0.0) for name in KINDS]])
+    assert predict_kind(seen("none")._replace(probabilities=said), lambda: look)[0] == kind
+    sure = torch.tensor([[{"motion-blur": 0.9, "gaussian-blur": 0.1}.get(name, 0.0) for name in KINDS]])
+    assert predict_kind(seen("none")._replace(probabilities=sure), lambda: pytest.fail("asked in vain"))[0] == "motion-blur"
 
 
 def test_noise_that_was_enlarged_with_a_picture_is_reckoned_with():

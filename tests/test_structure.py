@@ -27,9 +27,9 @@ operators prompt
 grey data_consistency
 deviation classifier last_step priors kernel
 severity denoiser
-calibration flash
-solvers diagnosis blur_estimator
-plan finish trial
+calibration flash blur_estimator
+solvers diagnosis
+plan finish trial shake
 restoration start models arguments
 images with_deepinv
 pipeline

@@ -11,7 +11,7 @@ import torch
 
 from flashdiff_cli.calibration import mean_gradient
 from flashdiff_cli.classifier import Degradation
-from flashdiff_cli.diagnosis import Analysis, Diagnosis, pool, predict_kind
+from flashdiff_cli.diagnosis import Analysis, Diagnosis, pool
 from flashdiff_cli.operators import GaussianBlur, Operator
 from flashdiff_cli.operators.base import per_sample
 from flashdiff_cli.operators.estimate import effective_noise_std
@@ -77,10 +77,10 @@ def diagnose(pipeline: FlashDiffusionPipeline, measured: torch.Tensor, tiles: Se
         return found, {} if found.analysis is None else {0: found.analysis}
     parts = spread_parts(measured, tiles)
     pooled = classify_parts(pipeline, parts)
-    kind, probabilities = ("gaussian-blur", None) if pooled is None else predict_kind(pooled)
+    kind, probabilities = ("gaussian-blur", None) if pooled is None else pipeline.kind_of(measured, pooled)
     if kind != "gaussian-blur":
-        return pipeline.diagnose(measured, pooled), {}
-    found = {i: pipeline.diagnose(part, pooled) for i, part in parts.items()}
+        return pipeline.diagnose(measured, pooled, kind), {}
+    found = {i: pipeline.diagnose(part, pooled, kind) for i, part in parts.items()}
     analyses = {i: one.analysis for i, one in found.items() if one.analysis is not None}
     weight = torch.tensor([pipeline.blur_features(parts[i], analyses[i]).gradient[0].item() + 1e-6 for i in analyses])
     blur = weighted_median(torch.tensor([one.operator.describe()["blur_std"] for one in found.values()]), weight)
