@@ -14,7 +14,7 @@ from flashdiff_cli.bounded import short
 from flashdiff_cli.classifier import LEAST_SIDE
 from flashdiff_cli.errors import UsageError
 from flashdiff_cli.operators import GaussianBlur, Operator
-from flashdiff_cli.training.mixtures import Draws, add_noise, apply, blur_of, compress, is_grey, recolour, resized, shake_of, stored
+from flashdiff_cli.training.mixtures import Draws, add_noise, apply, blur_of, compress, is_grey, recolour, shake_of, stored
 from flashdiff_cli.training.recipe import Recipe, new_network
 from flashdiff_cli.training.sample_grid import grid, to_picture
 
@@ -23,10 +23,6 @@ PATHS, GAUSSIAN = 0.5, 0.4
 
 STRAIGHT, STORED = 0.25, 0.35
 """Shares of the straight paths among all, and of the pictures that a camera's JPEG has stored afterwards."""
-
-SOFT, MOST_SOFT = 0.3, 2.0
-"""Share of the pictures that were soft before they were blurred, as small pictures enlarged are, and by how much at most: what they lacked
-before is not to be seen as blur."""
 
 LEAST_WIDTH, MOST_WIDTH = 0.35, 4.5
 LONGEST = 24.0
@@ -41,13 +37,6 @@ def kernel_of(operator: Operator, radius: int) -> torch.Tensor:
     middle = slice(radius, 3 * radius + 1)
     kernel = operator.forward(point)[0, 0, middle, middle].clamp(min=0)
     return kernel / kernel.sum()
-
-
-def softened(x: torch.Tensor, draws: Draws) -> torch.Tensor:
-    """Make (3, H, W) smaller and as large as before, so that it lacks its finest detail."""
-    factor = draws.uniform(1.0, MOST_SOFT)
-    small = resized(x, (round(x.shape[1] / factor), round(x.shape[2] / factor)), draws)
-    return stored(resized(small, (x.shape[1], x.shape[2]), draws))
 
 
 class BlurTask:
@@ -83,8 +72,6 @@ class BlurTask:
             a part of it with that side, the kernel, and the logarithm of the width, NaN where the blur is not Gaussian.
         """
         x = recolour(x, draws)
-        if draws.chance(SOFT):
-            x = softened(x, draws)
         turns = int(draws.uniform(0, 4)) if side else 0
         x = torch.rot90(x, turns, (1, 2))
         what, width = draws.uniform(), math.nan
