@@ -119,7 +119,16 @@ def open_image(data: bytes) -> ImageFile.ImageFile:
     exif = opened.info.get("exif")
     if isinstance(exif, bytes):
         structure.check_exif(exif)
+    if opened.format == "TIFF":
+        _as_ycbcr(opened)
     return opened
+
+
+def _as_ycbcr(file: Any) -> None:
+    """Have a TIFF file's plain YCbCr read as that: Pillow before 13 takes its three bytes a pixel for four of RGB."""
+    if file.tag_v2.get(262) == 6 and file.tile and all(tile.codec_name == "raw" and tile.args[0] == "RGBX" for tile in file.tile):
+        file._mode = "YCbCr"
+        file.tile = [tile._replace(args=("YCbCr", *tile.args[1:])) for tile in file.tile]
 
 
 def size_of(path: str | Path) -> tuple[int, int]:
