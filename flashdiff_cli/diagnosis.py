@@ -31,6 +31,9 @@ MAY_BE_BLURRED, MAY_BE_SHARP = 0.17, 0.1
 enlargement, behind a JPEG above all, and gains several times as much as a blur; pictures that are soft by nature keep some probability of being
 sharp, and those that were enlarged or shaken hardly any: of 120 shaken ones none above 0.07."""
 
+MAY_BE_NOISY = 0.25
+"""Probability of noise from which a picture is not taken for shaken: 0.3 to 0.4 in four sharp noisy pictures that were, at most 0.1 in 120 shaken ones."""
+
 ROUND = 1.75
 """Ratio of the axes of the kernel that the estimator of blurs sees, up to which a picture that may be blurred or shaken is blurred: it was 1.2 to 1.7
 in five blurred pictures that were taken for shaken, and 2.5 or more in four shaken ones of which the classifier was as unsure."""
@@ -173,6 +176,8 @@ def predict_kind(seen: Degradation, look: Callable[[], Blur] | None = None) -> t
     blurred, sharp = probabilities["gaussian-blur"], probabilities["none"]
     if kind == "downsampling" and blurred >= max(MAY_BE_BLURRED, 2 * sharp):
         return "gaussian-blur", probabilities
+    if kind == "motion-blur" and probabilities["noise"] >= MAY_BE_NOISY:
+        return "noise", probabilities
     if kind == "motion-blur" and blurred >= MAY_BE_BLURRED and look is not None and look().elongation[0] < ROUND:
         return "gaussian-blur", probabilities
     if kind in ("downsampling", "motion-blur") and sharp >= MAY_BE_SHARP:

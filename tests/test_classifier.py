@@ -125,12 +125,14 @@ def test_operators_get_the_parameters_that_were_seen():
         ({"downsampling": 0.85, "none": 0.15}, "none"),
         ({"motion-blur": 0.6, "gaussian-blur": 0.4}, "motion-blur"),
         ({"motion-blur": 0.8, "none": 0.2}, "none"),
+        ({"motion-blur": 0.65, "noise": 0.35}, "noise"),
+        ({"motion-blur": 0.9, "noise": 0.1}, "motion-blur"),
         ({"motion-blur": 0.94, "none": 0.06}, "motion-blur"),
         ({"noise": 0.5, "none": 0.5 - 1e-3}, "noise"),
         ({"gaussian-blur": 0.6, "none": 0.4}, "gaussian-blur"),
     ],
 )
-def test_a_blur_or_nothing_goes_before_an_enlargement_or_a_motion(likely, kind):
+def test_what_may_be_something_else_is_no_enlargement_and_no_motion(likely, kind):
     probabilities = torch.tensor([[likely.get(name, 0.0) for name in KINDS]])
     found, said = predict_kind(seen("none")._replace(probabilities=probabilities))
     assert found == kind and said == pytest.approx({name: likely.get(name, 0.0) for name in KINDS})
