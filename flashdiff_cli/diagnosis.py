@@ -32,7 +32,8 @@ enlargement, behind a JPEG above all, and gains several times as much as a blur;
 sharp, and those that were enlarged or shaken hardly any: of 120 shaken ones none above 0.07."""
 
 MAY_BE_NOISY = 0.25
-"""Probability of noise from which a picture is not taken for shaken: 0.3 to 0.4 in four sharp noisy pictures that were, at most 0.1 in 120 shaken ones."""
+"""Probability of noise from which a picture is not taken for shaken: 0.3 to 0.4 in four sharp noisy pictures that were, at most 0.1 in 120 shaken
+ones."""
 
 ROUND = 1.75
 """Ratio of the axes of the kernel that the estimator of blurs sees, up to which a picture that may be blurred or shaken is blurred: it was 1.2 to 1.7
