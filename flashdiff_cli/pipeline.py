@@ -251,8 +251,8 @@ class FlashDiffusionPipeline(Conventions, DiffusionPipeline):
 
     def kind_of(self, measurement: torch.Tensor, seen: Degradation) -> tuple[str, dict[str, float]]:
         """Return the likeliest kind of degradation of one picture (1, 3, H, W), and the probabilities of all, by what the classifier said of it."""
-        network, part = self.blur_estimator, busiest_window(measurement, self.size_multiple)
-        return predict_kind(seen, None if network is None else lambda: network.look(part.of(measurement)))
+        network, part = self.blur_estimator, busiest_window(measurement, self.size_multiple).of(measurement)
+        return predict_kind(seen, None if network is None else lambda: network.look(part), rounding_noise(part)[0].item() > 0)
 
     def diagnose(self, measurement: torch.Tensor, seen: Degradation | None = None, kind: str | None = None) -> Diagnosis:
         """Find out what degraded one picture.
