@@ -45,7 +45,7 @@ class Blur(NamedTuple):
 
     @property
     def elongation(self) -> torch.Tensor:
-        """(B,): ratio of the kernel's axes, 1 for a round one."""
+        """Return the ratio of the kernel's axes (B,), 1 for a round one."""
         k = self.kernel.double()
         place = torch.arange(k.shape[-1], dtype=k.dtype, device=k.device) - k.shape[-1] // 2
         rows, columns = k.sum(2), k.sum(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -25,6 +25,9 @@ OPERATOR_OF = {
 }
 """The operator that stands for each kind: a downsampled picture that is restored at its size was enlarged again."""
 
+
+MISTAKEN = "downsampling", "motion-blur"
+"""Kinds that others are mistaken for."""
 
 MAY_BE_BLURRED, MAY_BE_SHARP = 0.17, 0.1
 """Probabilities of a blur, behind a JPEG, and of nothing at all, from which a picture is not taken for enlarged or shaken. A faint blur looks like a
@@ -172,27 +175,31 @@ def behind_jpeg(blur: GaussianBlur) -> GaussianBlur:
     return GaussianBlur(blur.blur_std - (1 - TAKEN) * (blur.blur_std - WIDE).clamp(min=0))
 
 
-def predict_kind(seen: Degradation, look: Callable[[], Blur] | None = None, compressed: bool = False) -> tuple[str, dict[str, float]]:
-    """Return the likeliest kind of one picture, and the probabilities of all; what may be a blur or nothing is no enlargement and no motion.
+def predict_kind(seen: Degradation) -> tuple[str, dict[str, float]]:
+    """Return the likeliest kind of one picture, and the probabilities of all."""
+    probabilities: dict[str, float] = dict(zip(KINDS, seen.probabilities[0].tolist(), strict=True))
+    return max(probabilities, key=lambda kind: probabilities[kind]), probabilities
+
+
+def reconsider(kind: str, probabilities: Mapping[str, float], blur: Blur | None, compressed: bool) -> str:
+    """Return the kind to take a picture for whose likeliest one is of MISTAKEN: what may well be another is that.
 
     Args:
-        seen: what the classifier says of the picture.
-        look: asks the estimator of blurs, where the model has one; called only if it takes that to tell.
+        kind, probabilities: as `predict_kind` returns them.
+        blur: what the estimator of blurs says of the picture; None where the model has none.
         compressed: whether the picture was a JPEG.
     """
-    probabilities: dict[str, float] = dict(zip(KINDS, seen.probabilities[0].tolist(), strict=True))
-    kind = max(probabilities, key=lambda kind: probabilities[kind])
     blurred, sharp = probabilities["gaussian-blur"], probabilities["none"]
-    least = max(MAY_BE_BLURRED if compressed else BLURRED_NOT_ENLARGED, 2 * sharp)
-    if kind == "downsampling" and blurred >= least and (look is None or look().log_width[0].exp() < FAINT):
-        return "gaussian-blur", probabilities
-    if kind == "motion-blur" and probabilities["noise"] >= MAY_BE_NOISY:
-        return "noise", probabilities
-    if kind == "motion-blur" and blurred >= MAY_BE_BLURRED and look is not None and look().elongation[0] < ROUND:
-        return "gaussian-blur", probabilities
-    if kind in ("downsampling", "motion-blur") and sharp >= MAY_BE_SHARP:
-        return "none", probabilities
-    return kind, probabilities
+    if kind == "downsampling":
+        least = max(MAY_BE_BLURRED if compressed else BLURRED_NOT_ENLARGED, 2 * sharp)
+        if blurred >= least and (blur is None or blur.log_width[0].exp() < FAINT):
+            return "gaussian-blur"
+    if kind == "motion-blur":
+        if probabilities["noise"] >= MAY_BE_NOISY:
+            return "noise"
+        if blurred >= MAY_BE_BLURRED and blur is not None and blur.elongation[0] < ROUND:
+            return "gaussian-blur"
+    return "none" if kind in MISTAKEN and sharp >= MAY_BE_SHARP else kind
 
 
 def noise_of(kind: str, seen: Degradation, picture: torch.Tensor) -> float:

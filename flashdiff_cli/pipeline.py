@@ -15,7 +15,7 @@ from flashdiff_cli.bounded import in_one_line
 from flashdiff_cli.calibration import BlurFeatures, calibrated_variance, calibrated_width, mean_gradient
 from flashdiff_cli.classifier import Degradation
 from flashdiff_cli.denoiser import Denoiser
-from flashdiff_cli.diagnosis import Analysis, Diagnosis, behind_jpeg, noise_of, operator_of, predict_kind
+from flashdiff_cli.diagnosis import MISTAKEN, Analysis, Diagnosis, behind_jpeg, noise_of, operator_of, predict_kind, reconsider
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.finish import finish
 from flashdiff_cli.first_stage import FirstStage
@@ -249,10 +249,14 @@ class FlashDiffusionPipeline(Conventions, DiffusionPipeline):
         """Return what the classifier says of measurements (B, 3, H, W); None if the model has none."""
         return None if self.classifier is None else self.classifier(measurement.to(self.classifier.device))
 
-    def kind_of(self, measurement: torch.Tensor, seen: Degradation) -> tuple[str, dict[str, float]]:
-        """Return the likeliest kind of degradation of one picture (1, 3, H, W), and the probabilities of all, by what the classifier said of it."""
-        network, part = self.blur_estimator, busiest_window(measurement, self.size_multiple).of(measurement)
-        return predict_kind(seen, None if network is None else lambda: network.look(part), rounding_noise(part)[0].item() > 0)
+    def kind_of(self, measurement: torch.Tensor, seen: Degradation) -> str:
+        """Return the kind of degradation to take one picture (1, 3, H, W) for, by what the classifier said of it."""
+        kind, probabilities = predict_kind(seen)
+        if kind not in MISTAKEN:
+            return kind
+        part = busiest_window(measurement, self.size_multiple).of(measurement)
+        blur = None if self.blur_estimator is None else self.blur_estimator.look(part)
+        return reconsider(kind, probabilities, blur, rounding_noise(part)[0].item() > 0)
 
     def diagnose(self, measurement: torch.Tensor, seen: Degradation | None = None, kind: str | None = None) -> Diagnosis:
         """Find out what degraded one picture.
@@ -260,24 +264,21 @@ class FlashDiffusionPipeline(Conventions, DiffusionPipeline):
         Args:
             measurement: (1, 3, H, W) in [-1, 1] units, sides multiples of `size_multiple`.
             seen: what the classifier said of it, if it was asked already.
-            kind: of the whole picture, if this is a part.
+            kind: of the whole picture, if that was found already.
 
         Raises:
             FlashdiffError: it takes a severity encoder to tell, and the model has none.
         """
         seen = self.classify(measurement) if seen is None else seen
-        found_kind, probabilities = ("gaussian-blur", None) if seen is None else self.kind_of(measurement, seen)
-        kind = kind or found_kind
+        probabilities = None if seen is None else predict_kind(seen)[1]
+        kind = kind or ("gaussian-blur" if seen is None else self.kind_of(measurement, seen))
         if kind == "noise" and not bool(may_be_noise(measurement)[0]):
             kind = "none"
         rounding = rounding_noise(measurement)[0].item()
         if seen is not None and kind != "gaussian-blur":
-            noise = noise_of(kind, seen, measurement)
-            found = Diagnosis(kind, operator_of(kind, seen), noise, probabilities)
+            found = Diagnosis(kind, operator_of(kind, seen), noise_of(kind, seen, measurement), probabilities)
             found = found if kind in ("none", "jpeg") else found.with_rounding(rounding)
-            if self.last_step is None or not self.encoders:
-                return found
-            return with_path(found, measurement, self.analyse, self.last_step, self.size_multiple)
+            return with_path(found, measurement, self.analyse, self.last_step, self.size_multiple) if self.encoders else found
         if not self.encoders:
             raise FlashdiffError("this model has no severity encoder, which an unknown degradation is estimated with; give `operator`")
         analysis = self.analyse(measurement, kind)

@@ -15,7 +15,7 @@ from flashdiff_cli.operators import MotionBlur
 
 @torch.no_grad()
 def with_path(
-    seen: Diagnosis, measurement: torch.Tensor, analyse: Callable[[torch.Tensor, str], Analysis], last_step: LastStep, multiple: int
+    seen: Diagnosis, measurement: torch.Tensor, analyse: Callable[[torch.Tensor, str], Analysis], last_step: LastStep | None, multiple: int
 ) -> Diagnosis:
     """Return a diagnosis of a motion with the camera's path in place of a straight one; from a part of large pictures. Others stay.
 
@@ -23,10 +23,10 @@ def with_path(
         seen: what the picture was found to suffer from.
         measurement: (1, 3, H, W) in [-1, 1] units, sides multiples of `multiple`.
         analyse: estimates the clean picture by a severity encoder, given a kind of degradation.
-        last_step: that restores by each path that is tried.
+        last_step: that restores by each path that is tried; None: the path stays straight.
         multiple: of which sides and places of a part are.
     """
-    if not isinstance(seen.operator, MotionBlur):
+    if last_step is None or not isinstance(seen.operator, MotionBlur):
         return seen
     part = busiest_window(measurement, multiple).of(measurement)
     analysis = analyse(part, seen.kind)

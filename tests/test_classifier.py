@@ -17,7 +17,7 @@ from flashdiff_cli.classifier import (
     spectrum,
     statistics,
 )
-from flashdiff_cli.diagnosis import OPERATOR_OF, SHORTER, noise_of, operator_of, pool, predict_kind
+from flashdiff_cli.diagnosis import OPERATOR_OF, SHORTER, noise_of, operator_of, pool, predict_kind, reconsider
 from flashdiff_cli.operators import OPERATORS, GaussianBlur, Jpeg, MotionBlur
 from flashdiff_cli.operators.motion_blur import kernel_axis, straight_kernel
 from flashdiff_cli.training.blur import kernel_of
@@ -136,25 +136,25 @@ def test_operators_get_the_parameters_that_were_seen():
 )
 def test_what_may_be_something_else_is_no_enlargement_and_no_motion(likely, kind, behind_jpeg, compressed):
     probabilities = torch.tensor([[likely.get(name, 0.0) for name in KINDS]])
-    found, said = predict_kind(seen("none")._replace(probabilities=probabilities), compressed=compressed)
-    assert found == (behind_jpeg if compressed else kind) and said == pytest.approx({name: likely.get(name, 0.0) for name in KINDS})
+    likeliest, said = predict_kind(seen("none")._replace(probabilities=probabilities))
+    assert reconsider(likeliest, said, None, compressed) == (behind_jpeg if compressed else kind)
+    assert said == pytest.approx({name: likely.get(name, 0.0) for name in KINDS}) and likeliest == max(likely, key=likely.get)
 
 
 @pytest.mark.parametrize(("width", "kind"), [(1.0, "gaussian-blur"), (2.4, "downsampling")])
 def test_only_a_faint_blur_is_mistaken_for_an_enlargement(width, kind):
     look = Blur(torch.zeros(1, 3, 3), torch.tensor([math.log(width)]), torch.zeros(1))
-    said = torch.tensor([[{"downsampling": 0.5, "gaussian-blur": 0.5 - 1e-3}.get(name, 0.0) for name in KINDS]])
-    assert predict_kind(seen("none")._replace(probabilities=said), lambda: look)[0] == kind
+    said = dict.fromkeys(KINDS, 0.0) | {"downsampling": 0.5, "gaussian-blur": 0.5}
+    assert reconsider("downsampling", said, look, False) == kind
 
 
 @pytest.mark.parametrize(("length", "kind"), [(0.0, "gaussian-blur"), (9.0, "motion-blur")])
 def test_a_round_kernel_is_no_motion_where_the_classifier_is_unsure(length, kind):
     kernel = kernel_of(MotionBlur(straight_kernel(length, 0.7)[None]) if length else GaussianBlur(1.4), 15)
     look = Blur(kernel[None], torch.zeros(1), torch.zeros(1))
-    said = torch.tensor([[{"motion-blur": 0.6, "gaussian-blur": 0.4}.get(name, 0.0) for name in KINDS]])
-    assert predict_kind(seen("none")._replace(probabilities=said), lambda: look)[0] == kind
-    sure = torch.tensor([[{"motion-blur": 0.9, "gaussian-blur": 0.1}.get(name, 0.0) for name in KINDS]])
-    assert predict_kind(seen("none")._replace(probabilities=sure), lambda: pytest.fail("asked in vain"))[0] == "motion-blur"
+    said = dict.fromkeys(KINDS, 0.0)
+    assert reconsider("motion-blur", said | {"motion-blur": 0.6, "gaussian-blur": 0.4}, look, False) == kind
+    assert reconsider("motion-blur", said | {"motion-blur": 0.9, "gaussian-blur": 0.1}, look, False) == "motion-blur"
 
 
 def test_noise_that_was_enlarged_with_a_picture_is_reckoned_with():

@@ -163,12 +163,12 @@ def interruptible(shown: HasConsole):
         stop.set()
         say("flashdiff: finishing this picture; Ctrl-C again stops at once")
 
-    with said_elsewhere(shown.console) as say, handled(ask):
+    with printing_thread(shown.console) as say, handled(ask):
         yield stop
 
 
 @contextmanager
-def said_elsewhere(console: Console) -> Iterator[Callable[[str], None]]:
+def printing_thread(console: Console) -> Iterator[Callable[[str], None]]:
     """Yield what prints a line on the console from a thread of its own.
 
     A signal's handler may interrupt a write to stderr, and whoever writes there again, in the same thread, is refused (RuntimeError: reentrant

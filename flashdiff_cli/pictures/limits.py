@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, TiffImagePlugin
 
 from flashdiff_cli.bounded import open_regular, read_bounded
 from flashdiff_cli.errors import UsageError
@@ -32,6 +32,8 @@ MOST_MEGAPIXELS = 4000
 """What the variable can be raised to: beyond, sizes no longer fit the numbers that decoders count with."""
 HEAD_BYTES = 4 << 20
 """Of a file, in which its size is looked for."""
+YCBCR = 6
+"""What a TIFF file says of the colours of its samples, if they are luma and chroma."""
 BYTES_PER_PIXEL, MORE_BYTES = 16, 256 << 20
 """Of a file: four channels of 32 bits, and room for metadata."""
 
@@ -126,7 +128,9 @@ def open_image(data: bytes) -> ImageFile.ImageFile:
 
 def _as_ycbcr(file: Any) -> None:
     """Have a TIFF file's plain YCbCr read as that: Pillow before 13 takes its three bytes a pixel for four of RGB."""
-    if file.tag_v2.get(262) == 6 and file.tile and all(tile.codec_name == "raw" and tile.args[0] == "RGBX" for tile in file.tile):
+    if file.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) != YCBCR or not file.tile:
+        return
+    if all(tile.codec_name == "raw" and tile.args[0] == "RGBX" for tile in file.tile):
         file._mode = "YCbCr"
         file.tile = [tile._replace(args=("YCbCr", *tile.args[1:])) for tile in file.tile]
 

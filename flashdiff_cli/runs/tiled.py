@@ -77,7 +77,7 @@ def diagnose(pipeline: FlashDiffusionPipeline, measured: torch.Tensor, tiles: Se
         return found, {} if found.analysis is None else {0: found.analysis}
     parts = spread_parts(measured, tiles)
     pooled = classify_parts(pipeline, parts)
-    kind, probabilities = ("gaussian-blur", None) if pooled is None else pipeline.kind_of(measured, pooled)
+    kind = "gaussian-blur" if pooled is None else pipeline.kind_of(measured, pooled)
     if kind != "gaussian-blur":
         return pipeline.diagnose(measured, pooled, kind), {}
     found = {i: pipeline.diagnose(part, pooled, kind) for i, part in parts.items()}
@@ -86,7 +86,7 @@ def diagnose(pipeline: FlashDiffusionPipeline, measured: torch.Tensor, tiles: Se
     blur = weighted_median(torch.tensor([one.operator.describe()["blur_std"] for one in found.values()]), weight)
     noise_std = weighted_median(torch.tensor([one.noise_std for one in found.values()]), weight)
     rounding_std = weighted_median(torch.tensor([one.rounding_std for one in found.values()]), weight)
-    return Diagnosis(kind, GaussianBlur(blur), noise_std, probabilities, rounding_std), analyses
+    return Diagnosis(kind, GaussianBlur(blur), noise_std, next(iter(found.values())).probabilities, rounding_std), analyses
 
 
 def assumed_noise_std(assumed: float, measured: torch.Tensor, operator: Operator, record: Record) -> float:
