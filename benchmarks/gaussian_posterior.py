@@ -46,7 +46,7 @@ VARIANTS: dict[str, tuple[str, dict]] = {
 
 def run(solver: Solver, world: GaussianWorld, steps: int, matched: bool, chains: int) -> tuple[torch.Tensor, int]:
     """Final latents (chains, 3, N, N) and the number of steps run."""
-    schedule = Schedule.from_table(TABLE, steps, solver.default_eta)
+    schedule = Schedule.from_table(TABLE, steps, solver.default_eta, spacing=solver.spacing or "leading")
     problem = world.problem(schedule, chains)
     generators = [torch.Generator().manual_seed(i) for i in range(chains)]
     if matched:

@@ -32,7 +32,7 @@ from flashdiff_cli.operators.kept_noise import measured_noise
 from flashdiff_cli.plan import NO_ENCODER, ModelDefaults, SamplingPlan, SamplingRequest, choose_encoder, make_plan
 from flashdiff_cli.priors import make_prior
 from flashdiff_cli.restoration import Restoration, one_by_one
-from flashdiff_cli.schedule import Schedule
+from flashdiff_cli.schedule import SPACINGS, Schedule
 from flashdiff_cli.severity import SeverityEncoder, SeverityEstimate
 from flashdiff_cli.shake import with_path
 from flashdiff_cli.solvers import Problem, sample
@@ -166,11 +166,11 @@ class FlashDiffusionPipeline(Conventions, DiffusionPipeline):
             raise FlashdiffError(NO_ENCODER)
         return role, self.encoders[role]
 
-    def schedule(self, steps: int | None = None, eta: float = 0.0) -> Schedule:
-        """Make the grid of a run; `steps` counts the whole process."""
+    def schedule(self, steps: int | None = None, eta: float = 0.0, spacing: str | None = None) -> Schedule:
+        """Make the grid of a run; `steps` counts the whole process, `spacing` is the scheduler's if None."""
         config, table = self.scheduler.config, self.denoiser.table
         final = 1.0 if config.get("set_alpha_to_one", True) else float(table[0])
-        return Schedule.from_table(table, steps, eta, config.get("steps_offset", 0), final)
+        return Schedule.from_table(table, steps, eta, config.get("steps_offset", 0), final, spacing or config.get("timestep_spacing", SPACINGS[0]))
 
     def plan(self, request: SamplingRequest | None = None, operator: str | None = None, noise_std: float | None = None) -> SamplingPlan:
         """Make every choice of a run; see `plan.make_plan`.

@@ -307,7 +307,7 @@ def make_plan(
     request: SamplingRequest,
     defaults: ModelDefaults,
     encoders: Mapping[str, SeverityEncoder],
-    schedule_of: Callable[[int | None, float], Schedule],
+    schedule_of: Callable[[int | None, float, str | None], Schedule],
     operator: str | None = None,
     noise_std: float | None = None,
 ) -> SamplingPlan:
@@ -320,7 +320,7 @@ def make_plan(
         request: the caller's.
         defaults: the model's.
         encoders: the model's severity encoders by component name.
-        schedule_of: makes the model's schedule of (steps, eta).
+        schedule_of: makes the model's schedule of (steps, eta, spacing).
         operator: registered name of the degradation, or None.
         noise_std: of the measurement on intensities in [0, 1], if known, to choose the encoder.
 
@@ -346,7 +346,7 @@ def make_plan(
     if not isinstance(solver, Solver):
         given = {k: v for k, v in request.solver_options.items() if v is not None}
         solver = SOLVERS[name](**(dict(chosen["settings"]) | given))
-    schedule = schedule_of(chosen["steps"], solver.default_eta if chosen["eta"] is None else chosen["eta"])
+    schedule = schedule_of(chosen["steps"], solver.default_eta if chosen["eta"] is None else chosen["eta"], solver.spacing)
     return SamplingPlan(
         solver=solver,
         steps=chosen["steps"],

@@ -15,6 +15,8 @@ import torch
 from flashdiff_cli.broadcast import shaped
 from flashdiff_cli.errors import FlashdiffError, UsageError
 
+SPACINGS = ("leading", "trailing", "linspace")
+
 
 def start_index(alphas_cumprod: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
     """Compute argmin_k |snr_k - 1 / variance| over a table, snr_k = abar_k / (1 - abar_k) (paper eq. 8).
@@ -66,18 +68,29 @@ class Schedule:
     )
 
     @classmethod
-    def from_table(cls, table: torch.Tensor, steps: int | None = None, eta: float = 0.0, offset: int = 0, final_alpha: float = 1.0) -> Schedule:
+    def from_table(
+        cls,
+        table: torch.Tensor,
+        steps: int | None = None,
+        eta: float = 0.0,
+        offset: int = 0,
+        final_alpha: float = 1.0,
+        spacing: str = "leading",
+    ) -> Schedule:
         """Return an evenly spaced grid of `steps` timesteps (all of them by default).
 
         Args:
             table: (T,) abar.
             steps: number of timesteps of the whole process, 1 to T.
             eta: see above.
-            offset: added to every timestep (CompVis DDIM: 1).
+            offset: added to every timestep of a leading grid (CompVis DDIM: 1).
             final_alpha: see above.
+            spacing: of SPACINGS, as diffusers names them (Lin et al. 2024, table 2): which timestep stands for each of the equal parts of the
+                process, its first ("leading", CompVis), or its last, so that none is spent where there is hardly any noise ("trailing"); or
+                first and last timestep of all, and those between ("linspace").
 
         Raises:
-            UsageError: steps out of range.
+            UsageError: steps out of range, or an unknown spacing.
         """
         total = len(table)
         steps = total if steps is None else steps
@@ -85,9 +98,17 @@ class Schedule:
             raise UsageError(f"`steps` {steps} is out of range; this model's process has 1 to {total} steps")
         if not 0 <= eta <= 1:
             raise UsageError(f"`eta` {eta} is out of range; give a number from 0 to 1")
-        grid = (torch.arange(steps, dtype=torch.float64) * (total / steps)).round().long()
-        # No room for the whole offset: a shifted grid would visit the last timestep twice.
-        grid = grid + min(offset, total - 1 - int(grid[-1]))
+        if spacing not in SPACINGS:
+            raise UsageError(f"the spacing {spacing!r} of timesteps is unknown; choose from {', '.join(SPACINGS)}")
+        parts = torch.arange(steps, dtype=torch.float64)
+        if spacing == "trailing":
+            grid = ((parts + 1) * (total / steps)).round().long() - 1
+        elif spacing == "linspace":
+            grid = (parts * ((total - 1) / max(steps - 1, 1))).round().long()
+        else:
+            grid = (parts * (total / steps)).round().long()
+            # No room for the whole offset: a shifted grid would visit the last timestep twice.
+            grid = grid + min(offset, total - 1 - int(grid[-1]))
         # Below timestep 0 there is only the clean latent, whatever the model says of its DDIM grids.
         return cls(_exact(table), grid, eta, 1.0 if grid[0] == 0 else final_alpha)
 

@@ -64,7 +64,15 @@ def test_a_configuration_that_asks_for_more_than_the_file_holds_allocates_nothin
 
 
 @pytest.mark.parametrize(
-    "changes", [{"num_train_timesteps": 10**9}, {"beta_start": -1.0}, {"beta_end": 2.0}, {"trained_betas": [0.1, "x"]}, {"steps_offset": 10**6}]
+    "changes",
+    [
+        {"num_train_timesteps": 10**9},
+        {"beta_start": -1.0},
+        {"beta_end": 2.0},
+        {"trained_betas": [0.1, "x"]},
+        {"steps_offset": 10**6},
+        {"timestep_spacing": "even"},
+    ],
 )
 def test_a_schedule_that_is_none_is_refused(model, changes):
     edit(model / "scheduler/scheduler_config.json", **changes)

@@ -124,6 +124,16 @@ def test_the_start_step_matches_the_estimated_variance(pipe):
     assert result.schedule_steps == 40
 
 
+def test_a_solver_has_its_own_spacing_of_timesteps_and_else_the_scheduler_has(pipe):
+    own, usual = (pipe.plan(SamplingRequest(solver=name, steps=8)).schedule for name in ("proximal", "ldps"))
+    total = len(own.table)
+    assert own.timesteps.tolist() == [total * (i + 1) // 8 - 1 for i in range(8)]
+    assert usual.timesteps.tolist() == pipe.schedule(8).timesteps.tolist() != own.timesteps.tolist()
+    other = tiny_pipeline()
+    other.register_modules(scheduler=type(pipe.scheduler).from_config(pipe.scheduler.config, timestep_spacing="trailing"))
+    assert other.schedule(8).timesteps.tolist() == own.timesteps.tolist()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_first_stage_restores(kind):
     result = tiny_pipeline(kind)(images(1), None, start_step=2)

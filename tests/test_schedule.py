@@ -6,7 +6,7 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from gaussian_toy import TABLE
 
 from flashdiff_cli.errors import FlashdiffError, UsageError
-from flashdiff_cli.schedule import Schedule, start_index
+from flashdiff_cli.schedule import SPACINGS, Schedule, start_index
 
 LDM = {"beta_start": 0.0015, "beta_end": 0.0195, "beta_schedule": "scaled_linear", "clip_sample": False}
 
@@ -113,6 +113,22 @@ def test_ddim_steps_are_those_of_diffusers(eta):
         z0 = ours.estimate_clean(z, eps, at)
         assert torch.allclose(z0, expected.pred_original_sample, rtol=1e-4, atol=1e-5)
         assert torch.allclose(ours.step(z0, eps, at, noise), expected.prev_sample, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("steps", [1, 3, 8, 50, 1000])
+def test_every_spacing_has_the_timesteps_of_diffusers(spacing, steps):
+    theirs = DDIMScheduler(**LDM, timestep_spacing=spacing)
+    theirs.set_timesteps(steps)
+    ours = Schedule.from_table(theirs.alphas_cumprod, steps, spacing=spacing)
+    # diffusers rounds the length of a leading part down before it multiplies.
+    assert torch.allclose(ours.timesteps.flip(0), theirs.timesteps, atol=steps if spacing == "leading" and 1000 % steps else 0)
+    assert (ours.timesteps.diff() > 0).all() and ours.levels[0] == 1
+
+
+def test_an_unknown_spacing_is_refused():
+    with pytest.raises(UsageError, match="spacing 'even' of timesteps is unknown; choose from leading, trailing, linspace"):
+        Schedule.from_table(TABLE, 10, spacing="even")
 
 
 def test_ddpm_steps_are_those_of_diffusers():

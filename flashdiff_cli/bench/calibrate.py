@@ -303,7 +303,8 @@ class Search:
         if None in found:
             raise FlashdiffError(f"{self.items[found.index(None)].below}: no severity; the model needs a severity encoder")
         variance = torch.tensor([record.variance for record in found if record is not None]) * candidate.choice["variance_multiplier"]
-        return self.pipeline.schedule(candidate.choice["steps"]).start_level(variance).double().mean().item()
+        plan = self.pipeline.plan(SamplingRequest(solver=self.solver, steps=candidate.choice["steps"]), self.condition.operator)
+        return plan.schedule.start_level(variance).double().mean().item()
 
     def worth(self, candidate: Candidate, items: Sequence[Item]) -> list[float]:
         """Return the objective, picture by picture."""

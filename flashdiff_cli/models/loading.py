@@ -20,6 +20,7 @@ from flashdiff_cli.last_step import LastStep
 from flashdiff_cli.priors import flow_times, support
 from flashdiff_cli.priors.flow import alphas_of
 from flashdiff_cli.prompt import PromptEmbeddings
+from flashdiff_cli.schedule import SPACINGS
 from flashdiff_cli.severity import SeverityEncoder
 
 LDM_NAMES = {"first_stage": ("first_stage", "vqvae", "vae"), "unet": ("unet", "transformer")}
@@ -163,4 +164,7 @@ def _scheduler(cls: type, config: dict[str, Any], path: Path) -> Any:
         steps_offset = scheduler.config.get("steps_offset", 0)
         if type(steps_offset) is not int or not 0 <= steps_offset < len(table):
             raise ValueError(f"steps_offset {short(steps_offset)} is none")
+        spacing = scheduler.config.get("timestep_spacing", SPACINGS[0])
+        if spacing not in SPACINGS:
+            raise ValueError(f"timestep_spacing {short(spacing)} is none of {', '.join(SPACINGS)}")
     return scheduler

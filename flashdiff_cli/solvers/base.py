@@ -96,6 +96,8 @@ class Solver(ABC):
     needs_adjoint: ClassVar[bool] = False
     default_eta: ClassVar[float] = 1.0
     """eta of the schedule when none is asked for."""
+    spacing: ClassVar[str | None] = None
+    """Of the grid's timesteps, one of `schedule.SPACINGS`, where a solver needs its own; None: the model's scheduler says."""
     draws: ClassVar[int] = 1
     """Independent noises that a step takes."""
     always_draws: ClassVar[bool] = True

@@ -26,6 +26,8 @@ class Proximal(Solver):
     name = "proximal"
     help = "exact data consistency at every step, solved in pixels, without derivatives"
     default_eta = 0.0
+    # Where there is hardly any noise left, a step has nothing to agree on any more: the first stage's detour is all it would add.
+    spacing = "trailing"
     always_draws = False
     options = SOLVER_OPTIONS["proximal"]
     error_weight: float
