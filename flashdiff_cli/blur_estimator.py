@@ -30,6 +30,12 @@ against the true width by the encoder alone, 1.01 by this network, and 0.56 by b
 HEARD_BEHIND_JPEG = 0.2
 """The same behind a JPEG, which has taken the noise that an estimate lives by: 32 pictures, 1.24 dB, 0.58 and 0.51 with no limit."""
 
+UNSURE, BROAD, DOUBT = (0.1, 0.15), (1.2, 1.5), 0.75
+"""Deviations between which a width begins to be unsure, and widths between which that matters; and how much of the deviation above the first is
+then taken from the lesser of both estimates. What is soft by nature, out of focus or hardly textured is told from a wide blur least well, and
+there a width taken too wide rings worst: of 135 such pictures that it was not chosen on, 11 were below their input and 5 are, and the mean gain is
+2.28 dB in place of 2.14."""
+
 
 class Blur(NamedTuple):
     """What the estimator says of B measurements."""
@@ -62,13 +68,24 @@ class Blur(NamedTuple):
             fitted: (B,) width in pixels that explains the severity encoder's estimate.
             compressed: whether the picture was a JPEG.
         """
-        sees = ((fitted - SURE[0]) / (SURE[1] - SURE[0])).clamp(0, 1)
+        sees = rise(fitted, SURE)
         fitted = fitted.clamp(min=1e-3)
         wider = self.log_width - fitted.log()
         if compressed:
-            return fitted * ((1 - HEARD_BEHIND_JPEG * sees) * wider).exp()
-        limit = (1 - sees) * wider + sees * WIDER
-        return fitted * ((1 - HEARD * sees) * wider).minimum(limit).exp()
+            found = fitted.log() + (1 - HEARD_BEHIND_JPEG * sees) * wider
+        else:
+            limit = (1 - sees) * wider + sees * WIDER
+            found = fitted.log() + ((1 - HEARD * sees) * wider).minimum(limit)
+        deviation = self.log_deviation.exp()
+        doubt = rise(deviation, UNSURE) * rise(found.exp(), BROAD)
+        least = self.log_width.minimum(fitted.log()) - DOUBT * (deviation - UNSURE[0])
+        return (found + doubt * (least - found).clamp(max=0)).exp()
+
+
+def rise(value: torch.Tensor, between: tuple[float, float]) -> torch.Tensor:
+    """Return a weight that rises from 0 at the first of two values to 1 at the second."""
+    low, high = between
+    return ((value - low) / (high - low)).clamp(0, 1)
 
 
 class Residual(nn.Module):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import tiny_pipeline
 
-from flashdiff_cli.blur_estimator import HEARD, HEARD_BEHIND_JPEG, WIDER, Blur, BlurEstimator
+from flashdiff_cli.blur_estimator import DOUBT, HEARD, HEARD_BEHIND_JPEG, WIDER, Blur, BlurEstimator
 from flashdiff_cli.diagnosis import behind_jpeg
 from flashdiff_cli.errors import UsageError
 from flashdiff_cli.models.loading import load_component
@@ -67,9 +67,28 @@ def test_kernels_of_operators_are_what_becomes_of_a_point():
     assert likeness(kernel_of(GaussianBlur(0.5), 7), kernel_of(GaussianBlur(4.0), 7)) < 0.5
 
 
+def width_of(seen, fitted, compressed=False, deviation=0.05):
+    blur = Blur(torch.zeros(1, 3, 3), torch.tensor([seen]).log(), torch.tensor([deviation]).log())
+    return blur.width(torch.tensor([fitted]), compressed).item()
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("seen, fitted", [(2.0, 2.6), (2.6, 2.0), (1.9, 0.4)])
+def test_a_wide_blur_that_is_seen_unsurely_is_taken_for_less(seen, fitted, compressed):
+    sure, *doubted = (width_of(seen, fitted, compressed, deviation) for deviation in (0.1, 0.11, 0.12, 0.15, 0.3, 0.6))
+    widths = [sure, *doubted]
+    assert sure == pytest.approx(width_of(seen, fitted, compressed, 0.01))
+    assert widths == sorted(widths, reverse=True) and widths[-1] < widths[0]
+    assert doubted[-1] == pytest.approx(min(seen, fitted) * math.exp(-DOUBT * 0.5), rel=1e-4)
+    assert max(abs(math.log(b / a)) for a, b in itertools.pairwise(widths[:4])) < 0.9 * abs(math.log(widths[4] / widths[0])), "no jump"
+
+
+def test_a_faint_blur_is_seen_unsurely_and_believed():
+    assert width_of(0.8, 0.9, deviation=0.3) == pytest.approx(width_of(0.8, 0.9))
+
+
 def test_network_and_severity_encoder_are_both_heard():
-    def width(seen, fitted, compressed=False):
-        return Blur(torch.zeros(1, 3, 3), torch.tensor([seen]).log(), torch.zeros(1)).width(torch.tensor([fitted]), compressed).item()
+    width = width_of
 
     assert width(1.3, 0.4) == pytest.approx(1.3, rel=1e-5), "the encoder takes sharp pictures for hardly blurred"
     assert width(1.5, 2.0) == pytest.approx(1.5 ** (1 - HEARD) * 2.0**HEARD, rel=1e-5)
