@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from flashdiff_cli.runs.cluster import Cluster, connected
+from flashdiff_cli.runs.executor import OneByOne
 from flashdiff_cli.runs.inputs import find, with_targets
 from flashdiff_cli.runs.record import Record
 from flashdiff_cli.runs.settings import Settings
@@ -32,8 +33,8 @@ from flashdiff_cli.runs.task import Task
 class Idle(Task):
     """Reads pictures and writes nothing."""
 
-    def restore(self, restorer, journal, job, picture, shown):
-        return Record(str(job.source)), lambda record: None
+    def work(self, restorer, journal, shown):
+        return OneByOne(lambda job, picture: (Record(str(job.source)), lambda record: None))
 
 
 def rate(source: Path, output: Path, task: Task, workers: int) -> float:

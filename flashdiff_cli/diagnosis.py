@@ -11,6 +11,7 @@ from flashdiff_cli.blur_estimator import Blur
 from flashdiff_cli.calibration import BlurFeatures
 from flashdiff_cli.classifier import KINDS, Degradation
 from flashdiff_cli.operators import Enlargement, GaussianBlur, Identity, Jpeg, MotionBlur, Operator
+from flashdiff_cli.operators.base import per_sample
 from flashdiff_cli.operators.estimate import enlarged_noise, noise_level
 from flashdiff_cli.operators.motion_blur import straight_kernel
 from flashdiff_cli.severity import SeverityEstimate
@@ -76,6 +77,12 @@ class Analysis:
     blur_features: BlurFeatures | None = None
     """What blur, noise and detail the measurements show; None before it was asked for (`FlashDiffusionPipeline.blur_features`)."""
 
+    @classmethod
+    def joined(cls, several: Sequence[Analysis]) -> Analysis:
+        """Return what one severity encoder says of all measurements of several analyses."""
+        estimate = SeverityEstimate(torch.cat([one.latent for one in several]), torch.cat([one.variance for one in several]))
+        return cls(estimate, torch.cat([one.decoded for one in several]), several[0].encoder)
+
     @property
     def latent(self) -> torch.Tensor:
         """(B, C, h, w)."""
@@ -98,8 +105,8 @@ class Diagnosis:
     """On intensities in [0, 1]: what a solver is to reckon with (`estimate.enlarged_noise`)."""
     probabilities: dict[str, float] | None = None
     """Of all kinds; None where the model has no classifier and a Gaussian blur is taken for granted."""
-    rounding_std: float = 0.0
-    """On intensities in [0, 1]: what a JPEG's rounding has left in a picture of another kind; `noise_std` is no less."""
+    rounding_std: float | torch.Tensor = 0.0
+    """On intensities in [0, 1]: what a JPEG's rounding has left in a picture of another kind; `noise_std` is no less. Of a batch, (B,)."""
     analysis: Analysis | None = field(default=None, repr=False)
     """Of the very measurement that is restored, where the diagnosis needed one, so that it is not made twice."""
 
@@ -127,6 +134,27 @@ class Diagnosis:
         """Whether other kinds are hardly less likely."""
         return self.probabilities is not None and self.probabilities[self.kind] < CERTAIN
 
+    @property
+    def treated_as(self) -> tuple[str, bool, bool]:
+        """What a run goes by besides operator, noise and analysis: pictures that differ in it cannot share one."""
+        return self.kind, self.mixed and self.uncertain, bool(per_sample(self.rounding_std).any())
+
+    @classmethod
+    def joined(cls, several: Sequence[Diagnosis], operator: Operator) -> Diagnosis:
+        """Return the diagnosis of a batch.
+
+        Args:
+            several: of its pictures, alike in `treated_as`.
+            operator: of all of them together.
+        """
+        if len(several) == 1:
+            return replace(several[0], operator=operator)
+        rounding_std = torch.cat([per_sample(one.rounding_std) for one in several])
+        analyses = [one.analysis for one in several if one.analysis is not None]
+        analysis = Analysis.joined(analyses) if len(analyses) == len(several) else None
+        noise_std = max(one.noise_std for one in several)
+        return replace(several[0], operator=operator, noise_std=noise_std, rounding_std=rounding_std, analysis=analysis)
+
     def stored_as(self, compression: Jpeg | None) -> Diagnosis:
         """Return the diagnosis with what the file says of its own compression: its quality, and noise that rounding left at the least."""
         if compression is None or self.kind == "none":
@@ -137,7 +165,7 @@ class Diagnosis:
 
     def with_rounding(self, rounding_std: float) -> Diagnosis:
         """Return the diagnosis of a picture in which rounding has left an error of at least this standard deviation."""
-        rounding_std = max(rounding_std, self.rounding_std)
+        rounding_std = max(rounding_std, float(self.rounding_std))
         return replace(self, noise_std=max(self.noise_std, rounding_std), rounding_std=rounding_std)
 
     def describe(self) -> dict:

@@ -9,6 +9,7 @@ from flashdiff_cli.data_consistency import data_consistency, limit_deviation, re
 from flashdiff_cli.diagnosis import Diagnosis
 from flashdiff_cli.last_step import LastStep
 from flashdiff_cli.operators import Operator
+from flashdiff_cli.operators.base import per_sample
 
 KNOWN, UNKNOWN = 0.45, 0.8
 """How much of a picture the network of mixtures changes, as a share of what its operator asks for, where the operator explains it, and where it does
@@ -49,7 +50,7 @@ def finish(
     if diagnosis is not None and diagnosis.kind == "none":
         # Nothing was found, so nothing is changed: not even what a first stage loses.
         return operator.resize_to_image(measurement).clamp(-1, 1), whole
-    rounding_std = torch.tensor([0.0 if diagnosis is None else diagnosis.rounding_std])
+    rounding_std = per_sample(0.0 if diagnosis is None else diagnosis.rounding_std)
 
     def consistent(image: torch.Tensor) -> torch.Tensor:
         if last_step is None:

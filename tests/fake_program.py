@@ -38,6 +38,7 @@ class Picture:
     data: bytes
     digest: bytes
     image: None = None
+    size = (8, 8)
     notes: list = field(default_factory=list)
 
     def to_rgb(self):
@@ -65,6 +66,9 @@ class Restorer:
     def check(self, settings):
         pass
 
+    def together(self, settings, callback=None, phase=None):
+        return OneByOne(self, settings)
+
     def restore(self, picture, settings, name="", callback=None, sample=0, phase=None):
         time.sleep(float(os.environ.get("FAKE_SECONDS", 0)))
         edited = os.environ.get("FAKE_EDIT")
@@ -75,6 +79,25 @@ class Restorer:
         record = Record(name, width=8, height=8, severity=0.5, variance=0.25, start_step=3, schedule_steps=20, steps=3)
         record.operator, record.noise_std, record.seconds = {"name": "gaussian-blur", "blur_std": 1.0}, 0.01, {"total": 0.0}
         return Picture(b"R(" + picture.data + b")", b""), record
+
+
+@dataclass
+class OneByOne:
+    """What stands in for `runs.together.Together`."""
+
+    restorer: Restorer
+    settings: object
+    limit = 1
+
+    def add(self, picture, name="", sample=0, tag=None):
+        try:
+            outcome = self.restorer.restore(picture, self.settings, name)
+        except Exception as error:
+            outcome = error
+        yield [(types.SimpleNamespace(picture=picture, tag=tag), outcome)]
+
+    def rest(self):
+        return ()
 
 
 def module(name, **content):

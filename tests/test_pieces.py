@@ -1,16 +1,19 @@
 """Tiles in batches: the same result as one by one, smaller batches where memory runs out, nothing done twice."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from tiny import save_tiny_model
 
-from flashdiff_cli.operators import GaussianBlur, Identity, Operator
+from flashdiff_cli.errors import FlashdiffError
+from flashdiff_cli.operators import Downsampling, GaussianBlur, Identity
 from flashdiff_cli.pictures.files import from_pil
 from flashdiff_cli.pictures.tiles import Tile
-from flashdiff_cli.runs.memory import tiles_together
-from flashdiff_cli.runs.pieces import Piece, in_batches
+from flashdiff_cli.runs.memory import pieces_together
+from flashdiff_cli.runs.pieces import Piece, Pool
 from flashdiff_cli.runs.restorer import Restorer, Settings
 
 
@@ -63,26 +66,67 @@ def test_a_batch_that_runs_out_of_memory_is_halved_and_what_is_done_is_kept(rest
     torch.testing.assert_close(together.image, alone.image, rtol=0, atol=2e-3)
 
 
-def pieces(started, operators):
+class Owner:
+    error = None
+
+
+def pieces(started, operators, owner=None):
     state = torch.Generator().get_state()
-    tile = Tile(0, 0, 8, 8)
-    return [Piece(i, tile, o, torch.zeros(1, 4, 2, 2), state, s) for i, (s, o) in enumerate(zip(started, operators, strict=True))]
+    tile, measured, noise = Tile(0, 0, 8, 8), torch.zeros(1, 3, 8, 8), torch.zeros(1, 4, 2, 2)
+    made = zip(started, operators, strict=True)
+    return [Piece(i, tile, o, measured, 0.1, noise, state, s, "severity", None, owner or Owner()) for i, (s, o) in enumerate(made)]
 
 
-def test_only_neighbours_that_go_together_share_a_batch():
+def restored(made, most, restore=lambda batch, operator: operator):
+    """What a pool yields, of all pieces in turn."""
+    pool = Pool(lambda piece: most, restore)
+    return [*(one for piece in made for one in pool.add(piece)), *pool.rest()]
+
+
+def test_only_pieces_that_go_together_share_a_batch():
     blur, plain = GaussianBlur(1.0), Identity()
     made = pieces([True, True, False, False, True], [blur, blur, blur, plain, plain])
-    seen = [([p.index for p in batch], type(result)) for batch, result in in_batches(made, 3, lambda batch, operator: operator)]
+    seen = [([p.index for p in batch], type(result)) for batch, result in restored(made, 3)]
     assert seen == [([0, 1], GaussianBlur), ([2], GaussianBlur), ([3], Identity), ([4], Identity)]
-    with pytest.raises(RuntimeError, match="size"):
-        list(in_batches(made, 3, lambda batch, operator: torch.zeros(2) @ torch.zeros(3)))
-
-    def never(batch: list[Piece], operator: Operator) -> None:
-        raise MemoryError
-
-    with pytest.raises(MemoryError):
-        list(in_batches(made, 3, never))
 
 
-def test_a_processor_takes_tiles_one_by_one(restorer):
-    assert tiles_together(restorer.pipeline, [Tile(0, 0, 64, 64)] * 9) == 1
+def test_pieces_wait_for_their_like_but_not_for_ever():
+    blur, plain = GaussianBlur(1.0), Identity()
+    made = pieces([True] * 12, [plain, *[blur] * 11])
+    seen = [[p.index for p in batch] for batch, _ in restored(made, 2)]
+    # After four batches' worth the one that is alone of its kind is run; the last one waits for nobody once no more come.
+    assert seen == [[1, 2], [3, 4], [5, 6], [0], [7, 8], [9, 10], [11]]
+
+
+def test_operators_of_one_class_that_cannot_be_stacked_are_run_one_by_one():
+    made = pieces([True] * 3, [Downsampling(factor, (8, 8)) for factor in (2, 2, 4)])
+    assert [len(batch) for batch, _ in restored(made, 3)] == [1, 1, 1]
+    assert [len(batch) for batch, _ in restored(made[:2], 3)] == [2]
+
+
+@pytest.mark.parametrize("error", [MemoryError("none left"), RuntimeError("no such luck")])
+def test_one_piece_s_failure_is_its_own(error):
+    bad, good = Owner(), Owner()
+    made = pieces([True] * 4, [Identity()] * 4, good)
+    made[1] = dataclasses.replace(made[1], owner=bad)
+
+    def restore(batch, operator):
+        if made[1] in batch:
+            raise error
+        return "done"
+
+    seen = {p.index: result for batch, result in restored(made, 4, restore) for p in batch}
+    assert seen == {0: "done", 1: error, 2: "done", 3: "done"}
+
+
+def test_what_is_left_of_a_picture_that_failed_is_left_out():
+    owner = Owner()
+    made = pieces([True] * 3, [Identity()] * 3, owner)
+    pool = Pool(lambda piece: 4, lambda batch, operator: "done")
+    assert not [one for piece in made for one in pool.add(piece)]
+    owner.error = FlashdiffError("no such luck")
+    assert list(pool.rest()) == []
+
+
+def test_a_processor_takes_pieces_one_by_one(restorer):
+    assert pieces_together(restorer.pipeline, Tile(0, 0, 64, 64)) == 1

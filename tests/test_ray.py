@@ -127,10 +127,10 @@ def test_pictures_of_a_lost_worker_are_done_by_others_once(scans, model, cluster
 @needs_ray
 def test_a_picture_that_takes_its_workers_with_it_is_one_record(scans, model, cluster, tmp_path, capsys):
     class Deadly(Task):
-        def restore(self, restorer, journal, job, picture, shown):
+        def writing(self, restorer, journal, job, *given):
             if job.source.name == "4.png":
                 os.kill(os.getpid(), 9)
-            return super().restore(restorer, journal, job, picture, shown)
+            return super().writing(restorer, journal, job, *given)
 
     jobs, task = planned(scans, tmp_path / "out", model, Deadly)
     told = {r.input: r for r in restore_all(jobs, task, Cluster(workers=2))}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -78,7 +79,7 @@ def encode(
     def load():
         return Restorer(model, device, dtype, offline=offline, prompt=prompt)
 
-    def work(restorer, job, picture, step):
+    def encoded(restorer, job, picture):
         target = job.target.with_suffix(".safetensors")
         origin, main = Origin.of(job.source), target.name
         journal.check(target, origin, overwrite=overwrite)
@@ -96,4 +97,4 @@ def encode(
 
         return record, finish
 
-    raise typer.Exit(run_pictures(jobs, settings, load, work, json, quiet, restored=False)[1])
+    raise typer.Exit(run_pictures(jobs, settings, load, lambda restorer, shown: partial(encoded, restorer), json, quiet, restored=False)[1])

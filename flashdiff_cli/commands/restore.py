@@ -88,7 +88,7 @@ def restore(
         typer.Option(
             "--batch",
             min=1,
-            help="Tiles of a picture at once (default: what fits into a GPU's memory; one by one on a processor).",
+            help="Pictures, or tiles of them, at once (default: what fits into a GPU's memory; one by one on a processor).",
             rich_help_panel="Method",
             show_default=False,
         ),
@@ -192,8 +192,8 @@ def restore(
     for note in journal.notes():
         say_error(note)
 
-    def work(restorer, job, picture, shown):
-        return task.restore(restorer, journal, job, picture, shown)
+    def work(restorer, shown):
+        return task.work(restorer, journal, shown)
 
     def together(records):
         if samples == 1 and cluster is None:

@@ -14,7 +14,7 @@ from flashdiff_cli.commands.table import report
 
 if TYPE_CHECKING:
     from flashdiff_cli.pictures.files import Picture
-    from flashdiff_cli.runs.executor import Claims, Finish
+    from flashdiff_cli.runs.executor import Claims, Finish, Work
     from flashdiff_cli.runs.expected import Expectation
     from flashdiff_cli.runs.inputs import Job
     from flashdiff_cli.runs.record import Record
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 LONG = 30.0
 """Seconds that a run may take without a word on how long it will be."""
-Work = Callable[["Restorer", "Job", "Picture", Meter], "tuple[Record, Finish | None]"]
-"""What is done with each picture; see `runs.executor.Work`."""
+Made = Callable[["Restorer", Meter], "Work | Callable[[Job, Picture], tuple[Record, Finish | None]]"]
+"""Makes what is done with the pictures, as `runs.executor.each` takes it, of the model and what shows its progress."""
 Elsewhere = Callable[[Meter, Callable[[], bool]], "Generator[Record]"]
 """Does all pictures of a run on other processes or machines, told what shows its progress, and what says whether to stop."""
 
@@ -67,7 +67,7 @@ def run_pictures(
     jobs: Sequence[Job],
     settings: Settings,
     load: Callable[[], Restorer],
-    work: Work,
+    work: Made,
     as_json: bool,
     quiet: bool,
     early: Sequence[Record] = (),
@@ -84,7 +84,7 @@ def run_pictures(
         jobs: what to do; without any, no model is loaded.
         settings: looked at by the model before the first picture is read.
         load: the model.
-        work: see `Work`.
+        work: see `Made`.
         as_json: print the records, and no table.
         quiet: show no progress.
         early: records of what is known without work.
@@ -109,13 +109,7 @@ def run_pictures(
         elif jobs:
             restorer = load()
             restorer.check(settings)
-            done = each(
-                jobs,
-                lambda job, picture: work(restorer, job, picture, shown),
-                lambda job: shown.begin(str(job.source)),
-                stopped.is_set,
-                claims,
-            )
+            done = each(jobs, work(restorer, shown), lambda job: shown.begin(str(job.source)), stopped.is_set, claims)
         with closing(done):
             records, interrupted = stream(chain(early, done), as_json, shown.end)
     failed = any(r.status == "failed" for r in records)

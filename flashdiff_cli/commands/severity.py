@@ -80,7 +80,7 @@ def severity(
     def load():
         return Restorer(model, device, dtype, offline=offline, prompt=prompt)
 
-    def work(restorer, job, picture, step):
-        return restorer.analyse(picture, settings, str(job.source))[1], None
+    def work(restorer, shown):
+        return lambda job, picture: (restorer.analyse(picture, settings, str(job.source))[1], None)
 
     raise typer.Exit(run_pictures(jobs, settings, load, work, json, quiet, restored=False)[1])

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flashdiff_cli import lean
 from flashdiff_cli.commands import options
 from flashdiff_cli.commands.flags import OPERATOR_FLAGS, closed, split, with_flags
 
 if TYPE_CHECKING:
     from flashdiff_cli.runs.inputs import Job
     from flashdiff_cli.runs.restorer import Restorer
-    from flashdiff_cli.runs.settings import Settings
+    from flashdiff_cli.runs.task import Task
     from flashdiff_cli.runs.watching import Arrivals
 
 
@@ -64,11 +63,9 @@ def watch(
     from flashdiff_cli.pictures.formats import FORMATS
     from flashdiff_cli.runs.journal import fingerprint
     from flashdiff_cli.runs.naming import files_of
-
-    with lean.start():
-        from flashdiff_cli.runs.restorer import Restorer
     from flashdiff_cli.runs.resume import model_identity
     from flashdiff_cli.runs.settings import Settings
+    from flashdiff_cli.runs.task import Task
     from flashdiff_cli.runs.watching import Arrivals
 
     ending = None if format is None else "." + format.lower().lstrip(".")
@@ -90,15 +87,16 @@ def watch(
     settings.check()
     arrivals = Arrivals(folder, recursive, settle)
     arrivals.check()
-    restorer = Restorer(model, device, dtype, offline=offline)
+    task = Task(settings, model, device, dtype, offline, quality=quality)
+    restorer = task.load()
     restorer.check(settings)
     files = {name: sha256_of(path) for name, path in files_of(settings.operator_options).items()}
     # As for restore, so that either knows what the other has done.
     asked = {"quality": quality, "dtype": dtype, "samples": 1, "map": False, "files": files}
-    made_with = fingerprint(**settings.identity(), **asked, **model_identity(model, offline))
+    task = replace(task, made_with=fingerprint(**settings.identity(), **asked, **model_identity(model, offline)))
     if not quiet:
         say_error(f"watching {folder} (Ctrl-C ends it)")
-    runner = Runner(restorer, settings, made_with, quality, output, suffix, ending, json, quiet)
+    runner = Runner(restorer, task, output, suffix, ending, json, quiet)
     raise typer.Exit(_follow(arrivals, runner, every, idle))
 
 
@@ -107,9 +105,7 @@ class Runner:
     """Restores and writes what has come, as `restore` would."""
 
     restorer: Restorer
-    settings: Settings
-    made_with: str
-    quality: int | None
+    task: Task
     output: Path | None
     suffix: str
     ending: str | None
@@ -137,27 +133,18 @@ class Runner:
         # A folder, also while a single picture has come and no such folder is there.
         folder = None if self.output is None else f"{self.output}/"
         jobs = with_targets(jobs, folder, self.suffix, self.ending, of_another=self.journal.is_of_another, refused=refuse)
-        decisions = decide(jobs, self.journal, self.made_with)
+        decisions = decide(jobs, self.journal, self.task.made_with)
         todo = [d.job for d in decisions if d.action == DO]
         refused += [refusal(d) for d in decisions if d.action == REFUSE]
         if not todo and not refused:
             return None
         sweep_outputs(decisions)
-        claims = Claims(self.journal, self.made_with)
-        return run_pictures(todo, self.settings, lambda: self.restorer, self.work, self.json, self.quiet, refused, claims=claims)[1]
+        claims = Claims(self.journal, self.task.made_with)
 
-    def work(self, restorer, job, picture, shown):
-        """Work as `commands.run.Work` says."""
-        from flashdiff_cli.pictures.files import write_picture
+        def work(restorer, shown):
+            return self.task.work(restorer, self.journal, shown)
 
-        restored, record = restorer.restore(picture, self.settings, str(job.source), shown.step, phase=shown.phase)
-        digest = picture.digest.hex()
-
-        def finish(record):
-            record.output = str(job.target)
-            write_picture(restored, job.target, self.quality, lambda path: self.journal.result(job, self.made_with, digest, record), record.notes)
-
-        return record, finish
+        return run_pictures(todo, self.task.settings, lambda: self.restorer, work, self.json, self.quiet, refused, claims=claims)[1]
 
 
 def _follow(arrivals: Arrivals, runner: Runner, every: float, idle: float | None) -> int:

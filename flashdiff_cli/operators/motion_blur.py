@@ -129,6 +129,8 @@ class MotionBlur(Operator):
     def _stack(cls, operators: Sequence[MotionBlur]) -> MotionBlur:
         if len({operator.kernel_file for operator in operators}) > 1:
             raise cls._unstackable("kernels of different files")
+        if len({tuple(operator.parameters) for operator in operators}) > 1:
+            raise cls._unstackable("kernels that came from different options")
         radius = max(operator.kernel.shape[-1] // 2 for operator in operators)
         kernels = [F.pad(o.kernel, (radius - o.kernel.shape[-1] // 2,) * 4) for o in operators]
         parameters = {name: torch.cat([o.parameters[name] for o in operators]) for name in operators[0].parameters}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, overload
@@ -23,6 +24,7 @@ from flashdiff_cli.runs.piped import ending_of
 from flashdiff_cli.runs.record import Record
 from flashdiff_cli.runs.restorer import Restorer
 from flashdiff_cli.runs.settings import Settings
+from flashdiff_cli.runs.together import Done, Together
 from flashdiff_cli.solvers import SOLVERS, load_entry_points
 
 Source = str | Path | bytes | BinaryIO | Image.Image | Picture | np.ndarray | torch.Tensor
@@ -137,15 +139,17 @@ def restore_many(
     device: str = "auto",
     dtype: str = "auto",
     prompt: str | None = None,
-    batch: int = 1,
+    batch: int | None = None,
     **settings: Any,
 ) -> Iterator[tuple[Any, Record]]:
-    """Restore pictures one after the other, and yield each as soon as it is done; one that fails stops none of the others.
+    """Restore pictures, and yield each as soon as it and those before it are done; one that fails stops none of the others.
 
     Args:
         sources: as for `restore`, of any kinds; read as they are needed.
         model, device, dtype, prompt, settings: as for `restore`.
-        batch: pictures that are restored together where their degradation is given and they have one size; each gets what it would get alone.
+        batch: pictures, or tiles of pictures, that are restored together where they can be: what is of one size and suffers from the same, as was
+            told or found. Each gets what it would get alone, up to the order of floating-point sums. None: what fits into the memory of a GPU,
+            and one by one on a processor.
 
     Yields:
         in the order of the sources, what `restore` returns; of one that failed None and a record whose `status` is "failed", with its `error`.
@@ -154,49 +158,54 @@ def restore_many(
         FlashdiffError: the model cannot be read.
         UsageError: settings that make no sense.
     """
-    if batch < 1:
+    if batch is not None and batch < 1:
         raise UsageError(f"`batch` {batch} is out of range; give a number of at least 1")
     plan = settings_of(**settings)
     restorer = _loaded(str(model), device, dtype, prompt)
     restorer.check(plan)
-    return _each(sources, restorer, plan, batch)
+    return _each(sources, restorer.together(plan, batch))
 
 
-def _each(sources: Iterable[Source], restorer: Restorer, settings: Settings, batch: int) -> Iterator[tuple[Any, Record]]:
-    waiting: list[tuple[Picture, Callable[[Picture], Any], str]] = []
+@dataclass(eq=False)
+class _Place:
+    """A source's place among the results."""
+
+    name: str
+    back: Callable[[Picture], Any] | None = None
+    """Makes its kind of a picture again."""
+    found: tuple[Any, Record] | None = None
+
+
+def _each(sources: Iterable[Source], pool: Together) -> Iterator[tuple[Any, Record]]:
+    line: deque[_Place] = deque()
     for number, source in enumerate(sources):
+        line.append(place := _Place(str(source) if isinstance(source, (str, Path)) else f"picture {number}"))
         try:
-            read = _read(source)
+            picture, place.back, name = _read(source)
         except Exception as error:  # one picture's trouble is one record
-            yield from _done(waiting, restorer, settings)
-            waiting = []
-            name = str(source) if isinstance(source, (str, Path)) else f"picture {number}"
-            yield None, failure(name, error)
-            continue
-        if waiting and (len(waiting) == batch or read[0].size != waiting[0][0].size):
-            yield from _done(waiting, restorer, settings)
-            waiting = []
-        waiting.append((read[0], read[1], read[2] or f"picture {number}"))
-        if len(waiting) == batch:
-            yield from _done(waiting, restorer, settings)
-            waiting = []
-    yield from _done(waiting, restorer, settings)
+            place.found = None, failure(place.name, error)
+        else:
+            place.name = name or place.name
+            for done in pool.add(picture, place.name, tag=place):
+                yield from _in_order(line, done)
+        yield from _in_order(line)
+    for done in pool.rest():
+        yield from _in_order(line, done)
 
 
-def _done(waiting: list[tuple[Picture, Callable[[Picture], Any], str]], restorer: Restorer, settings: Settings) -> Iterator[tuple[Any, Record]]:
-    """Restore pictures of one size, together if they can be."""
-    results: list[tuple[Picture, Record]] = []
-    if len(waiting) > 1:
+def _in_order(line: deque[_Place], done: Done = ()) -> Iterator[tuple[Any, Record]]:
+    """Put what was finished into its places; yields what is there, up to the first place that is empty."""
+    for wanted, outcome in done:
+        place = wanted.tag
         try:
-            results = restorer.restore_batch([picture for picture, _, _ in waiting], settings, [name for _, _, name in waiting])
-        except Exception:  # whichever of them failed: by itself each gets a record of its own
-            results = []
-    for number, (picture, back, name) in enumerate(waiting):
-        try:
-            restored, record = results[number] if results else restorer.restore(picture, settings, name)
-            yield back(restored), record
+            if isinstance(outcome, Exception):
+                raise outcome
+            place.found = place.back(outcome[0]), outcome[1]
         except Exception as error:
-            yield None, failure(name, error)
+            place.found = None, failure(place.name, error)
+    while line and (found := line[0].found) is not None:
+        line.popleft()
+        yield found
 
 
 def _read(source: Source) -> tuple[Picture, Callable[[Picture], Any], str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,7 +15,9 @@ WITHOUT_ASKING = 1024 * 1024
 PROBE = 64
 """Side of the image that the estimate is made with; rounded up to the model's size_multiple."""
 MOST_TOGETHER, SHARE = 64, 0.8
-"""Tiles of a batch, and of the free memory that they may take, at most."""
+"""Pieces of a batch, and of the free memory that they may take, at most."""
+ON_PROCESSOR, SMALL = 1, 128 * 128
+"""TODO"""
 GUIDED, LOOKING = 1.8, 0.25
 """Bytes that restoring, and only looking at, a piece holds at its peak for each that a step keeps for its gradient: gradients,
 workspace, copies (measured on photos: 1.86 and 0.23)."""
@@ -49,7 +50,8 @@ def bytes_per_pixel(pipeline: FlashDiffusionPipeline) -> float:
 def free_bytes(device: torch.device) -> int | None:
     """Return the memory that can still be had on a device; None where the system does not say."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        # What torch has taken and does not use at present can be had too.
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     if device.type != "cpu":
         return None
     try:
@@ -92,16 +94,21 @@ def check_memory(pipeline: FlashDiffusionPipeline, tile: Tile, guided: bool = Tr
         )
 
 
-def tiles_together(pipeline: FlashDiffusionPipeline, tiles: Sequence[Tile], guided: bool = True) -> int:
-    """Return how many tiles of equal size are restored in one batch: what fits into the free memory of a GPU.
+def most_together(device: torch.device) -> int:
+    """Return what `pieces_together` is at the most, on a device."""
+    return ON_PROCESSOR if device.type == "cpu" else MOST_TOGETHER
 
-    A processor is busy with one tile, and results do not depend on how much memory is free there.
+
+def pieces_together(pipeline: FlashDiffusionPipeline, tile: Tile, guided: bool = True) -> int:
+    """Return how many pictures, or tiles of pictures, of one size are restored together: what fits into the free memory of a GPU.
+
+    On a processor as many as measured best: a few where they are small, whose networks leave threads idle; larger ones keep it busy one by one.
     """
     device = pipeline.unet.device
-    if len(tiles) == 1 or device.type == "cpu":
-        return 1
+    if device.type == "cpu":
+        return ON_PROCESSOR if tile.height * tile.width <= SMALL else 1
     free = free_bytes(device)
     if free is None:
         return 1
-    needed = (GUIDED if guided else LOOKING) * bytes_per_pixel(pipeline) * tiles[0].height * tiles[0].width
+    needed = (GUIDED if guided else LOOKING) * bytes_per_pixel(pipeline) * tile.height * tile.width
     return max(1, min(MOST_TOGETHER, int(SHARE * free / needed)))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from flashdiff_cli.diagnosis import Analysis, Diagnosis
 from flashdiff_cli.errors import FlashdiffError, UsageError, choose_from
 from flashdiff_cli.hub.network import allow_network
 from flashdiff_cli.operators import OPERATORS, Jpeg, Operator
@@ -20,17 +18,16 @@ from flashdiff_cli.operators.padding import Margins, pad
 from flashdiff_cli.pictures.files import Picture
 from flashdiff_cli.pictures.tiles import OVERLAP, Canvas, Tile
 from flashdiff_cli.pipeline import FlashDiffusionPipeline
-from flashdiff_cli.restoration import Restoration
-from flashdiff_cli.runs.checks import check_numbers, check_result
+from flashdiff_cli.runs.checks import check_numbers
 from flashdiff_cli.runs.enlarging import check_size, noise_of_small
-from flashdiff_cli.runs.masks import finish_holes, from_alpha, look_at_mask, only_thin, without_missing
-from flashdiff_cli.runs.memory import check_memory, tiles_together
+from flashdiff_cli.runs.masks import from_alpha, look_at_mask, without_missing
+from flashdiff_cli.runs.memory import check_memory, most_together, pieces_together
 from flashdiff_cli.runs.naming import takes_alpha
-from flashdiff_cli.runs.pieces import Piece, diagnosis_of, in_batches
+from flashdiff_cli.runs.pieces import Piece
 from flashdiff_cli.runs.record import Record
 from flashdiff_cli.runs.settings import Settings
-from flashdiff_cli.runs.tiled import assumed_noise_std, combine, describe_tile, diagnose, figures, size_multiple_of, tiles_of
-from flashdiff_cli.seeds import seed_of
+from flashdiff_cli.runs.tiled import assumed_noise_std, describe_tile, diagnose, size_multiple_of, tiles_of
+from flashdiff_cli.runs.together import Look, Together, Wanted
 from flashdiff_cli.version import __version__
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -53,48 +50,6 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def _part(callback: Callable[[int, int], None] | None, phase: Callable[[str], None], index: int, count: int) -> Callable[[int, int], None]:
-    """Turn progress of one tile into progress of the whole: its own steps if it is the only one, else in hundredths of a tile."""
-    tile = f"tile {index + 1} of {count}, " if count > 1 else ""
-    phase(tile + "severity")
-
-    def step(done: int, total: int) -> None:
-        phase(tile + (f"step {done + 1} of {total}" if done < total else "finishing"))
-        if callback is not None:
-            callback(*((done, total) if count == 1 else (100 * index + 100 * done // max(total, 1), 100 * count)))
-
-    return step
-
-
-def picture_seed(seed: int, digest: bytes) -> int:
-    """Return 63 bits that depend on the run's seed and the picture's content, not on its name or place in a run."""
-    return seed_of(f"{seed}:".encode() + digest)
-
-
-@dataclass(frozen=True)
-class Look:
-    """What is known of a picture before any of its tiles is restored."""
-
-    measured: torch.Tensor
-    """(1, 3, H', W'), padded."""
-    operator: Operator
-    """As given or as estimated, of the whole picture."""
-    noise_std: float
-    """On intensities in [0, 1], of the whole picture, so that all its tiles agree."""
-    whole: tuple[int, int]
-    """(H, W) of the padded image that was measured."""
-    size: tuple[int, int]
-    """(H, W) of the result."""
-    tiles: list[Tile]
-    diagnosis: Diagnosis | None
-    """None where the operator was given."""
-    analyses: dict[int, Analysis]
-    """What the diagnosis has looked at already, by number of the tile."""
-    record: Record
-    begin: float
-    """When it was begun, on the clock of `time.perf_counter`."""
-
-
 class Restorer:
     """A loaded model and the way from files to it.
 
@@ -104,7 +59,7 @@ class Restorer:
         dtype: "auto" (float32), "float32", "float16" or "bfloat16".
         revision, offline, cache_dir, variant: of a model on the Hub.
         prompt: that a text-to-image model is told; None: the one that it was saved with, or "".
-        batch: tiles of a picture that are restored together; None: what fits into the memory of a GPU, and one by one on a processor.
+        batch: pictures, or tiles of pictures, that are restored together; None: see `memory.pieces_together`.
 
     Raises:
         UsageError: a setting that makes no sense.
@@ -127,7 +82,7 @@ class Restorer:
             raise UsageError(f"`dtype` {dtype!r} is unknown; {choose_from(dtype, ('auto', *DTYPES))}")
         if batch is not None and batch < 1:
             raise UsageError(f"`batch` {batch} is out of range; give a number of at least 1")
-        self.batch = batch
+        self.batch, self._most = batch, dict[tuple[int, int, bool], int]()
         self.device = pick_device(device)
         self.dtype = "float32" if dtype == "auto" else dtype
         self.model = str(model)
@@ -241,93 +196,43 @@ class Restorer:
             UsageError: settings that make no sense.
             FlashdiffError: the model lacks what is asked for, or the operator cannot be cut into tiles.
         """
-        settings = settings or Settings()
-        phase("looking")
-        look = self._look(picture, settings, name, settings.start_step != 0)
-        operator, tiles, stage = look.operator, look.tiles, self.pipeline.stage
-        seed, generator, noise = self._draws(picture, settings, look, sample)
-        pieces = []
-        for index, tile in enumerate(tiles):
-            if index:
-                generator = torch.Generator().manual_seed(picture_seed(seed, index.to_bytes(8, "big")))
-            # Some operators make sense on whole pictures only.
-            part = operator if len(tiles) == 1 else operator.window(tile.top, tile.left, tile.height, tile.width)
-            state, started = generator.get_state(), not only_thin(part)
-            pieces.append(Piece(index, tile, part, tile.of(noise, stage.size_multiple)[None], state, started))
+        pool = self.together(settings, callback=callback, phase=phase)
+        (((_, outcome),),) = [*pool.add(picture, name, sample), *pool.rest()]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
-        def restore(batch: Sequence[Piece], together: Operator) -> Restoration:
-            return self.pipeline(
-                torch.cat([piece.tile.of(look.measured, operator.stride) for piece in batch]),
-                together,
-                torch.full((len(batch),), look.noise_std),
-                settings.request().unless_started(None if batch[0].started else 0),
-                generators=[piece.generator() for piece in batch],
-                noise=torch.cat([piece.noise for piece in batch]),
-                diagnosis=diagnosis_of(batch, look.diagnosis, look.analyses),
-                callback=_part(callback, phase, batch[0].index, len(tiles)),
-            )
-
-        canvas, results = Canvas(3, look.whole), []
-        most = self.batch or tiles_together(self.pipeline, tiles, settings.start_step != 0)
-        for batch, result in in_batches(pieces, most, restore):
-            for number, piece in enumerate(batch):
-                canvas.add(piece.tile, result.images[number])
-                results.append(figures(result, number))
-        return self._finished(picture, settings, look, canvas, results)
-
-    def restore_batch(self, pictures: Sequence[Picture], settings: Settings, names: Sequence[str]) -> list[tuple[Picture, Record]]:
-        """Restore pictures of one size in one run, each as it would be by itself; one by one where they cannot share it.
+    def together(
+        self,
+        settings: Settings | None = None,
+        batch: int | None = None,
+        callback: Callable[[int, int], None] | None = None,
+        phase: Callable[[str], None] = lambda name: None,
+    ) -> Together:
+        """Return what restores any number of pictures, together as far as they can share a run.
 
         Args:
-            pictures, settings, names: as for `restore`; of every picture in turn.
-
-        Raises:
-            UsageError, FlashdiffError: as for `restore`.
+            settings: what to do.
+            batch: pictures, or tiles of pictures, that are restored together; None: as this restorer was made.
+            callback, phase: as for `restore`.
         """
-        looks = [self._look(p, settings, n, settings.start_step != 0) for p, n in zip(pictures, names, strict=True)]
-        whole = all(len(look.tiles) == 1 and look.diagnosis is None and look.measured.shape == looks[0].measured.shape for look in looks)
-        if not whole or any(only_thin(look.operator) for look in looks):
-            return [self.restore(p, settings, n) for p, n in zip(pictures, names, strict=True)]
-        drawn = [self._draws(p, settings, look) for p, look in zip(pictures, looks, strict=True)]
-        result = self.pipeline(
-            torch.cat([look.measured for look in looks]),
-            Operator.stack([look.operator for look in looks]),
-            torch.tensor([look.noise_std for look in looks]),
-            settings.request(),
-            generators=[generator for _, generator, _ in drawn],
-            noise=torch.stack([noise for _, _, noise in drawn]),
-        )
-        done = []
-        for picture, look, one in zip(pictures, looks, result.split(), strict=True):
-            canvas = Canvas(3, look.whole)
-            canvas.add(look.tiles[0], one.images[0])
-            done.append(self._finished(picture, settings, look, canvas, [figures(one)]))
-        return done
+        settings, batch = settings or Settings(), batch or self.batch
+        guided = settings.start_step != 0
 
-    def _draws(self, picture: Picture, settings: Settings, look: Look, sample: int = 0) -> tuple[int, torch.Generator, torch.Tensor]:
-        """Return a picture's seed, the generator of its first tile, and noise (C, h, w), which tiles share so that they agree where they overlap."""
-        seed = picture_seed(settings.seed, picture.digest)
-        if sample:
-            seed = picture_seed(seed, b"sample" + sample.to_bytes(8, "big"))
-        generator, stage = torch.Generator().manual_seed(seed), self.pipeline.stage
-        return seed, generator, torch.randn(stage.channels, *(side // stage.size_multiple for side in look.whole), generator=generator)
+        def look(wanted: Wanted) -> Look:
+            return self._look(wanted.picture, settings, wanted.name, guided)
 
-    def _finished(self, picture: Picture, settings: Settings, look: Look, canvas: Canvas, results: list[dict[str, Any]]) -> tuple[Picture, Record]:
-        """Return the picture of restored tiles, and its record with their `figures`."""
-        operator, record, tiles = look.operator, look.record, look.tiles
-        for result in results:
-            result["operator"]["estimated"] = look.diagnosis is not None
-        combine(record, tiles, results)
-        record.seconds["total"] = time.perf_counter() - look.begin
-        image = canvas.image()[None, :, : look.size[0], : look.size[1]]
-        image, notes = finish_holes(image, picture.image, operator, settings.noise_std, look.noise_std)
-        record.notes += notes
-        restored = picture.with_image(image)
-        if takes_alpha(settings.operator, settings.operator_options):
-            restored.alpha = None
-            record.notes.append("the transparency was the mask; the result is opaque")
-        check_result(picture.image, restored.image, "inpainting" in operator.name)
-        return restored, record
+        def most(piece: Piece) -> int:
+            return batch or self._fitting(piece.tile, guided)
+
+        return Together(self.pipeline, look, settings, most, batch or most_together(self.device), callback, phase)
+
+    def _fitting(self, tile: Tile, guided: bool) -> int:
+        """Return `pieces_together`, asked once for each size."""
+        key = tile.height, tile.width, guided
+        if key not in self._most:
+            self._most[key] = pieces_together(self.pipeline, tile, guided)
+        return self._most[key]
 
     def analyse(self, picture: Picture, settings: Settings | None = None, name: str = "") -> tuple[dict[str, Any], Record]:
         """Find out what is known before any step.

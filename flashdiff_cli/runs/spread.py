@@ -28,7 +28,8 @@ from flashdiff_cli.runs.worker import LIMITS, Worker
 from flashdiff_cli.version import __version__
 
 AT_ONCE = 16
-"""Pictures that a worker is given together at most: read ahead and written behind while it computes, and nothing else waits there."""
+"""Pictures that a worker is given together at most, unless it is to restore more at a time: read ahead and written behind while it computes, and
+nothing else waits there."""
 LOSSES = 3
 """Workers that one picture may take with it before it counts as failed."""
 UNBORN = 3
@@ -80,7 +81,7 @@ class _Pool:
     def __init__(self, jobs: Sequence[Job], task: Task, cluster: Cluster, said: Callable[[str], None]):
         import ray
 
-        self.jobs, self.said, self.count = jobs, said, cluster.workers or 1
+        self.jobs, self.said, self.count, self.batch = jobs, said, cluster.workers or 1, task.batch or 1
         self.waiting, self.again = deque(range(len(jobs))), deque[int]()
         self.lost, self.unborn, self.stopping = Counter[int](), 0, False
         self.hands: list[_Hand] = []
@@ -128,7 +129,7 @@ class _Pool:
         if self.again:  # alone, to see which of them it is that workers are lost by
             return [self.again.popleft()]
         few = -(-len(self.waiting) // (2 * self.count))
-        return [self.waiting.popleft() for _ in range(min(AT_ONCE, few))]
+        return [self.waiting.popleft() for _ in range(min(max(AT_ONCE, self.batch), few))]
 
     def _next(self) -> _Hand | None:
         """Return a worker that has something to tell; None: none has, for a while."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +19,10 @@ from flashdiff_cli.storage.url import Url
 
 if TYPE_CHECKING:
     from flashdiff_cli.pictures.picture import Picture
-    from flashdiff_cli.runs.executor import Finish
+    from flashdiff_cli.runs.executor import Done, Finish, Outcome, Work
     from flashdiff_cli.runs.restorer import Restorer
+    from flashdiff_cli.runs.together import Outcome as Restored
+    from flashdiff_cli.runs.together import Wanted
 
 
 class Shown:
@@ -65,20 +69,28 @@ class Task:
         """Return what is written beside a result."""
         return names_beside(target, self.samples, self.severity_map)
 
-    def restore(self, restorer: Restorer, journal: Journal, job: Job, picture: Picture, shown: Shown) -> tuple[Record, Finish]:
-        """Restore a picture; returns its record, and what writes all that is made of it.
+    def work(self, restorer: Restorer, journal: Journal, shown: Shown) -> Work:
+        """Return what restores the pictures of a run, together as far as they can be, as the executor takes it.
 
         Args:
             restorer: from `load`.
             journal: of the folders that are written into.
+            shown: told how far it is.
+        """
+        return _Restoring(self, restorer, journal, shown)
+
+    def writing(self, restorer: Restorer, journal: Journal, job: Job, picture: Picture, restored: Picture, record: Record, shown: Shown) -> Finish:
+        """Make what is asked for besides a restored picture; returns what writes all of it.
+
+        Args:
+            restorer, journal, shown: as for `work`.
             job: with a target.
             picture: its source.
-            shown: told how far it is.
+            restored, record: what came of it.
         """
         from flashdiff_cli.pictures.files import write_picture
         from flashdiff_cli.runs import extras
 
-        restored, record = restorer.restore(picture, self.settings, str(job.source), shown.step, phase=shown.phase)
         map_, more, digest = None, None, picture.digest.hex()
         if self.severity_map:
             map_ = extras.severity_map(restorer, picture, self.settings, (record.operator or {}).get("name"), record.noise_std)
@@ -101,4 +113,33 @@ class Task:
             write_picture(restored, job.result, self.quality, result, record.notes)
 
         shown.phase("writing")
+        return finish
+
+
+class _Restoring:
+    """Work of a task; see `executor.Work`."""
+
+    def __init__(self, task: Task, restorer: Restorer, journal: Journal, shown: Shown):
+        self.task, self.restorer, self.journal, self.shown = task, restorer, journal, shown
+        self.pool = restorer.together(task.settings, callback=shown.step, phase=shown.phase)
+        self.together = self.pool.limit
+
+    def add(self, job: Job, picture: Picture) -> Iterator[Done]:
+        yield from map(self._finished, self.pool.add(picture, str(job.source), tag=job))
+
+    def rest(self) -> Iterator[Done]:
+        yield from map(self._finished, self.pool.rest())
+
+    def _finished(self, done: Sequence[tuple[Wanted, Restored]]) -> Done:
+        return [(wanted.tag, self._outcome(wanted, found)) for wanted, found in done]
+
+    def _outcome(self, wanted: Wanted, found: Restored) -> Outcome:
+        if isinstance(found, Exception):
+            return found
+        (restored, record), begin = found, time.perf_counter()
+        try:
+            finish = self.task.writing(self.restorer, self.journal, wanted.tag, wanted.picture, restored, record, self.shown)
+        except Exception as error:
+            return error
+        record.seconds["total"] = record.seconds.get("total", 0.0) + time.perf_counter() - begin
         return record, finish

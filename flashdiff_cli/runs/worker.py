@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.runs.executor import each
@@ -15,10 +14,6 @@ from flashdiff_cli.runs.record import Record
 from flashdiff_cli.runs.resume import Claims
 from flashdiff_cli.runs.task import Shown, Task
 from flashdiff_cli.version import __version__
-
-if TYPE_CHECKING:
-    from flashdiff_cli.pictures.picture import Picture
-    from flashdiff_cli.runs.executor import Finish
 
 LIMITS = ("FLASHDIFF_MAX_MEGAPIXELS", "FLASHDIFF_MAX_SECONDS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Variables by which a run is bounded, here as where it was asked for."""
@@ -65,10 +60,7 @@ class Worker:
         """
         numbers = {str(job.source): number for number, job in jobs}
         claims = Claims(self.journal, self.task.made_with, self.task.overwrite, self.task.resume)
-
-        def work(job: Job, picture: Picture) -> tuple[Record, Finish]:
-            return self.task.restore(self.restorer, self.journal, job, picture, Shown())
-
+        work = self.task.work(self.restorer, self.journal, Shown())
         for record in each([job for _, job in jobs], work, stopped=lambda: self.stopped, claims=claims):
             yield numbers[record.input], record
 
