@@ -77,6 +77,7 @@ def run_pictures(
     expected: Expectation | None = None,
     close: Callable[[Sequence[Record]], str] | None = None,
     elsewhere: Elsewhere | None = None,
+    more: bool = False,
 ) -> tuple[list[Record], int]:
     """Load the model, work on every picture, and show what comes of it.
 
@@ -94,6 +95,7 @@ def run_pictures(
         expected: how long it may take, which is said if it is long.
         close: says what became of the run; said where there are several pictures.
         elsewhere: does all of `jobs` instead of this process, and loads the model where it does.
+        more: whether other pictures are to follow, so that a signal has something to stop though all of these are done.
 
     Returns:
         (all records, exit code): 0 all done, 1 some failed, 128 and its number after a signal.
@@ -121,4 +123,4 @@ def run_pictures(
         say_error(close(records))
     if left := _left(jobs, records[len(early) :]):
         say_left(left)
-    return records, stopped.code if interrupted or left else int(failed)
+    return records, stopped.code if interrupted or left or (more and stopped.is_set()) else int(failed)

@@ -144,7 +144,7 @@ class Runner:
         def work(restorer, shown):
             return self.task.work(restorer, self.journal, shown)
 
-        return run_pictures(todo, self.task.settings, lambda: self.restorer, work, self.json, self.quiet, refused, claims=claims)[1]
+        return run_pictures(todo, self.task.settings, lambda: self.restorer, work, self.json, self.quiet, refused, claims=claims, more=True)[1]
 
 
 def _follow(arrivals: Arrivals, runner: Runner, every: float, idle: float | None) -> int:

@@ -16,8 +16,6 @@ PROBE = 64
 """Side of the image that the estimate is made with; rounded up to the model's size_multiple."""
 MOST_TOGETHER, SHARE = 64, 0.8
 """Pieces of a batch, and of the free memory that they may take, at most."""
-ON_PROCESSOR, SMALL = 1, 128 * 128
-"""TODO"""
 GUIDED, LOOKING = 1.8, 0.25
 """Bytes that restoring, and only looking at, a piece holds at its peak for each that a step keeps for its gradient: gradients,
 workspace, copies (measured on photos: 1.86 and 0.23)."""
@@ -96,17 +94,18 @@ def check_memory(pipeline: FlashDiffusionPipeline, tile: Tile, guided: bool = Tr
 
 def most_together(device: torch.device) -> int:
     """Return what `pieces_together` is at the most, on a device."""
-    return ON_PROCESSOR if device.type == "cpu" else MOST_TOGETHER
+    return 1 if device.type == "cpu" else MOST_TOGETHER
 
 
 def pieces_together(pipeline: FlashDiffusionPipeline, tile: Tile, guided: bool = True) -> int:
     """Return how many pictures, or tiles of pictures, of one size are restored together: what fits into the free memory of a GPU.
 
-    On a processor as many as measured best: a few where they are small, whose networks leave threads idle; larger ones keep it busy one by one.
+    A processor is busy with one: batches of eight took 3 to 5 % less processor time for 128 x 128 pixels (`benchmarks/batches.py`). And a result is
+    then the same, bit for bit, whatever else is in the run.
     """
     device = pipeline.unet.device
-    if device.type == "cpu":
-        return ON_PROCESSOR if tile.height * tile.width <= SMALL else 1
+    if most_together(device) == 1:
+        return 1
     free = free_bytes(device)
     if free is None:
         return 1
