@@ -1,6 +1,7 @@
 """Tiles in batches: the same result as one by one, smaller batches where memory runs out, nothing done twice."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.operators import Downsampling, GaussianBlur, Identity
 from flashdiff_cli.pictures.files import from_pil
 from flashdiff_cli.pictures.tiles import Tile
+from flashdiff_cli.runs import memory
 from flashdiff_cli.runs.memory import pieces_together
 from flashdiff_cli.runs.pieces import Piece, Pool
 from flashdiff_cli.runs.restorer import Restorer, Settings
@@ -130,3 +132,12 @@ def test_what_is_left_of_a_picture_that_failed_is_left_out():
 
 def test_a_processor_takes_pieces_one_by_one(restorer):
     assert pieces_together(restorer.pipeline, Tile(0, 0, 64, 64)) == 1
+
+
+@pytest.mark.parametrize(("free", "expected"), [(None, 1), (0, 1), (7.3, 7), (1e6, memory.MOST_TOGETHER)])
+def test_a_gpu_takes_as_many_pieces_as_fit_into_its_free_memory(monkeypatch, free, expected):
+    pipeline, needed = SimpleNamespace(unet=SimpleNamespace(device=torch.device("cuda"))), memory.GUIDED * 1000 * 64 * 48
+    monkeypatch.setattr(memory, "bytes_per_pixel", lambda pipeline: 1000)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: None if free is None else free * needed / memory.SHARE)
+    assert pieces_together(pipeline, Tile(0, 0, 64, 48)) == expected
+    assert pieces_together(pipeline, Tile(0, 0, 64, 48), guided=False) >= expected

@@ -182,23 +182,24 @@ class _Ahead:
         self.room.take(_pixels(picture))
         return picture, time.perf_counter() - start
 
-    def take(self, begin: Callable[[Job], None]) -> tuple[Job, _Taken | Exception] | None:
-        """Return the next job and its picture, or why it cannot be read; the reader goes on. None: there is none."""
+    def take(self, begin: Callable[[Job], None]) -> tuple[Job, Picture | Record | None, float] | None:
+        """Return the next job and what `_read` has found, a failed record where it cannot be read; the reader goes on. None: there is no job."""
         if not self.reading:
             return None
         job, reading = self.reading.popleft()
         self._fill()
         begin(job)
         try:
-            taken = reading.result()
+            found, seconds = reading.result()
         except Exception as error:
-            return job, error
+            self.claims.free(job)
+            return job, _failure(job, error), 0.0
         except BaseException:
             self.reading.appendleft((job, reading))
             raise
-        if not isinstance(taken[0], Record | None):
-            self.room.take(-_pixels(taken[0]))
-        return job, taken
+        if found is not None and not isinstance(found, Record):
+            self.room.take(-_pixels(found))
+        return job, found, seconds
 
     def again(self) -> bool:
         """Return whether there are pictures that another run had; they are looked at once more."""
@@ -285,21 +286,20 @@ class _Run:
             taken = ahead.take(begin)
             if taken is None:
                 return
-            job, found = taken
-            if not isinstance(found, Exception) and found[0] is None:
-                ahead.busy.append(job)
-                continue
-            entry = _Entry(job)
-            self.line.append(entry)
-            if isinstance(found, Exception):
-                entry.record = _failure(job, found)
-                self.claims.free(job)
-            elif isinstance(found[0], Record):
-                entry.record = found[0]
-            else:
-                entry.read, entry.pixels, self.entries[id(job)] = found[1], _pixels(found[0]), entry
-                yield from self._take(self.work.add(job, found[0]))
+            yield from self._enter(ahead, *taken)
+            del taken  # a large picture is let go when it is done, and not when the next one is there
             yield from self._told()
+
+    def _enter(self, ahead: _Ahead, job: Job, found: Picture | Record | None, seconds: float) -> Iterator[Record]:
+        """Do what is to be done with a job, of which this was found."""
+        if found is None:
+            ahead.busy.append(job)
+        elif isinstance(found, Record):
+            self.line.append(_Entry(job, record=found))
+        else:
+            entry = self.entries[id(job)] = _Entry(job, seconds, _pixels(found))
+            self.line.append(entry)
+            yield from self._take(self.work.add(job, found))
 
     def finishing(self) -> Iterator[Record]:
         """Do what waits, unless the run is stopped, and write what is done."""

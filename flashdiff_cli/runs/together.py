@@ -211,8 +211,10 @@ class Together:
                 else:
                     result, seconds = found
                     begun.add(piece, result.images[number], figures(result, number), seconds / len(batch))
-                if begun.error is not None or begun.complete:
-                    finished.append((begun.wanted, begun.error or _outcome(begun)))
+                if begun.error is not None:
+                    finished.append((begun.wanted, begun.error))
+                elif begun.complete:
+                    finished.append((begun.wanted, _outcome(begun)))
             if finished:
                 yield finished
 
