@@ -30,7 +30,10 @@ Prompt = Annotated[
     typer.Option("--prompt", help="What a text-to-image model is told of the pictures (default: what it was saved with, or nothing)."),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.", autocompletion=complete.devices)]
-Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, float16 or bfloat16.", autocompletion=complete.dtypes)]
+Dtype = Annotated[
+    str,
+    typer.Option("--dtype", help="auto, float32, float16 or bfloat16; auto is bfloat16 on a processor made for it.", autocompletion=complete.dtypes),
+]
 Offline = Annotated[bool, typer.Option("--offline", help="Never use the network: cached models only.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of all random draws, together with the picture's content.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON record a picture, and nothing else, on stdout.")]

@@ -150,6 +150,9 @@ def load_component(model: str | Path, role: str, dtype: torch.dtype = torch.floa
     if dtype == torch.float16 and large:
         # The numbers of large KL encoders grow beyond what half precision holds.
         dtype = torch.float32
+    if role in ("classifier", "blur_estimator"):
+        # They tell apart what differs by a hundredth, and take no time.
+        dtype = torch.float32
     return load_module(cls, root, folder, dtype, variant, **overrides)
 
 
