@@ -32,7 +32,7 @@ Prompt = Annotated[
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.", autocompletion=complete.devices)]
 Dtype = Annotated[
     str,
-    typer.Option("--dtype", help="auto, float32, float16 or bfloat16; auto is bfloat16 on a processor made for it.", autocompletion=complete.dtypes),
+    typer.Option("--dtype", help="auto (bfloat16 on a processor made for it), float32, float16 or bfloat16.", autocompletion=complete.dtypes),
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Never use the network: cached models only.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of all random draws, together with the picture's content.")]
