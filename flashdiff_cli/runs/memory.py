@@ -100,7 +100,7 @@ def most_together(device: torch.device) -> int:
 def pieces_together(pipeline: FlashDiffusionPipeline, tile: Tile, guided: bool = True) -> int:
     """Return how many pictures, or tiles of pictures, of one size are restored together: what fits into the free memory of a GPU.
 
-    A processor is busy with one: batches of eight took 3 to 17 % less of its time for 128 x 128 pixels (`benchmarks/batches.py`). And a result is
+    A processor is busy with one: batches of eight took 2 to 15 % less of its time for 128 x 128 pixels (`benchmarks/batches.py`). And a result is
     then the same, bit for bit, whatever else is in the run.
     """
     device = pipeline.unet.device
