@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -112,7 +112,7 @@ class Restorer:
         for part in self.pipeline.components.values():
             if isinstance(part, torch.nn.Module):
                 # Nothing is trained here: a guided step keeps nothing for gradients of weights. Convolutions are quickest with channels last.
-                part.requires_grad_(False).to(memory_format=torch.channels_last)
+                cast(Any, part.requires_grad_(False)).to(memory_format=torch.channels_last)
 
     def check(self, settings: Settings) -> None:
         """Refuse settings that make no sense with this model, before any picture is read.
