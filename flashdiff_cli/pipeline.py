@@ -336,12 +336,13 @@ class FlashDiffusionPipeline(Conventions, DiffusionPipeline):
         generators = one_each(generators or choices.pop("generator", None), len(measurement))
         request = SamplingRequest.of(request, **choices)
         image = self._checked(measurement if operator is None else operator.seen(measurement))
-        measurement = measurement.to(image)
+        exact = measurement.to(image.device, torch.float32)  # what is left alone, and the data terms, are not rounded to the networks' type
+        measurement = exact.to(image)
         if operator is not None and noise_std is None:
             noise_std = measured_noise(measurement.float(), operator).cpu()
         if self._is_mixed(len(measurement), operator, noise_std, request.encoder):
             alone = partial(self, callback_on_step_end=callback_on_step_end)
-            return one_by_one(alone, measurement, operator, noise_std, request, generators, noise, callback)
+            return one_by_one(alone, exact, operator, noise_std, request, generators, noise, callback)
         timer = Timer(measurement.device)
         with timer.phase("estimate"):
             if operator is None or noise_std is None:
@@ -369,7 +370,7 @@ class FlashDiffusionPipeline(Conventions, DiffusionPipeline):
             with timer.phase("fidelity"):
                 decoded = analysis.decoded if analysis else None
                 networks = self.last_step, self.last_step_mixed
-                images, kept = finish(images, decoded, measurement.float(), operator, noise_std, diagnosis, *networks)
+                images, kept = finish(images, decoded, exact, operator, noise_std, diagnosis, *networks)
             images = grey_as(images, measurement)
         return Restoration.of(plan, problem, begin, analysis, diagnosis, images, kept, latent, timer.seconds)
 

@@ -96,7 +96,7 @@ class OneByOne:
             outcome = error
         yield [(types.SimpleNamespace(picture=picture, tag=tag), outcome)]
 
-    def rest(self):
+    def rest(self, begun=False):
         return ()
 
 

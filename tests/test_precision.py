@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import tiny_pipeline
 
+from flashdiff_cli.diagnosis import Diagnosis
 from flashdiff_cli.errors import UsageError
+from flashdiff_cli.operators import Identity
 from flashdiff_cli.pictures.files import read_picture
 from flashdiff_cli.runs import restorer
 from flashdiff_cli.runs.restorer import Restorer, pick_dtype
@@ -50,3 +53,10 @@ def test_half_of_the_bits_restore_as_well_and_tell_the_same(monkeypatch):
     off = (found.image - exact.image).square().mean().sqrt().item() / 2
     changed = (exact.image - picture.image).square().mean().sqrt().item() / 2
     assert -20 * math.log10(off) > 45 and off < changed / 10
+
+
+def test_what_is_left_alone_is_not_rounded_to_the_type_of_the_weights():
+    pipeline = tiny_pipeline(defaults={"fidelity": True}).to(torch.bfloat16)
+    y = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    nothing = Diagnosis("none", Identity(), 0.0)
+    assert torch.equal(pipeline(y, Identity(), 0.0, diagnosis=nothing, start_step=0).images, y)

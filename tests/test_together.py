@@ -310,6 +310,55 @@ def test_stopping_finishes_the_batch_in_hand_and_leaves_the_rest_free(restorer, 
     assert not list((tmp_path / "out").glob("*.part")) and (tmp_path / "out" / NAME).is_file()
 
 
+@pytest.mark.parametrize("batch", [1, 8])
+def test_stopping_finishes_a_large_picture_some_of_whose_tiles_are_done(restorer, tmp_path, batch):
+    """Ten tiles in batches of eight: two wait when the run is stopped."""
+    folder = store(tmp_path / "in", 1)
+    large = next(iter(Path(folder).iterdir()))
+    Image.open(large).resize((768, 300)).save(large)
+    jobs, journal, stop = with_targets(find([folder]), tmp_path / "out"), Journal(), threading.Event()
+    task = Task(Settings(start_step=1, tile=192, **TOLD), batch=batch, made_with="a")
+
+    class Watched(Shown):
+        def phase(self, name):
+            if "severity" in name:
+                stop.set()
+
+    before, restorer.batch = restorer.batch, batch
+    try:
+        records = list(each(jobs, task.work(restorer, journal, Watched()), stopped=stop.is_set, claims=Claims(journal, "a")))
+    finally:
+        restorer.batch = before
+    assert [r.status for r in records] == ["done"] and len(records[0].tiles) > 8
+
+
+def test_an_error_as_results_are_handed_out_is_that_picture_s_alone(restorer, monkeypatch):
+    from flashdiff_cli.runs import together
+
+    made, failed = together.figures, []
+
+    def figures(result, number=0):
+        if number == 1 and not failed:
+            failed.append(number)
+            raise MemoryError("no room for it")
+        return made(result, number)
+
+    monkeypatch.setattr(together, "figures", figures)
+    given = [Image.fromarray(pixels(seed)) for seed in range(4)]
+    found = list(flashdiff_many(restorer, given))
+    assert [isinstance(outcome, Exception) for outcome in found] == [False, True, False, False]
+
+
+def flashdiff_many(restorer, pictures):
+    pool, outcomes = restorer.together(Settings(start_step=1, **TOLD), 4), {}
+    for number, picture in enumerate(pictures):
+        for done in pool.add(from_pil(picture), tag=number):
+            outcomes |= {wanted.tag: outcome for wanted, outcome in done}
+    for done in pool.rest():
+        outcomes |= {wanted.tag: outcome for wanted, outcome in done}
+    return [outcomes[number] for number in range(len(pictures))]
+
+
 class Counting:
     """Work that keeps `together` pictures, and counts those that are alive."""
 

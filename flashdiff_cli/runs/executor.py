@@ -45,8 +45,8 @@ class Work(Protocol):
         """Take a picture; yields what is finished by it, of this picture and of earlier ones. Between two yields the run may be left."""
         ...
 
-    def rest(self) -> Iterable[Done]:
-        """Yield what is finished once no more pictures come."""
+    def rest(self, begun: bool = False) -> Iterable[Done]:
+        """Yield what is finished once no more pictures come; `begun`: only of pictures parts of which are done, all others are left."""
         ...
 
 
@@ -72,7 +72,7 @@ class OneByOne:
         record.seconds["total"] = time.perf_counter() - begin
         return [[(job, (record, finish))]]
 
-    def rest(self) -> Iterable[Done]:
+    def rest(self, begun: bool = False) -> Iterable[Done]:
         """Yield nothing: nothing waits."""
         return ()
 
@@ -302,15 +302,18 @@ class _Run:
             yield from self._take(self.work.add(job, found))
 
     def finishing(self) -> Iterator[Record]:
-        """Do what waits, unless the run is stopped, and write what is done."""
+        """Do what waits, if the run is stopped only what is begun, and write what is done."""
         if not self.stopped():
             yield from self._take(self.work.rest())
+        if self.stopped():
+            # The tiles of a large picture that are done are not thrown away.
+            yield from self._take(self.work.rest(begun=True), to_end=True)
         while self.line:
             entry = self.line.popleft()
             if entry.record is not None:
                 yield entry.record.result() if isinstance(entry.record, Future) else entry.record
 
-    def _take(self, finished: Iterable[Done]) -> Iterator[Record]:
+    def _take(self, finished: Iterable[Done], to_end: bool = False) -> Iterator[Record]:
         for done in finished:
             for job, outcome in done:
                 entry = self.entries.pop(id(job))
@@ -326,7 +329,7 @@ class _Run:
                     self.claims.free(job)
                 self._wait()
             yield from self._told()
-            if self.stopped():
+            if self.stopped() and not to_end:
                 return
 
     def _wait(self) -> None:

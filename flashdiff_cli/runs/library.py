@@ -158,10 +158,9 @@ def restore_many(
         FlashdiffError: the model cannot be read.
         UsageError: settings that make no sense.
     """
-    if batch is not None and batch < 1:
-        raise UsageError(f"`batch` {batch} is out of range; give a number of at least 1")
     plan = settings_of(**settings)
     restorer = _loaded(str(model), device, dtype, prompt)
+    restorer.check_batch(batch)
     restorer.check(plan)
     return _each(sources, restorer.together(plan, batch))
 

@@ -114,6 +114,11 @@ class Pool(Generic[Result]):
         while self.waiting:
             yield from self._run(self._oldest()[1])
 
+    def keep(self, which: Callable[[Piece], bool]) -> None:
+        """Drop the pieces that wait, but those."""
+        lines = {kind: deque(one for one in line if which(one[1])) for kind, line in self.waiting.items()}
+        self.waiting = {kind: line for kind, line in lines.items() if line}
+
     def _oldest(self) -> tuple[int, Hashable]:
         return min(((line[0][0], kind) for kind, line in self.waiting.items()), key=lambda one: one[0])
 

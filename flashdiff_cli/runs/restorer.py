@@ -21,7 +21,7 @@ from flashdiff_cli.pipeline import FlashDiffusionPipeline
 from flashdiff_cli.runs.checks import check_numbers
 from flashdiff_cli.runs.enlarging import check_size, noise_of_small
 from flashdiff_cli.runs.masks import from_alpha, look_at_mask, without_missing
-from flashdiff_cli.runs.memory import check_memory, most_together, pieces_together
+from flashdiff_cli.runs.memory import MOST_TOGETHER, check_memory, most_together, pieces_together
 from flashdiff_cli.runs.naming import takes_alpha
 from flashdiff_cli.runs.pieces import Piece
 from flashdiff_cli.runs.record import Record
@@ -99,8 +99,7 @@ class Restorer:
         prompt: str | None = None,
         variant: str | None = None,
     ):
-        if batch is not None and batch < 1:
-            raise UsageError(f"`batch` {batch} is out of range; give a number of at least 1")
+        self.check_batch(batch)
         self.batch, self._most = batch, dict[tuple[int, int, bool], int]()
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device)
@@ -113,6 +112,12 @@ class Restorer:
             if isinstance(part, torch.nn.Module):
                 # Nothing is trained here: a guided step keeps nothing for gradients of weights. Convolutions are quickest with channels last.
                 cast(Any, part.requires_grad_(False)).to(memory_format=torch.channels_last)
+
+    @staticmethod
+    def check_batch(batch: int | None) -> None:
+        """Raise a UsageError if so many pictures cannot be restored together; more would keep too many files claimed."""
+        if batch is not None and not 1 <= batch <= MOST_TOGETHER:
+            raise UsageError(f"`batch` {batch} is out of range; give a number from 1 to {MOST_TOGETHER}")
 
     def check(self, settings: Settings) -> None:
         """Refuse settings that make no sense with this model, before any picture is read.

@@ -127,8 +127,8 @@ class _Restoring:
     def add(self, job: Job, picture: Picture) -> Iterator[Done]:
         yield from map(self._finished, self.pool.add(picture, str(job.source), tag=job))
 
-    def rest(self) -> Iterator[Done]:
-        yield from map(self._finished, self.pool.rest())
+    def rest(self, begun: bool = False) -> Iterator[Done]:
+        yield from map(self._finished, self.pool.rest(begun))
 
     def _finished(self, done: Sequence[tuple[Wanted, Restored]]) -> Done:
         return [(wanted.tag, self._outcome(wanted, found)) for wanted, found in done]

@@ -196,8 +196,10 @@ class Together:
                 begun.error = error
             yield [(wanted, error)]
 
-    def rest(self) -> Iterator[Done]:
-        """Yield what is finished once no more pictures come."""
+    def rest(self, begun: bool = False) -> Iterator[Done]:
+        """Yield what is finished once no more pictures come; `begun`: only of pictures pieces of which are done, all others are dropped."""
+        if begun:
+            self.pool.keep(lambda piece: isinstance(piece.owner, Begun) and bool(piece.owner.results))
         yield from self._finished(self.pool.rest())
 
     def _finished(self, done: Iterator[tuple[Sequence[Piece], tuple[Restoration, float] | Exception]]) -> Iterator[Done]:
@@ -206,11 +208,13 @@ class Together:
             for number, piece in enumerate(batch):
                 begun = piece.owner
                 assert isinstance(begun, Begun)
-                if isinstance(found, Exception):
-                    begun.error = found
-                else:
+                try:
+                    if isinstance(found, Exception):
+                        raise found
                     result, seconds = found
                     begun.add(piece, result.images[number], figures(result, number), seconds / len(batch))
+                except Exception as error:  # of the run; or of memory, and of a GPU, which says late what went wrong
+                    begun.error = error
                 if begun.error is not None:
                     finished.append((begun.wanted, begun.error))
                 elif begun.complete:
