@@ -16,6 +16,7 @@ from flashdiff_cli.broadcast import shaped
 from flashdiff_cli.errors import FlashdiffError, UsageError
 
 SPACINGS = ("leading", "trailing", "linspace")
+"""Ways to choose the timesteps of a grid; see `Schedule.from_table`."""
 
 
 def start_index(alphas_cumprod: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:

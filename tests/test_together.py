@@ -28,6 +28,7 @@ from flashdiff_cli.runs.entries import NAME
 from flashdiff_cli.runs.executor import each
 from flashdiff_cli.runs.inputs import Job, find, with_targets
 from flashdiff_cli.runs.journal import Journal
+from flashdiff_cli.runs.memory import most_together
 from flashdiff_cli.runs.record import Record
 from flashdiff_cli.runs.restorer import Restorer
 from flashdiff_cli.runs.resume import Claims
@@ -347,6 +348,24 @@ def test_an_error_as_results_are_handed_out_is_that_picture_s_alone(restorer, mo
     given = [Image.fromarray(pixels(seed)) for seed in range(4)]
     found = list(flashdiff_many(restorer, given))
     assert [isinstance(outcome, Exception) for outcome in found] == [False, True, False, False]
+
+
+def test_a_picture_two_of_whose_tiles_fail_in_one_batch_fails_once(restorer, monkeypatch):
+    from flashdiff_cli.runs import together
+
+    def figures(result, number=0):
+        raise MemoryError("no room for it")
+
+    monkeypatch.setattr(together, "figures", figures)
+    pool = restorer.together(Settings(start_step=1, tile=192, **TOLD), 4)
+    large = from_pil(Image.fromarray(pixels()).resize((768, 300)))
+    done = [outcome for finished in (*pool.add(large), *pool.rest()) for _, outcome in finished]
+    assert len(done) == 1 and isinstance(done[0], MemoryError)
+
+
+@pytest.mark.parametrize("device, most", [("cpu", 1), ("mps", 1), ("cuda", 64)])
+def test_only_where_free_memory_is_known_several_are_read_ahead(device, most):
+    assert most_together(torch.device(device)) == most
 
 
 def flashdiff_many(restorer, pictures):

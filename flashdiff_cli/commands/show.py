@@ -161,7 +161,7 @@ def interruptible(shown: HasConsole):
             raise Interrupted(number)
         stop.code = 128 + number
         stop.set()
-        say("flashdiff: finishing this picture; Ctrl-C again stops at once")
+        say("flashdiff: finishing what is in hand; Ctrl-C again stops at once")
 
     with printing_thread(shown.console) as say, handled(ask):
         yield stop

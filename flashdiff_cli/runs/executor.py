@@ -28,7 +28,7 @@ PIXELS = 16_000_000
 
 Outcome = tuple[Record, Finish | None] | Exception
 """The record of a picture, and what is still to be written, which is done while the next ones compute; or why there is none."""
-Done = Sequence[tuple[Job, Outcome]]
+Done = Iterable[tuple[Job, Outcome]]
 """What was finished at one time."""
 
 

@@ -24,7 +24,7 @@ from flashdiff_cli.runs.piped import ending_of
 from flashdiff_cli.runs.record import Record
 from flashdiff_cli.runs.restorer import Restorer
 from flashdiff_cli.runs.settings import Settings
-from flashdiff_cli.runs.together import Done, Together
+from flashdiff_cli.runs.together import Finished, Together
 from flashdiff_cli.solvers import SOLVERS, load_entry_points
 
 Source = str | Path | bytes | BinaryIO | Image.Image | Picture | np.ndarray | torch.Tensor
@@ -192,7 +192,7 @@ def _each(sources: Iterable[Source], pool: Together) -> Iterator[tuple[Any, Reco
         yield from _in_order(line, done)
 
 
-def _in_order(line: deque[_Place], done: Done = ()) -> Iterator[tuple[Any, Record]]:
+def _in_order(line: deque[_Place], done: Finished = ()) -> Iterator[tuple[Any, Record]]:
     """Put what was finished into its places; yields what is there, up to the first place that is empty."""
     for wanted, outcome in done:
         place = wanted.tag

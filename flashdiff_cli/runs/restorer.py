@@ -57,7 +57,8 @@ BFLOAT16 = "amx_bf16", "avx512_bf16"
 def pick_dtype(name: str, device: torch.device) -> str:
     """Choose the type of the weights that is named; "auto" takes bfloat16 on a processor that has instructions for it, else float32.
 
-    What the type costs is below 0.02 dB on average; the data terms, the schedule, norms and what is told of the degradation are float32 in any case.
+    What the type costs is below 0.02 dB on average; the last step's data terms, the schedule, norms and
+    what tells kinds and blurs apart are float32 in any case.
 
     Raises:
         UsageError: an unknown type.
@@ -68,7 +69,7 @@ def pick_dtype(name: str, device: torch.device) -> str:
         return name
     # Older releases of torch do not say what a processor can do.
     able = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
-    return "bfloat16" if any(able.get(name) for name in BFLOAT16) else "float32"
+    return "bfloat16" if any(able.get(flag) for flag in BFLOAT16) else "float32"
 
 
 class Restorer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from flashdiff_cli.pictures.picture import Picture
     from flashdiff_cli.runs.executor import Done, Finish, Outcome, Work
     from flashdiff_cli.runs.restorer import Restorer
-    from flashdiff_cli.runs.together import Outcome as Restored
-    from flashdiff_cli.runs.together import Wanted
+    from flashdiff_cli.runs.together import Finished, Restored, Wanted
 
 
 class Shown:
@@ -130,8 +129,9 @@ class _Restoring:
     def rest(self, begun: bool = False) -> Iterator[Done]:
         yield from map(self._finished, self.pool.rest(begun))
 
-    def _finished(self, done: Sequence[tuple[Wanted, Restored]]) -> Done:
-        return [(wanted.tag, self._outcome(wanted, found)) for wanted, found in done]
+    def _finished(self, done: Finished) -> Done:
+        # One at a time, so that a picture is written while what is wanted besides the next one is made.
+        return ((wanted.tag, self._outcome(wanted, found)) for wanted, found in done)
 
     def _outcome(self, wanted: Wanted, found: Restored) -> Outcome:
         if isinstance(found, Exception):

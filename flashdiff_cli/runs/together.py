@@ -69,9 +69,9 @@ class Wanted:
     """Whatever the caller knows it by."""
 
 
-Outcome = tuple[Picture, Record] | Exception
+Restored = tuple[Picture, Record] | Exception
 """A restored picture and its record, or why there is none."""
-Done = Sequence[tuple[Wanted, Outcome]]
+Finished = Sequence[tuple[Wanted, Restored]]
 """What was finished by one run of the steps."""
 
 
@@ -114,11 +114,14 @@ class Begun:
                 self,
             )
 
-    def add(self, piece: Piece, image: torch.Tensor, result: dict[str, Any], seconds: float) -> None:
-        """Take a piece that is done: (3, h, w), its `figures`, and its part of the seconds that its run took."""
-        self.canvas.add(piece.tile, image)
-        self.results[piece.index] = result
-        self.seconds += seconds
+    def take(self, piece: Piece, number: int, result: Restoration, seconds: float) -> None:
+        """Take a piece, which is sample `number` of what a run has made in so many seconds; what goes wrong becomes `error`."""
+        try:
+            self.canvas.add(piece.tile, result.images[number])
+            self.results[piece.index] = figures(result, number)
+        except Exception as error:  # of memory, or of a GPU, which says late what went wrong
+            self.error = error
+        self.seconds += seconds / len(result.images)
 
     @property
     def complete(self) -> bool:
@@ -176,7 +179,7 @@ class Together:
         self.pipeline, self.look, self.settings, self.limit, self.callback, self.phase = pipeline, look, settings, limit, callback, phase
         self.pool = Pool(most, self._restore)
 
-    def add(self, picture: Picture, name: str = "", sample: int = 0, tag: Any = None) -> Iterator[Done]:
+    def add(self, picture: Picture, name: str = "", sample: int = 0, tag: Any = None) -> Iterator[Finished]:
         """Take a picture; yields what is finished by it, a batch at a time. Between two the run may be left.
 
         Args:
@@ -196,25 +199,24 @@ class Together:
                 begun.error = error
             yield [(wanted, error)]
 
-    def rest(self, begun: bool = False) -> Iterator[Done]:
+    def rest(self, begun: bool = False) -> Iterator[Finished]:
         """Yield what is finished once no more pictures come; `begun`: only of pictures pieces of which are done, all others are dropped."""
         if begun:
             self.pool.keep(lambda piece: isinstance(piece.owner, Begun) and bool(piece.owner.results))
         yield from self._finished(self.pool.rest())
 
-    def _finished(self, done: Iterator[tuple[Sequence[Piece], tuple[Restoration, float] | Exception]]) -> Iterator[Done]:
+    def _finished(self, done: Iterator[tuple[Sequence[Piece], tuple[Restoration, float] | Exception]]) -> Iterator[Finished]:
         for batch, found in done:
             finished = []
             for number, piece in enumerate(batch):
                 begun = piece.owner
                 assert isinstance(begun, Begun)
-                try:
-                    if isinstance(found, Exception):
-                        raise found
-                    result, seconds = found
-                    begun.add(piece, result.images[number], figures(result, number), seconds / len(batch))
-                except Exception as error:  # of the run; or of memory, and of a GPU, which says late what went wrong
-                    begun.error = error
+                if begun.error is not None:  # of a tile before this one, and told
+                    continue
+                if isinstance(found, Exception):
+                    begun.error = found
+                else:
+                    begun.take(piece, number, *found)
                 if begun.error is not None:
                     finished.append((begun.wanted, begun.error))
                 elif begun.complete:
@@ -255,11 +257,11 @@ class Together:
         return step
 
 
-def _outcome(begun: Begun) -> Outcome:
+def _outcome(begun: Begun) -> Restored:
     try:
         return begun.finished()
     except Exception as error:
         return error
 
 
-__all__ = ["Begun", "Done", "Look", "Outcome", "Together", "Wanted", "picture_seed"]
+__all__ = ["Begun", "Finished", "Look", "Restored", "Together", "Wanted", "picture_seed"]
