@@ -171,6 +171,9 @@ def main(arguments=None):
     program()
 
 
+SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+
+
 class Running:
     """The program in a process of its own, forked off so that it starts at once."""
 
@@ -178,9 +181,15 @@ class Running:
         self.out, self.err = Path(cwd) / f".out-{next(COUNTER)}", Path(cwd) / f".err-{next(COUNTER)}"
         gc.collect()
         gc.freeze()
+        # What is sent to the fork in its first moments waits until it takes signals as a process that has just begun does.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         self.pid = os.fork()
         if not self.pid:
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             self._be(list(map(str, arguments)), cwd, stdout or self.out, limit, environment)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _be(self, arguments, cwd, stdout, limit, environment):
         code = 70
@@ -195,8 +204,6 @@ class Running:
                 os.dup2(handle, number)
             sys.stdout = None if stdout == "closed" else open(1, "w", closefd=False)
             sys.stderr = open(2, "w", closefd=False)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                signal.signal(number, signal.SIG_DFL)
             if limit is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
             main(arguments)
