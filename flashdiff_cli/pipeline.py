@@ -336,7 +336,8 @@ class FlashDiffusionPipeline(Conventions, DiffusionPipeline):
         generators = one_each(generators or choices.pop("generator", None), len(measurement))
         request = SamplingRequest.of(request, **choices)
         image = self._checked(measurement if operator is None else operator.seen(measurement))
-        exact = measurement.to(image.device, torch.float32)  # what is left alone, and the data terms, are not rounded to the networks' type
+        # What is left alone, and the data terms, are not rounded to the networks' type.
+        exact = measurement.to(image.device, torch.promote_types(image.dtype, torch.float32))
         measurement = exact.to(image)
         if operator is not None and noise_std is None:
             noise_std = measured_noise(measurement.float(), operator).cpu()
@@ -351,7 +352,7 @@ class FlashDiffusionPipeline(Conventions, DiffusionPipeline):
         noise_std = per_sample(noise_std).expand(len(measurement))
         request = request.unless_started(self._known_start(request, operator, diagnosis))
         plan = self.plan(request, operator.name, float(noise_std.max()))
-        problem = Problem(measurement, operator, self.stage, self.denoiser, plan.schedule, noise_std)
+        problem = Problem(exact, operator, self.stage, self.denoiser, plan.schedule, noise_std)
         with timer.phase("severity"):
             analysis = self._look(plan, image, diagnosis, missing(operator))
         with timer.phase("start"):

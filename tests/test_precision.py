@@ -9,10 +9,11 @@ from tiny import tiny_pipeline
 
 from flashdiff_cli.diagnosis import Diagnosis
 from flashdiff_cli.errors import UsageError
-from flashdiff_cli.operators import Identity
+from flashdiff_cli.operators import GaussianBlur, Identity
 from flashdiff_cli.pictures.files import read_picture
 from flashdiff_cli.runs import restorer
 from flashdiff_cli.runs.restorer import Restorer, pick_dtype
+from flashdiff_cli.solvers import Problem
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -60,3 +61,16 @@ def test_what_is_left_alone_is_not_rounded_to_the_type_of_the_weights():
     y = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     nothing = Diagnosis("none", Identity(), 0.0)
     assert torch.equal(pipeline(y, Identity(), 0.0, diagnosis=nothing, start_step=0).images, y)
+
+
+@pytest.mark.parametrize("solver", ["ldps", "gml-dps", "psld", "resample", "proximal"])
+def test_data_terms_are_computed_on_what_was_measured(monkeypatch, solver):
+    pipeline = tiny_pipeline().to(torch.bfloat16)
+    y = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    seen = []
+    of = Problem.difference
+    monkeypatch.setattr(Problem, "difference", lambda problem, image: seen.append(problem.measurement) or of(problem, image))
+    found = pipeline(y, GaussianBlur(1.0), 0.05, solver=solver, steps=4, start_step=2, fidelity=False)
+    assert found.images.isfinite().all() and (seen or solver == "proximal")
+    assert all(torch.equal(one, y) for one in seen)
+    assert of(Problem(y, Identity(), None, None, None, 0.05), y.bfloat16()).dtype == torch.float32

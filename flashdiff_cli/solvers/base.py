@@ -32,7 +32,7 @@ class Problem:
     """What a solver works on: B measurements, their operator, and the model.
 
     Attributes:
-        measurement: (B, 3, H', W') in [-1, 1] units.
+        measurement: (B, 3, H', W') in [-1, 1] units, of the type that data terms are computed in.
         operator: A, on intensities; its parameters are per sample.
         first_stage: encoder and decoder.
         prior: the latent diffusion model.
@@ -75,8 +75,8 @@ class Problem:
         return self.prior.predict(z, self.schedule.timestep(level))
 
     def difference(self, image: torch.Tensor) -> torch.Tensor:
-        """Compute y - A(image) in the [-1, 1] range, shaped as the measurement; differentiable."""
-        return self.measurement - self.operator.on_signed(image)
+        """Compute y - A(image) in the [-1, 1] range, shaped as the measurement, of its type; differentiable."""
+        return self.measurement - self.operator.on_signed(image.to(self.measurement.dtype))
 
     def noise_variance(self, like: torch.Tensor) -> torch.Tensor:
         """Return (B,) variance of the measurement noise in the [-1, 1] range, of the type and on the device of `like`."""
