@@ -80,20 +80,10 @@ class FlashDiffusionPipeline(Conventions, DiffusionPipeline):
         defaults: dict[str, Any] | ModelDefaults | None = None,
     ):
         super().__init__()
-        self.register_modules(
-            first_stage=first_stage,
-            unet=unet,
-            scheduler=scheduler,
-            severity=severity,
-            severity_inpainting=severity_inpainting,
-            severity_nonlinear_blur=severity_nonlinear_blur,
-            severity_mixed=severity_mixed,
-            classifier=classifier,
-            blur_estimator=blur_estimator,
-            last_step=last_step,
-            last_step_mixed=last_step_mixed,
-            prompt=prompt,
-        )
+        self.register_modules(first_stage=first_stage, unet=unet, scheduler=scheduler, prompt=prompt)
+        self.register_modules(severity=severity, severity_inpainting=severity_inpainting, severity_mixed=severity_mixed)
+        self.register_modules(severity_nonlinear_blur=severity_nonlinear_blur, classifier=classifier, blur_estimator=blur_estimator)
+        self.register_modules(last_step=last_step, last_step_mixed=last_step_mixed)
         self.defaults = ModelDefaults.read(defaults or {})
         self.register_to_config(defaults=self.defaults.to_dict() if defaults is self.defaults else defaults or {})
         self.stage = FirstStage(first_stage)

@@ -14,6 +14,7 @@ from flashdiff_cli.operators import Downsampling, GaussianBlur, Identity
 from flashdiff_cli.pictures.files import from_pil
 from flashdiff_cli.pictures.tiles import Tile
 from flashdiff_cli.runs import memory
+from flashdiff_cli.runs import pieces as pieces_module
 from flashdiff_cli.runs.memory import pieces_together
 from flashdiff_cli.runs.pieces import Piece, Pool
 from flashdiff_cli.runs.restorer import Restorer, Settings
@@ -98,6 +99,14 @@ def test_pieces_wait_for_their_like_but_not_for_ever():
     seen = [[p.index for p in batch] for batch, _ in restored(made, 2)]
     # After four batches' worth the one that is alone of its kind is run; the last one waits for nobody once no more come.
     assert seen == [[1, 2], [3, 4], [5, 6], [0], [7, 8], [9, 10], [11]]
+
+
+def test_large_pieces_wait_for_fewer(monkeypatch):
+    blur, plain = GaussianBlur(1.0), Identity()
+    made = pieces([True] * 6, [plain, blur, plain, blur, plain, blur])
+    for most, expected in ((3 * 64, [[0, 2], [1, 3], [4], [5]]), (6 * 64, [[0, 2, 4], [1, 3, 5]])):
+        monkeypatch.setattr(pieces_module, "MOST_PIXELS", most)
+        assert [[p.index for p in batch] for batch, _ in restored(made, 9)] == expected, "what came first is run first"
 
 
 def test_operators_of_one_class_that_cannot_be_stacked_are_run_one_by_one():

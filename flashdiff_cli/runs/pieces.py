@@ -23,6 +23,9 @@ PATIENCE = 4
 """Batches' worth of pieces that come while one waits for its like; then it is run with those that there are. So neither memory nor the time until
 a picture is finished grows with the run."""
 
+MOST_PIXELS = 2**25
+"""Of all pieces that wait: of large ones fewer do."""
+
 
 class Owner(Protocol):
     """The picture that a piece is of."""
@@ -102,7 +105,7 @@ class Pool(Generic[Result]):
         most = self._most(piece)
         if len(line) >= most:
             yield from self._run(piece.kind)
-        while self.waiting and self.count - self._oldest()[0] >= PATIENCE * most:
+        while self.waiting and (self.count - self._oldest()[0] >= PATIENCE * most or self._pixels() > MOST_PIXELS):
             yield from self._run(self._oldest()[1])
 
     def rest(self) -> Iterator[tuple[Sequence[Piece], Result | Exception]]:
@@ -118,6 +121,10 @@ class Pool(Generic[Result]):
         """Drop the pieces that wait, but those."""
         lines = {kind: deque(one for one in line if which(one[1])) for kind, line in self.waiting.items()}
         self.waiting = {kind: line for kind, line in lines.items() if line}
+
+    def _pixels(self) -> int:
+        """Return how many pixels all pieces that wait have."""
+        return sum(piece.tile.height * piece.tile.width for line in self.waiting.values() for _, piece in line)
 
     def _oldest(self) -> tuple[int, Hashable]:
         return min(((line[0][0], kind) for kind, line in self.waiting.items()), key=lambda one: one[0])
