@@ -15,7 +15,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
-from flashdiff_cli.classifier import LARGE, large_enough, spectrum
+from flashdiff_cli.classifier import LARGE, Residual, large_enough, spectrum
 from flashdiff_cli.grey import luma_of
 
 SURE = 0.5, 0.7
@@ -86,17 +86,6 @@ def rise(value: torch.Tensor, between: tuple[float, float]) -> torch.Tensor:
     """Return a weight that rises from 0 at the first of two values to 1 at the second."""
     low, high = between
     return ((value - low) / (high - low)).clamp(0, 1)
-
-
-class Residual(nn.Module):
-    """A convolution with a bypass."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + F.silu(self.conv(x))
 
 
 class BlurEstimator(ModelMixin, ConfigMixin):

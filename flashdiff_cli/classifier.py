@@ -1,8 +1,9 @@
-"""Which degradation a picture shows: a small network over statistics that degradations leave in it.
+"""Which degradation a picture shows: a small network over statistics that degradations leave in it, and over the picture itself.
 
 Each kind has a mark of its own. Blur bends the power spectrum down, camera shake does so along one direction and leaves zeros, noise
 lies under it as a floor, enlargement cuts it off, and JPEG empties the cosine coefficients of its own grid of 8 x 8 blocks but not
-those of a shifted one. The statistics are fixed formulas; what they mean is learned. The module path is part of saved models; it must not move.
+those of a shifted one. The statistics are fixed formulas; what they mean is learned. Convolutions over the picture see where it is smooth
+and where its edges are: noise and rounding show in the one, blur in the other. The module path is part of saved models; it must not move.
 """
 
 from __future__ import annotations
@@ -104,23 +105,64 @@ def statistics(measurement: torch.Tensor) -> torch.Tensor:
 FEATURES = LARGE * (LARGE // 2 + 1) + SMALL * (SMALL // 2 + 1) + 2 * COLOUR * (COLOUR // 2 + 1) + GRID * GRID + GRID + 8
 
 
+FINE = 8.0
+"""Times the difference between a pixel and the mean of its neighbours that the convolutions see, before it is limited to -1 to 1."""
+
+
+def views(measurement: torch.Tensor) -> torch.Tensor:
+    """Return what convolutions see of pictures (B, 3, H, W) in [-1, 1]: luma and two colours, and the finest differences of each, (B, 6, H, W)."""
+    x = with_colour_noise(large_enough(measurement))
+    planes = torch.stack([luma_of(x), x[:, 0] - x[:, 1], x[:, 2] - x[:, 1]], 1)
+    around = F.avg_pool2d(F.pad(planes, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    return torch.cat([planes, (FINE * (planes - around)).tanh()], 1)
+
+
+def convolutions(channels: tuple[int, int, int], blocks: int) -> nn.Sequential:
+    """Return layers that halve the sides three times, with residual ones at the least size."""
+    a, b, c = channels
+    first = [nn.Conv2d(6, a, 5, stride=2, padding=2), nn.SiLU(), nn.Conv2d(a, b, 3, stride=2, padding=1), nn.SiLU()]
+    return nn.Sequential(*first, nn.Conv2d(b, c, 3, stride=2, padding=1), nn.SiLU(), *(Residual(c) for _ in range(blocks)))
+
+
+class Residual(nn.Module):
+    """A convolution with a bypass."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + F.silu(self.conv(x))
+
+
 class DegradationClassifier(ModelMixin, ConfigMixin):
-    """Kind and parameters of what degraded a picture, from `statistics`.
+    """Kind and parameters of what degraded a picture, from `statistics` and `views`.
 
     Args:
         width: of the hidden layers.
         dropout: share of hidden units that are left out in training.
+        channels: of the convolutions over the picture at a half, a quarter and an eighth of its size; None: statistics alone.
+        blocks: residual convolutions at an eighth.
         degradations: what it was trained on, for people.
     """
 
     config_name = "config.json"
 
     @register_to_config
-    def __init__(self, width: int = 192, dropout: float = 0.2, degradations: list[dict] | None = None):
+    def __init__(
+        self,
+        width: int = 192,
+        dropout: float = 0.2,
+        channels: tuple[int, int, int] | None = None,
+        blocks: int = 2,
+        degradations: list[dict] | None = None,
+    ):
         super().__init__()
         self.norm = nn.BatchNorm1d(FEATURES, momentum=0.02, affine=False)
+        self.picture = None if channels is None else convolutions(channels, blocks)
+        pooled = 0 if channels is None else 2 * channels[2]
         self.hidden = nn.Sequential(
-            nn.Linear(FEATURES, width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, width), nn.SiLU(), nn.Dropout(dropout)
+            nn.Linear(FEATURES + pooled, width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, width), nn.SiLU(), nn.Dropout(dropout)
         )
         self.kind = nn.Linear(width, len(KINDS))
         self.value = nn.Linear(width, len(PARAMETERS))
@@ -131,5 +173,10 @@ class DegradationClassifier(ModelMixin, ConfigMixin):
         # Differences of logarithms tell one kind from another: never in half precision.
         with torch.no_grad(), torch.autocast(measurement.device.type, enabled=False):
             seen = statistics(measurement)
-        hidden = self.hidden(self.norm(seen.to(self.kind.weight.dtype)).clamp(-6, 6))
+        dtype = self.kind.weight.dtype
+        features = self.norm(seen.to(dtype)).clamp(-6, 6)
+        if self.picture is not None:
+            flat = self.picture(views(measurement).to(dtype)).flatten(2)
+            features = torch.cat([features, flat.mean(2), flat.var(2, correction=0).add(1e-6).sqrt()], 1)
+        hidden = self.hidden(features)
         return Degradation(self.kind(hidden).float().softmax(1), self.value(hidden).float())
