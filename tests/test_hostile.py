@@ -31,6 +31,7 @@ from flashdiff_cli.runs.merge import merged
 from flashdiff_cli.runs.report import Gathered, make_report
 from flashdiff_cli.runs.tabulate import to_csv
 from flashdiff_cli.training import make_task
+from flashdiff_cli.training.degradation import Degradations
 from flashdiff_cli.training.recipe import Recipe
 
 LONG = os.environ.get("FLASHDIFF_LONG") == "1"
@@ -155,15 +156,15 @@ def test_hostile_checkpoints(tmp_path):
 RECIPE = {
     "stage": "classifier",
     "steps": 3,
-    "crop": 64,
+    "crop": 80,
     "betas": [0.9, 0.99],
     "precision": "no",
     "data": [{"name": "faces", "weight": 1.0, "min_scale": 0.5}],
     "model": {"width": 8, "dropout": 0.1},
-    "loss": {"parameter_weight": 1.0, "stored_quality": [88.0, 98.0]},
+    "loss": {"parameter_weight": 1.0, "views": 2, "side": 72},
     "degradation": [
-        {"kind": "gaussian-blur", "operator": "gaussian-blur", "weight": 0.5, "blur_std": [0.6, 3.5], "noise_std": 0.01, "noise_spread": 0.5},
-        {"kind": "jpeg", "operator": "jpeg", "jpeg_quality": [6.0, 80.0], "chroma": "444"},
+        {"operator": "gaussian-blur", "weight": 0.5, "blur_std": [0.6, 3.5], "noise_std": 0.01, "noise_spread": 0.5},
+        {"operator": "jpeg", "jpeg_quality": [6.0, 80.0], "chroma": "444"},
     ],
 }
 
@@ -174,9 +175,10 @@ def test_hostile_recipes(tmp_path):
         return folder / "recipe.toml"
 
     def use(path):
-        task = make_task(Recipe.load(path), [], {}, None)
-        if task.settings["parameter_weight"] is not None:
-            task.measure(torch.zeros(4, 3, 64, 64), torch.Generator().manual_seed(0))
+        recipe = Recipe.load(path)
+        make_task(recipe, [], {}, None)
+        if recipe.degradation:
+            Degradations(recipe.degradation).draw(torch.zeros(4, 3, 64, 64), torch.Generator().manual_seed(0))
 
     (tmp_path / "recipe.toml").write_text("".join(f"{k} = {hostile.toml(v)}\n" for k, v in RECIPE.items()))
     use(tmp_path / "recipe.toml")

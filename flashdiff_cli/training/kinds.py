@@ -1,4 +1,4 @@
-"""Pictures of each kind that the classifier tells apart, as files hold them: what a telephone or a browser has stored as a JPEG is of its kind still."""
+"""Pictures of each kind that the classifier tells apart, as files hold them: what was stored as a JPEG afterwards is of its kind still."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 
 from flashdiff_cli.classifier import KINDS, PARAMETERS
 from flashdiff_cli.operators import Enlargement, MotionBlur
@@ -18,6 +19,9 @@ WEIGHTS = {"none": 0.2, "gaussian-blur": 0.25, "motion-blur": 0.16, "noise": 0.1
 
 DRAWINGS = 0.04
 """Share of drawings in place of photographs; they are compressed, noisy or left alone."""
+
+EDITED = 0.4
+"""Share of pictures that editing has made softer before."""
 
 LEAST_NOISE = 0.003
 """Below it, on intensities in [0, 1], noise is not told from that of a clean picture, and its logarithm is not to be hit."""
@@ -44,6 +48,21 @@ def kept_as(x: torch.Tensor, draws: Draws, share: float, low: float, high: float
     if not draws.chance(share):
         return stored(x)
     return compress(x, draws.uniform(low, high), "420" if draws.chance(0.65) else "444", is_grey(x))
+
+
+def edited(x: torch.Tensor, side: int, draws: Draws) -> torch.Tensor:
+    """Resample (3, H, W), at times a JPEG, as those do who straighten and resize pictures: what that makes softer is nothing to restore."""
+    if draws.chance(0.5):
+        x = compress(x, draws.uniform(75, 97), "420" if draws.chance(0.6) else "444", is_grey(x))
+    if draws.chance(0.5):
+        angle, zoom = draws.uniform(-0.2, 0.2), draws.uniform(0.75, 1.1)
+        turned = zoom * torch.tensor([[math.cos(angle), -math.sin(angle), 0.0], [math.sin(angle), math.cos(angle), 0.0]])
+        places = F.affine_grid(turned[None], [1, *x.shape], align_corners=False)
+        mode = "bilinear" if draws.chance(0.7) else "bicubic"
+        return F.grid_sample(x[None], places, mode, "reflection", align_corners=False)[0].clamp(-1, 1)
+    shares = draws.uniform(0.8, 1.35)
+    size = (max(side, round(x.shape[1] * shares)), max(side, round(x.shape[2] * shares)))
+    return resized(x, size, draws).clamp(-1, 1)
 
 
 def noise_target(level: float) -> dict[str, float]:
@@ -135,6 +154,8 @@ def make_sample(x: torch.Tensor, side: int, draws: Draws) -> Sample:
     kind = draws.choose(WEIGHTS)
     if kind in DRAWN and draws.chance(DRAWINGS * len(KINDS) / len(DRAWN)):
         x = drawing((x.shape[1], x.shape[2]), draws)
+    elif draws.chance(EDITED):
+        x = edited(x, side, draws)
     return MAKERS[kind](stored(recolour(x, draws)), side, draws)
 
 
