@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from flashdiff_cli.classifier import KINDS, PARAMETERS
-from flashdiff_cli.operators import Enlargement, MotionBlur
+from flashdiff_cli.operators import Enlargement, GaussianBlur, MotionBlur
 from flashdiff_cli.operators.motion_blur import kernel_axis
 from flashdiff_cli.training.mixtures import Draws, add_noise, apply, blur_of, compress, drawing, is_grey, recolour, resized, shake_of, stored
 
@@ -22,6 +22,10 @@ DRAWINGS = 0.04
 
 EDITED = 0.4
 """Share of pictures that editing has made softer before."""
+
+SOFT, SOFTNESS = 0.35, (0.4, 1.1)
+"""Share of pictures that a lens, or who scaled them, left soft, and the width in pixels of the Gaussian that this is like: that of LFW's faces. It
+counts as no blur, whatever came after, since to sharpen such a picture wrongly costs several dB and to leave it soft costs one."""
 
 LEAST_NOISE = 0.003
 """Below it, on intensities in [0, 1], noise is not told from that of a clean picture, and its logarithm is not to be hit."""
@@ -156,6 +160,8 @@ def make_sample(x: torch.Tensor, side: int, draws: Draws) -> Sample:
         x = drawing((x.shape[1], x.shape[2]), draws)
     elif draws.chance(EDITED):
         x = edited(x, side, draws)
+    if draws.chance(SOFT):
+        x = apply(GaussianBlur(draws.log_uniform(*SOFTNESS)), x)
     return MAKERS[kind](stored(recolour(x, draws)), side, draws)
 
 
