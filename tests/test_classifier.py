@@ -176,3 +176,13 @@ def test_pieces_are_heard_by_their_weight():
     middle = pool([sky, wall], [1.0, 1.0])
     assert abs(middle.parameters[0, 0].item() + 5) < 1e-6
     assert abs(sum(predict_kind(middle)[1].values()) - 1) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("width", "blurred", "kind"), [(0.6, 0.5, "jpeg"), (1.1, 0.74, "jpeg"), (1.1, 0.76, "gaussian-blur"), (1.3, 0.5, "gaussian-blur")]
+)
+def test_a_faint_blur_that_is_seen_unsurely_is_softness_of_the_picture_s_own(width, blurred, kind):
+    look = Blur(torch.zeros(1, 3, 3), torch.tensor([math.log(width)]), torch.zeros(1))
+    said = dict.fromkeys(KINDS, 0.0) | {"gaussian-blur": blurred, "jpeg": 0.15, "none": 0.05, "downsampling": 0.8 - blurred}
+    assert reconsider("gaussian-blur", said, look, True) == kind
+    assert reconsider("gaussian-blur", said, None, True) == "gaussian-blur", "there is nothing that says how wide it is"
