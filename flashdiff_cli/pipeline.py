@@ -246,7 +246,7 @@ class FlashDiffusionPipeline(Conventions, DiffusionPipeline):
             return kind
         part = busiest_window(measurement, self.size_multiple).of(measurement)
         blur = None if self.blur_estimator is None else self.blur_estimator.look(part)
-        return reconsider(kind, probabilities, blur, rounding_noise(part)[0].item() > 0)
+        return reconsider(kind, probabilities, blur, rounding_noise(part)[0].item() > 0, seen.value("noise_std")[0].item())
 
     def diagnose(self, measurement: torch.Tensor, seen: Degradation | None = None, kind: str | None = None) -> Diagnosis:
         """Find out what degraded one picture.

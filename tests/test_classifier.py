@@ -184,5 +184,6 @@ def test_pieces_are_heard_by_their_weight():
 def test_a_faint_blur_that_is_seen_unsurely_is_softness_of_the_picture_s_own(width, blurred, kind):
     look = Blur(torch.zeros(1, 3, 3), torch.tensor([math.log(width)]), torch.zeros(1))
     said = dict.fromkeys(KINDS, 0.0) | {"gaussian-blur": blurred, "jpeg": 0.15, "none": 0.05, "downsampling": 0.8 - blurred}
-    assert reconsider("gaussian-blur", said, look, True) == kind
+    assert reconsider("gaussian-blur", said, look, True) == reconsider("gaussian-blur", said, look, False, 0.03) == kind
+    assert reconsider("gaussian-blur", said, look, False, 0.01) == "gaussian-blur", "nothing veils it"
     assert reconsider("gaussian-blur", said, None, True) == "gaussian-blur", "there is nothing that says how wide it is"
