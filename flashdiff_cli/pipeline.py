@@ -15,7 +15,7 @@ from flashdiff_cli.bounded import in_one_line
 from flashdiff_cli.calibration import BlurFeatures, calibrated_variance, calibrated_width, mean_gradient
 from flashdiff_cli.classifier import Degradation
 from flashdiff_cli.denoiser import Denoiser
-from flashdiff_cli.diagnosis import MISTAKEN, Analysis, Diagnosis, behind_jpeg, noise_of, operator_of, predict_kind, reconsider
+from flashdiff_cli.diagnosis import Analysis, Diagnosis, behind_jpeg, is_doubted, noise_of, operator_of, predict_kind, reconsider
 from flashdiff_cli.errors import FlashdiffError, UsageError
 from flashdiff_cli.finish import finish
 from flashdiff_cli.first_stage import FirstStage
@@ -242,7 +242,7 @@ class FlashDiffusionPipeline(Conventions, DiffusionPipeline):
     def kind_of(self, measurement: torch.Tensor, seen: Degradation) -> str:
         """Return the kind of degradation to take one picture (1, 3, H, W) for, by what the classifier said of it."""
         kind, probabilities = predict_kind(seen)
-        if kind not in MISTAKEN:
+        if not is_doubted(kind, probabilities):
             return kind
         part = busiest_window(measurement, self.size_multiple).of(measurement)
         blur = None if self.blur_estimator is None else self.blur_estimator.look(part)

@@ -17,7 +17,7 @@ from flashdiff_cli.classifier import (
     spectrum,
     statistics,
 )
-from flashdiff_cli.diagnosis import OPERATOR_OF, SHORTER, noise_of, operator_of, pool, predict_kind, reconsider
+from flashdiff_cli.diagnosis import OPERATOR_OF, SHAKEN_NOISE, SHORTER, is_doubted, noise_of, operator_of, pool, predict_kind, reconsider
 from flashdiff_cli.operators import OPERATORS, GaussianBlur, Jpeg, MotionBlur
 from flashdiff_cli.operators.motion_blur import kernel_axis, straight_kernel
 from flashdiff_cli.training.blur import kernel_of
@@ -187,3 +187,17 @@ def test_a_faint_blur_that_is_seen_unsurely_is_softness_of_the_picture_s_own(wid
     assert reconsider("gaussian-blur", said, look, True) == reconsider("gaussian-blur", said, look, False, 0.03) == kind
     assert reconsider("gaussian-blur", said, look, False, 0.01) == "gaussian-blur", "nothing veils it"
     assert reconsider("gaussian-blur", said, None, True) == "gaussian-blur", "there is nothing that says how wide it is"
+
+
+def test_a_blur_that_is_seen_surely_is_not_doubted():
+    said = dict.fromkeys(KINDS, 0.05)
+    assert is_doubted("gaussian-blur", said | {"gaussian-blur": 0.74}) and not is_doubted("gaussian-blur", said | {"gaussian-blur": 0.76})
+    assert is_doubted("motion-blur", said | {"motion-blur": 0.99}), "however sure, for pictures that were taken for shaken were too"
+    assert not any(is_doubted(kind, said | {kind: 0.5}) for kind in ("none", "noise", "jpeg"))
+
+
+def test_more_noise_is_reckoned_with_in_a_shaken_picture():
+    picture = torch.zeros(1, 3, 32, 32)
+    said = seen("motion-blur", noise_std=math.log(0.01))
+    assert abs(noise_of("motion-blur", said, picture) - SHAKEN_NOISE * 0.01) < 1e-6
+    assert noise_of("motion-blur", seen("motion-blur", noise_std=math.log(0.49)), picture) == 0.5, "what solvers take at the most"

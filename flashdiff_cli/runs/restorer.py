@@ -57,7 +57,7 @@ BFLOAT16 = "amx_bf16", "avx512_bf16"
 def pick_dtype(name: str, device: torch.device) -> str:
     """Choose the type of the weights that is named; "auto" takes bfloat16 on a processor that has instructions for it, else float32.
 
-    What the type costs is below 0.02 dB on average; the last step's data terms, the schedule, norms and
+    What the type costs is below 0.02 dB on average; the data terms of solvers and of the last step, the schedule, norms and
     what tells kinds and blurs apart are float32 in any case.
 
     Raises:

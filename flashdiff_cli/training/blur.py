@@ -14,7 +14,7 @@ from flashdiff_cli.bounded import short
 from flashdiff_cli.classifier import LEAST_SIDE
 from flashdiff_cli.errors import UsageError
 from flashdiff_cli.operators import GaussianBlur, Operator
-from flashdiff_cli.training.mixtures import Draws, add_noise, apply, blur_of, compress, is_grey, recolour, shake_of, stored
+from flashdiff_cli.training.mixtures import Draws, add_noise, apply, blur_of, compress, is_grey, part_of, recolour, shake_of, stored
 from flashdiff_cli.training.recipe import Recipe, new_network
 from flashdiff_cli.training.sample_grid import grid, to_picture
 
@@ -85,8 +85,7 @@ class BlurTask:
         grey = is_grey(x)
         y = apply(operator, x)
         if side:
-            top, left = (int(draws.uniform(0, length - side + 1)) for length in y.shape[1:])
-            y = y[:, top : top + side, left : left + side]
+            y = part_of(y, side, draws)
         y = stored(add_noise(y, draws.log_uniform(0.001, 0.08), draws, grey, simple=draws.chance(0.7)))
         if draws.chance(STORED):
             y = compress(y, round(draws.uniform(70, 98)), "420", grey)

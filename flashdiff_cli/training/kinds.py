@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from flashdiff_cli.classifier import KINDS, PARAMETERS
 from flashdiff_cli.operators import Enlargement, GaussianBlur, MotionBlur
 from flashdiff_cli.operators.motion_blur import kernel_axis
-from flashdiff_cli.training.mixtures import Draws, add_noise, apply, blur_of, compress, drawing, is_grey, recolour, resized, shake_of, stored
+from flashdiff_cli.training.mixtures import Draws, add_noise, apply, blur_of, compress, drawing, is_grey, part_of, recolour, resized, shake_of, stored
 
 WEIGHTS = {"none": 0.2, "gaussian-blur": 0.25, "motion-blur": 0.16, "noise": 0.14, "jpeg": 0.12, "downsampling": 0.13}
 """How often each kind is drawn."""
@@ -39,12 +39,6 @@ class Sample(NamedTuple):
     kind: str
     parameters: dict[str, float]
     """By `classifier.PARAMETERS`, those that the kind has."""
-
-
-def part_of(x: torch.Tensor, side: int, draws: Draws) -> torch.Tensor:
-    """Return a square of (3, H, W) anywhere in it: borders of operators are left out, and what is stored begins a grid of its own."""
-    top, left = (int(draws.uniform(0, length - side + 1)) for length in x.shape[1:])
-    return x[:, top : top + side, left : left + side]
 
 
 def kept_as(x: torch.Tensor, draws: Draws, share: float, low: float, high: float) -> torch.Tensor:

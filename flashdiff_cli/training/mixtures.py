@@ -99,6 +99,12 @@ def drawing(size: tuple[int, int], draws: Draws) -> torch.Tensor:
     return pixels.float() / 127.5 - 1
 
 
+def part_of(x: torch.Tensor, side: int, draws: Draws) -> torch.Tensor:
+    """Return a square of (3, H, W) anywhere in it: borders of operators are left out, and what is stored begins a grid of its own."""
+    top, left = (int(draws.uniform(0, length - side + 1)) for length in x.shape[1:])
+    return x[:, top : top + side, left : left + side]
+
+
 def recolour(x: torch.Tensor, draws: Draws) -> torch.Tensor:
     """Turn some pictures (3, H, W) grey or toned, as scans and old photographs are."""
     what = draws.uniform()
