@@ -110,7 +110,11 @@ class LastStep(ModelMixin, ConfigMixin):
             rounding_std: of what a JPEG's rounding has left, (B,), on the scale of [-1, 1].
         """
         maps = [NOISE_SCALE * shaped(value.to(image), image).expand_as(image[:, :1]) for value in (noise_std, rounding_std)]
-        x = self.enter(F.pixel_unshuffle(torch.cat([image, *maps], 1).to(self.dtype), 2))
+        return self.with_maps(image, torch.cat(maps, 1))
+
+    def with_maps(self, image: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
+        """Return what the network makes of images (B, 3, H, W) and of two maps of what is known of their pixels (B, 2, H, W)."""
+        x = self.enter(F.pixel_unshuffle(torch.cat([image, maps], 1).to(self.dtype), 2))
         kept = []
         for level, blocks in enumerate(self.down):
             x = blocks(x)

@@ -21,6 +21,7 @@ from torch import nn
 from flashdiff_cli.deviation import DeviationHead
 from flashdiff_cli.first_stage import FirstStage, LatentScaling
 from flashdiff_cli.grey import with_colour_noise
+from flashdiff_cli.last_step import LastStep
 
 AS_IN_COLOUR = 1.5
 """Of `with_colour_noise`: channels with independent noise have a luma with two thirds of it."""
@@ -55,6 +56,8 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
         code_channels: input channels of quant_conv (`kl`, `vq`); None where there is no quant_conv.
         extra_layers: residual blocks appended to a `dc` encoder, the identity before training.
         degradations: what it was trained on, for people and reports.
+        pixel_network: arguments of a `LastStep` that a measurement passes before a `dc` encoder: a U shape sees farther than blocks at one
+            resolution. It is told which pixels are missing; None: there is none.
     """
 
     config_name = "config.json"
@@ -64,6 +67,7 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
     """Entries by name, made at run time from the arguments."""
     encoder: Any
     refine: Any
+    ahead: LastStep | None
 
     @register_to_config
     def __init__(
@@ -78,8 +82,11 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
         shift_factor: float | None = None,
         latents_mean: list[float] | None = None,
         latents_std: list[float] | None = None,
+        pixel_network: dict | None = None,
     ):
         super().__init__()
+        # Not by the argument's name, by which diffusers' models return the entry of the configuration.
+        self.ahead = None if pixel_network is None else LastStep(**pixel_network)
         if kind not in ("kl", "vq", "dc"):
             raise ValueError(f"kind must be kl, vq or dc, not {kind!r}")
         self.scaling = LatentScaling(self.config)
@@ -96,11 +103,17 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
             if kind == "vq":
                 self.std_conv = nn.Conv2d(latent_channels, latent_channels, 1)
 
-    def _halves(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _halves(self, image: torch.Tensor, missing: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the unscaled code estimate and deviation map, (B, C, h, w) each."""
         if self.config.kind == "dc":
-            image = with_colour_noise(image, AS_IN_COLOUR)
-            features = self.encoder.conv_in(image)
+            if self.ahead is None:
+                image = clean = with_colour_noise(image, AS_IN_COLOUR)
+            else:
+                holes = torch.zeros_like(image[:, :2])
+                if missing is not None:
+                    holes[:, 0] = missing.to(holes)
+                clean = self.ahead.with_maps(image, holes)
+            features = self.encoder.conv_in(clean)
             for block in self.encoder.down_blocks:
                 features = block(features)
             features = self.refine(features)
@@ -122,12 +135,12 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
 
         Args:
             measurement: (B, 3, H, W), nominally in [-1, 1] (noise may leave it); sides multiples of the size_multiple.
-            where: (B, H, W) or (1, H, W), bool: the pixels that the variance is to be of, e.g. the missing ones; None, or nowhere: all.
+            where: (B, H, W) or (1, H, W), bool: the missing pixels, which the variance is to be of; None, or nowhere: all.
 
         Returns:
             latent (B, C, h, w) and variance (B,) = mean over C, h, w of the squared deviation map, both scaled.
         """
-        latent, variance = self.local(measurement)
+        latent, variance = self.local(measurement, where)
         if where is None:
             return SeverityEstimate(latent, variance.mean((1, 2, 3)))
         # A latent position counts where any of its pixels does.
@@ -135,9 +148,14 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
         weight = torch.where(weight.sum((1, 2, 3), keepdim=True) > 0, weight, 1.0)
         return SeverityEstimate(latent, (variance * weight).sum((1, 2, 3)) / (weight.sum((1, 2, 3)) * variance.shape[1]))
 
-    def local(self, measurement: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the latent estimate and the variance of each of its numbers, (B, C, h, w) both, scaled."""
-        code, deviation = self._halves(measurement)
+    def local(self, measurement: torch.Tensor, missing: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the latent estimate and the variance of each of its numbers, (B, C, h, w) both, scaled.
+
+        Args:
+            measurement: (B, 3, H, W), its missing pixels filled.
+            missing: (B, H, W) or (1, H, W), bool: which they are, for a network that can be told; None: none.
+        """
+        code, deviation = self._halves(measurement, missing)
         return self.scaling.to_latent(code), self.scaling.spread(deviation).float().square()
 
     def variance_map(self, measurement: torch.Tensor) -> torch.Tensor:
@@ -154,8 +172,16 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
         return max(most, default=None)
 
     @classmethod
-    def from_first_stage(cls, stage: FirstStage, extra_layers: int = 0, degradations: list[dict] | None = None):
-        """Return a severity encoder with the first stage's encoder weights, ready for training."""
+    def from_first_stage(
+        cls, stage: FirstStage, extra_layers: int = 0, degradations: list[dict] | None = None, pixel_network: LastStep | None = None
+    ) -> SeverityEncoder:
+        """Return a severity encoder with the first stage's encoder weights, and those of a network ahead of it, ready for training.
+
+        Raises:
+            ValueError: a network is given for a first stage other than `dc`.
+        """
+        if pixel_network is not None and stage.kind != "dc":
+            raise ValueError("a network ahead of the encoder needs a first stage of AutoencoderDC")
         model: Any = stage.model
         c = model.config
         if stage.kind == "dc":
@@ -185,7 +211,10 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
             }
             code_channels = model.quant_conv.in_channels if model.quant_conv is not None else None
         more = {name: c[name] for name in ("shift_factor", "latents_mean", "latents_std") if c.get(name) is not None}
-        new = cls(stage.kind, encoder, stage.channels, stage.scale, code_channels, extra_layers, degradations, **more)
+        ahead = None if pixel_network is None else {name: pixel_network.config[name] for name in ("channels", "blocks")}
+        new = cls(stage.kind, encoder, stage.channels, stage.scale, code_channels, extra_layers, degradations, pixel_network=ahead, **more)
+        if new.ahead is not None and pixel_network is not None:
+            new.ahead.load_state_dict(pixel_network.state_dict())
         new.encoder.load_state_dict(model.encoder.state_dict())
         if stage.kind == "dc":
             for block in new.refine:

@@ -62,7 +62,7 @@ def try_model(pipeline: Any, folder: Path) -> None:
         encoder = getattr(pipeline, role)
         if encoder is not None:
             with in_one_line(f"{folder}/{role}", REMEDY):
-                for part in encoder.local(ramp):
+                for part in encoder.local(ramp.to(encoder.dtype)):  # of some networks a part stays in float32
                     _check(part, small, f"{folder}/{role}")
                 for operator in {str(d.get("operator")) for d in encoder.config.degradations or []}:
                     encoder.trained_noise(operator)

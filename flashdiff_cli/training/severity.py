@@ -1,6 +1,7 @@
 """Training of a severity encoder (paper section 3.1, eq. 7)."""
 
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -9,14 +10,27 @@ from PIL import Image
 from flashdiff_cli.first_stage import FirstStage
 from flashdiff_cli.hub.paths import new_folder
 from flashdiff_cli.models.loading import load_component
+from flashdiff_cli.operators.inpainting import missing
 from flashdiff_cli.severity import SeverityEncoder, SeverityEstimate
 from flashdiff_cli.stats import ordering_accuracy, spearman
 from flashdiff_cli.training.degradation import Degradations
-from flashdiff_cli.training.parts import WHOLE
+from flashdiff_cli.training.mixtures import degrade
+from flashdiff_cli.training.parts import WHOLE, Part
 from flashdiff_cli.training.recipe import Recipe
 from flashdiff_cli.training.sample_grid import grid, to_picture
 
 ORDERING_LEVELS = 10
+
+
+class Lessons(NamedTuple):
+    """B pictures and what became of them."""
+
+    clean: torch.Tensor
+    """(B, 3, H, W) in [-1, 1]."""
+    measured: torch.Tensor
+    """(B, 3, H, W), missing pixels filled."""
+    holes: torch.Tensor | None
+    """(B, H, W), bool: which pixels are missing; None: none."""
 
 
 class SeverityTask:
@@ -29,13 +43,20 @@ class SeverityTask:
             log-likelihood of every number of e under its own variance, whose mean is the image's: as many lessons an
             image as it has latent numbers; plus `whole_weight` times the "log" term, for the mean is what is used.
         image_share: share of the batch that is decoded for the image term, to save time; its weight is kept.
+        mixtures: share of the batch that is degraded as `mixtures.degrade` does, in place of the recipe's tables.
+    `recipe.model`:
+        name: of the component.
+        begin: component of `model` to go on from; without, the first stage's encoder is copied.
+        pixel_network: component of `model`, a `LastStep`, that a copy begins with.
+        frozen_estimate: whether only the deviation learns.
+        extra_layers: see `SeverityEncoder`.
     """
 
     component = "severity"
     shares_draws = True
 
     def __init__(self, recipe: Recipe, validation: dict[str, list[torch.Tensor]], model: Path):
-        defaults = {"variance_weight": 1.0, "image_weight": 1.0, "variance_form": "squared", "image_share": 1.0, "whole_weight": 1.0}
+        defaults = {"variance_weight": 1.0, "image_weight": 1.0, "variance_form": "squared", "image_share": 1.0, "whole_weight": 1.0, "mixtures": 0.0}
         self.settings = recipe.losses(defaults)
         self.degradations = Degradations(recipe.degradation)
         self.stage = FirstStage(load_component(model, "first_stage").requires_grad_(False).eval())
@@ -43,9 +64,11 @@ class SeverityTask:
         settings = dict(recipe.model)
         self.component = settings.pop("name", self.component)
         begin = settings.pop("begin", None)
-        frozen = settings.pop("frozen_estimate", False)
+        frozen, ahead = settings.pop("frozen_estimate", False), settings.pop("pixel_network", None)
         if begin is None:
-            self.module = SeverityEncoder.from_first_stage(self.stage, degradations=self.degradations.describe(), **settings)
+            network: Any = None if ahead is None else load_component(model, ahead)
+            described = self.degradations.describe()
+            self.module = SeverityEncoder.from_first_stage(self.stage, degradations=described, pixel_network=network, **settings)
         else:
             self.module = load_component(model, begin)
             self.module.register_to_config(degradations=self.degradations.describe())
@@ -59,12 +82,32 @@ class SeverityTask:
     def prepare(self, device: torch.device) -> None:
         self.stage.model.to(device)
 
+    def lessons(self, images: torch.Tensor, generator: torch.Generator, part: Part = WHOLE, level: float | None = None) -> Lessons:
+        """Degrade images (B, 3, H, W) in [-1, 1], a share of them by mixtures; `level` as for `Degradations`, without mixtures."""
+        drawn = self.degradations.draw(images, generator, level, part)
+        clean, measured, holes = images, drawn.measured, torch.zeros(len(images), *images.shape[2:], dtype=torch.bool, device=images.device)
+        for index, operator in enumerate(drawn.operators):
+            if (gone := missing(operator)) is not None:
+                measured[index] = operator.seen(measured[index : index + 1])[0]
+                holes[index] = gone[0].to(holes.device)
+        share = 0.0 if level is not None else float(self.settings["mixtures"])
+        if share:
+            total = part.total(len(images))
+            mixed = torch.rand(total, generator=generator) < share
+            seeds = torch.randint(2**60, (total,), generator=generator)
+            clean = images.clone()
+            for index, place in enumerate(part.places(len(images)).tolist()):
+                if mixed[place]:
+                    found = degrade(images[index].cpu().float(), torch.Generator().manual_seed(int(seeds[place])))
+                    clean[index], measured[index], holes[index] = found.clean.to(clean), found.measured.to(measured), False
+        return Lessons(clean, measured, holes if bool(holes.any()) else None)
+
     def loss(self, module, images, generator, part=WHOLE):
         w = self.settings
-        measured = self.degradations(images, generator, part=part)
+        images, measured, holes = self.lessons(images, generator, part)
         with torch.no_grad():
             z0 = self.stage.encode(images).float()
-        code, local = module.local(measured)
+        code, local = module.local(measured, holes)
         estimate = SeverityEstimate(code, local.mean((1, 2, 3)))
         error = (code.float() - z0).flatten(1)
         latent = error.square().mean(1)
@@ -95,8 +138,8 @@ class SeverityTask:
             true, said, gain, levels = [], [], [], []
             for i, image in enumerate(images):
                 image = image.to(module.device)
-                measured = self.degradations(image, torch.Generator().manual_seed(i))
-                estimate = module(measured)
+                image, measured, holes = self.lessons(image, torch.Generator().manual_seed(i))
+                estimate = module(measured, holes)
                 z0 = self.stage.encode(image)
                 decoded = self.stage.decode(estimate.latent)
                 true.append((estimate.latent - z0).float().square().mean())
@@ -104,8 +147,8 @@ class SeverityTask:
                 gain.append(10 * torch.log10(F.mse_loss(measured, image) / F.mse_loss(decoded.float(), image)))
                 if i < 4:
                     steps = torch.linspace(0, 1, ORDERING_LEVELS).tolist()
-                    rising = [self.degradations(image, torch.Generator().manual_seed(i + 100 * j), t) for j, t in enumerate(steps)]
-                    levels.append(module(torch.cat(rising)).variance)
+                    rising = [self.lessons(image, torch.Generator().manual_seed(i + 100 * j), level=t) for j, t in enumerate(steps)]
+                    levels.append(torch.cat([module(one.measured, one.holes).variance for one in rising]))
             true, said = torch.stack(true).cpu(), torch.stack(said).cpu()
             figures |= {
                 f"variance_{name}": round(true.mean().item(), 5),
@@ -121,9 +164,8 @@ class SeverityTask:
         rows = []
         for images in self.validation.values():
             for i, image in enumerate(images[:4]):
-                image = image.to(module.device)
-                measured = self.degradations(image, torch.Generator().manual_seed(i))
-                decoded = self.stage.decode(module(measured).latent)
+                image, measured, holes = self.lessons(image.to(module.device), torch.Generator().manual_seed(i))
+                decoded = self.stage.decode(module(measured, holes).latent)
                 rows.append([to_picture(image), to_picture(measured), to_picture(decoded)])
         return grid(rows)
 
