@@ -77,6 +77,9 @@ class SeverityTask:
             self.module.requires_grad_(False)
             self.module.deviation.requires_grad_(True)
             self.settings |= {"image_weight": 0.0}
+        # Root mean squares over channels read memory in order then: half as long a step again without it, on processors.
+        for part in (self.module, self.stage.model):
+            part.to(memory_format=torch.channels_last)
         self.validation = validation
 
     def prepare(self, device: torch.device) -> None:
@@ -170,5 +173,6 @@ class SeverityTask:
         return grid(rows)
 
     def export(self, module, folder: Path) -> None:
+        module.to(memory_format=torch.contiguous_format)
         with new_folder(folder / self.component, "is there room on the disk?", replace=True) as part:
             module.save_pretrained(part, safe_serialization=True)
