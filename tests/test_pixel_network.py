@@ -77,6 +77,14 @@ def test_missing_pixels_are_filled_and_named(model):
     assert task(model, tables=TABLES[:1]).lessons(images(3), torch.Generator().manual_seed(0)).holes is None
 
 
+def test_lessons_are_exact_where_a_training_computes_in_half_precision(model):
+    own = task(model, 0.7, [*TABLES, {"operator": "enlargement", "enlarged": [1.5, 3.0]}])
+    with torch.autocast("cpu", torch.bfloat16):
+        half = own.lessons(images(16), torch.Generator().manual_seed(0))
+    whole = own.lessons(images(16), torch.Generator().manual_seed(0))
+    assert half.measured.dtype == torch.float32 and torch.equal(half.measured, whole.measured)
+
+
 def test_mixtures_take_their_share(model):
     x = images(32)
     for share, low, high in ((0.0, 0, 0), (0.5, 8, 24), (1.0, 32, 32)):

@@ -59,7 +59,9 @@ def fill(image: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
     keep = keep.to(image.device, torch.bool).expand(len(image), *image.shape[-2:])
     if bool(keep.all()):
         return image
-    parts = [_fill(one.float(), where) for one, where in zip(image, keep, strict=True)]
+    # Sparse matrices have no product in half precision, which a training's autocast would ask for.
+    with torch.autocast(image.device.type, enabled=False):
+        parts = [_fill(one.float(), where) for one, where in zip(image, keep, strict=True)]
     return torch.where(keep[:, None], image, torch.stack(parts).to(image))
 
 

@@ -87,6 +87,11 @@ class SeverityTask:
 
     def lessons(self, images: torch.Tensor, generator: torch.Generator, part: Part = WHOLE, level: float | None = None) -> Lessons:
         """Degrade images (B, 3, H, W) in [-1, 1], a share of them by mixtures; `level` as for `Degradations`, without mixtures."""
+        # Half precision would add an error of its own, and has no code for some of it.
+        with torch.autocast(images.device.type, enabled=False):
+            return self._lessons(images.float(), generator, part, level)
+
+    def _lessons(self, images: torch.Tensor, generator: torch.Generator, part: Part, level: float | None) -> Lessons:
         drawn = self.degradations.draw(images, generator, level, part)
         clean, measured, holes = images, drawn.measured, torch.zeros(len(images), *images.shape[2:], dtype=torch.bool, device=images.device)
         for index, operator in enumerate(drawn.operators):
@@ -101,7 +106,7 @@ class SeverityTask:
             clean = images.clone()
             for index, place in enumerate(part.places(len(images)).tolist()):
                 if mixed[place]:
-                    found = degrade(images[index].cpu().float(), torch.Generator().manual_seed(int(seeds[place])))
+                    found = degrade(images[index].cpu(), torch.Generator().manual_seed(int(seeds[place])))
                     clean[index], measured[index], holes[index] = found.clean.to(clean), found.measured.to(measured), False
         return Lessons(clean, measured, holes if bool(holes.any()) else None)
 
