@@ -23,7 +23,7 @@ from flashdiff_cli.training.data import Crops, Source, entries
 
 NOISE_STD, NOISE_SPREAD, LOW, HIGH, LEVELS = 0.05, 0.3, 0.3, 3.0, 6
 FAINT, SHARP = 0.002, 0.2
-WIDTH_QUANTILE = 0.3
+WIDTH_QUANTILE = 0.12
 RIDGE = 1e-3
 
 

@@ -62,6 +62,11 @@ noise of 0.01 blurs of 0.8 pixels are told, with probabilities of 0.4 to 0.7, an
 NOT_BLURRED = "none", "noise", "jpeg"
 """Kinds of which such a picture is the likeliest."""
 
+HEARD, SURE, UNSURE = 0.5, 0.85, 0.6
+"""Share that estimates made without an operator have of a blind result whose operator may not be the whole truth; and probabilities of a blur
+between which that share falls to nothing. On 315 mixtures of four sets (`training.mixtures`) those found blurred with less than 0.75 gained 0.8 dB more
+by it, those found enlarged 0.9 (soft pictures, which are to stay soft, lose less) and noisy JPEGs 0.3; blurs found with more would lose 0.2."""
+
 CERTAIN = 0.8
 """Probability that a kind must have to be told from the others."""
 
@@ -126,6 +131,8 @@ class Diagnosis:
     """On intensities in [0, 1]: what a JPEG's rounding has left in a picture of another kind; `noise_std` is no less. Of a batch, (B,)."""
     analysis: Analysis | None = field(default=None, repr=False)
     """Of the very measurement that is restored, where the diagnosis needed one, so that it is not made twice."""
+    shares: torch.Tensor | None = field(default=None, repr=False)
+    """Of a batch, (B,): `share` of each."""
 
     @property
     def start_step(self) -> int | None:
@@ -152,6 +159,18 @@ class Diagnosis:
         return self.probabilities is not None and self.probabilities[self.kind] < CERTAIN
 
     @property
+    def share(self) -> torch.Tensor:
+        """(1,) or (B,): the share that estimates made without an operator have of the result."""
+        if self.shares is not None:
+            return self.shares
+        heard = 0.0
+        if self.kind == "downsampling" or (self.kind == "noise" and self.rounding_std):
+            heard = HEARD
+        elif self.kind == "gaussian-blur" and self.probabilities is not None:
+            heard = HEARD * min(1.0, max(0.0, (SURE - self.probabilities[self.kind]) / (SURE - UNSURE)))
+        return torch.tensor([heard])
+
+    @property
     def treated_as(self) -> tuple[str, bool, bool]:
         """What a run goes by besides operator, noise and analysis: pictures that differ in it cannot share one."""
         return self.kind, self.mixed and self.uncertain, bool(per_sample(self.rounding_std).any())
@@ -170,7 +189,8 @@ class Diagnosis:
         analyses = [one.analysis for one in several if one.analysis is not None]
         analysis = Analysis.joined(analyses) if len(analyses) == len(several) else None
         noise_std = max(one.noise_std for one in several)
-        return replace(several[0], operator=operator, noise_std=noise_std, rounding_std=rounding_std, analysis=analysis)
+        shares = torch.cat([one.share for one in several])
+        return replace(several[0], operator=operator, noise_std=noise_std, rounding_std=rounding_std, analysis=analysis, shares=shares)
 
     def stored_as(self, compression: Jpeg | None) -> Diagnosis:
         """Return the diagnosis with what the file says of its own compression: its quality, and noise that rounding left at the least."""

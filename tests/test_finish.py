@@ -8,7 +8,7 @@ from PIL import Image
 from tiny import tiny_pipeline
 
 from flashdiff_cli.data_consistency import limit_deviation, residual_correlation
-from flashdiff_cli.diagnosis import CERTAIN, Diagnosis, behind_jpeg
+from flashdiff_cli.diagnosis import CERTAIN, HEARD, SURE, UNSURE, Diagnosis, behind_jpeg
 from flashdiff_cli.finish import KNOWN, UNEXPLAINED, UNKNOWN, by_what_explains, finish
 from flashdiff_cli.last_step import LastStep
 from flashdiff_cli.operators import Enlargement, GaussianBlur, Identity, Jpeg, MotionBlur
@@ -109,10 +109,39 @@ def test_where_more_than_an_operator_is_at_work_another_network_has_its_share():
     for sure in (0.99, CERTAIN - 0.1):
         found = Diagnosis("downsampling", operator, 0.02, {"downsampling": sure, "none": 1 - sure})
         images, kept = finish(decoded, decoded, y, operator, noise, found, pipeline.last_step, mixed)
-        assert torch.allclose(images, blind if sure < CERTAIN else by_what_explains(corrected, blind, y), atol=1e-6) and kept.tolist() == [1]
-    known = Diagnosis("gaussian-blur", GaussianBlur(1.0), 0.02, {"gaussian-blur": 0.6, "none": 0.4})
-    images, _ = finish(decoded, decoded, y, GaussianBlur(1.0), noise, known, pipeline.last_step, mixed)
-    assert torch.equal(images, pipeline.last_step.restore(decoded, y, GaussianBlur(1.0), noise)), "a blur is its operator's alone"
+        alone = blind if sure < CERTAIN else by_what_explains(corrected, blind, y)
+        assert torch.allclose(images, alone + HEARD * ((decoded + blind) / 2 - alone), atol=1e-6) and kept.tolist() == [1]
+    blur = GaussianBlur(1.0)
+    alone = pipeline.last_step.restore(decoded, y, blur, noise)
+    for sure, share in ((0.99, 0.0), (SURE, 0.0), ((SURE + UNSURE) / 2, HEARD / 2), (0.3, HEARD)):
+        found = Diagnosis("gaussian-blur", blur, 0.02, {"gaussian-blur": sure, "none": 1 - sure})
+        images, _ = finish(decoded, decoded, y, blur, noise, found, pipeline.last_step, mixed)
+        assert torch.allclose(images, alone + share * ((decoded + blind) / 2 - alone), atol=1e-6), sure
+        assert torch.equal(finish(decoded, decoded, y, blur, noise, found, pipeline.last_step)[0], alone), "a model without that network"
+    assert torch.equal(finish(decoded, decoded, y, blur, noise, None, pipeline.last_step, mixed)[0], alone), "an operator that is told is believed"
+
+
+def test_each_of_a_batch_is_heard_as_it_is_by_itself():
+    pipeline, noise = with_last_step(), torch.tensor([0.02, 0.02])
+    torch.manual_seed(2)
+    mixed = LastStep(channels=(8, 12), blocks=(1, 1)).eval()
+    torch.nn.init.normal_(mixed.leave.weight, std=0.02)
+    y, decoded = image(batch=2), image(seed=3, batch=2)
+    found = [Diagnosis("gaussian-blur", GaussianBlur(1.0), 0.02, {"gaussian-blur": sure, "none": 1 - sure}) for sure in (0.99, 0.5)]
+    both = Diagnosis.joined(found, GaussianBlur(torch.tensor([1.0, 1.0])))
+    assert both.share.tolist() == [0.0, HEARD]
+    together, _ = finish(decoded, decoded, y, both.operator, noise, both, pipeline.last_step, mixed)
+    for i, one in enumerate(found):
+        at = slice(i, i + 1)
+        alone, _ = finish(decoded[at], decoded[at], y[at], one.operator, noise[at], one, pipeline.last_step, mixed)
+        assert torch.allclose(together[at], alone, atol=1e-5)
+
+
+def test_noise_behind_a_jpeg_is_not_the_whole_truth():
+    noise = Diagnosis("noise", Identity(), 0.02, {"noise": 0.9})
+    assert noise.share.tolist() == [0.0] and noise.with_rounding(0.01).share.tolist() == [HEARD]
+    assert Diagnosis("jpeg", Jpeg(30), 0.0, {"jpeg": 0.4}).share.tolist() == [0.0]
+    assert Diagnosis("gaussian-blur", GaussianBlur(1.0), 0.02).share.tolist() == [0.0], "a model without classifier takes a blur for granted"
 
 
 @pytest.mark.parametrize(("changed", "share"), [(0.2, 0.0), (KNOWN, 0.0), ((KNOWN + UNKNOWN) / 2, 0.5), (UNKNOWN, 1.0), (3.0, 1.0)])
