@@ -184,32 +184,9 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
             raise ValueError("a network ahead of the encoder needs a first stage of AutoencoderDC")
         model: Any = stage.model
         c = model.config
-        if stage.kind == "dc":
-            encoder = {
-                "in_channels": c.in_channels,
-                "latent_channels": c.latent_channels,
-                "attention_head_dim": c.attention_head_dim,
-                "block_type": c.encoder_block_types,
-                "block_out_channels": list(c.encoder_block_out_channels),
-                "layers_per_block": list(c.encoder_layers_per_block),
-                "qkv_multiscales": [list(scales) for scales in c.encoder_qkv_multiscales],
-                "downsample_block_type": c.downsample_block_type,
-                "out_shortcut": c.encoder_out_shortcut,
-            }
-            code_channels = None
-        else:
-            encoder = {
-                "in_channels": c.in_channels,
-                "out_channels": c.latent_channels,
-                "down_block_types": list(c.down_block_types),
-                "block_out_channels": list(c.block_out_channels),
-                "layers_per_block": c.layers_per_block,
-                "act_fn": c.act_fn,
-                "norm_num_groups": c.norm_num_groups,
-                "double_z": stage.kind == "kl",
-                "mid_block_add_attention": c.mid_block_add_attention,
-            }
-            code_channels = model.quant_conv.in_channels if model.quant_conv is not None else None
+        encoder = _arguments(stage)
+        quantised = stage.kind != "dc" and model.quant_conv is not None
+        code_channels = model.quant_conv.in_channels if quantised else None
         more = {name: c[name] for name in ("shift_factor", "latents_mean", "latents_std") if c.get(name) is not None}
         ahead = None if pixel_network is None else {name: pixel_network.config[name] for name in ("channels", "blocks")}
         new = cls(stage.kind, encoder, stage.channels, stage.scale, code_channels, extra_layers, degradations, pixel_network=ahead, **more)
@@ -230,6 +207,34 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
                 assert last.bias is not None
                 last.bias[stage.channels :] = START_DEVIATION / torch.as_tensor(new.scaling.factor).flatten()
         return new
+
+
+def _arguments(stage: FirstStage) -> dict[str, Any]:
+    """Return the arguments of a first stage's encoder."""
+    c = stage.model.config
+    if stage.kind == "dc":
+        return {
+            "in_channels": c.in_channels,
+            "latent_channels": c.latent_channels,
+            "attention_head_dim": c.attention_head_dim,
+            "block_type": c.encoder_block_types,
+            "block_out_channels": list(c.encoder_block_out_channels),
+            "layers_per_block": list(c.encoder_layers_per_block),
+            "qkv_multiscales": [list(scales) for scales in c.encoder_qkv_multiscales],
+            "downsample_block_type": c.downsample_block_type,
+            "out_shortcut": c.encoder_out_shortcut,
+        }
+    return {
+        "in_channels": c.in_channels,
+        "out_channels": c.latent_channels,
+        "down_block_types": list(c.down_block_types),
+        "block_out_channels": list(c.block_out_channels),
+        "layers_per_block": c.layers_per_block,
+        "act_fn": c.act_fn,
+        "norm_num_groups": c.norm_num_groups,
+        "double_z": stage.kind == "kl",
+        "mid_block_add_attention": c.mid_block_add_attention,
+    }
 
 
 def trained_for(encoders: Mapping[str, SeverityEncoder], operators: Sequence[str], noise_std: float | None = None) -> str | None:

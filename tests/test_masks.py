@@ -393,7 +393,7 @@ def test_a_mask_that_marks_nothing_leaves_the_picture_as_it_is(restore, cli, mod
 
 
 def test_the_severity_is_that_of_the_holes(model):
-    pipeline = Restorer(model).pipeline
+    pipeline = Restorer(model, dtype="float32").pipeline
     image = torch.rand(2, 3, 16, 24) * 2 - 1
     assert pipeline.encoder_for("mask-inpainting")[0] == "severity"
     local = pipeline.severity.local(image)[1]

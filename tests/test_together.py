@@ -122,8 +122,8 @@ def test_pictures_together_get_what_each_gets_alone(restorer, given):
 
 
 def test_pictures_join_at_their_own_levels(restorer, monkeypatch):
-    def local(self, measurement, plain=SeverityEncoder.local):
-        latent, variance = plain(self, measurement)
+    def local(self, measurement, missing=None, plain=SeverityEncoder.local):
+        latent, variance = plain(self, measurement, missing)
         return latent, variance * 300 * measurement.std((1, 2, 3), keepdim=True)
 
     monkeypatch.setattr(SeverityEncoder, "local", local)
