@@ -185,8 +185,8 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
         model: Any = stage.model
         c = model.config
         encoder = _arguments(stage)
-        quantised = stage.kind != "dc" and model.quant_conv is not None
-        code_channels = model.quant_conv.in_channels if quantised else None
+        quant_conv = None if stage.kind == "dc" else model.quant_conv
+        code_channels = None if quant_conv is None else quant_conv.in_channels
         more = {name: c[name] for name in ("shift_factor", "latents_mean", "latents_std") if c.get(name) is not None}
         ahead = None if pixel_network is None else {name: pixel_network.config[name] for name in ("channels", "blocks")}
         new = cls(stage.kind, encoder, stage.channels, stage.scale, code_channels, extra_layers, degradations, pixel_network=ahead, **more)

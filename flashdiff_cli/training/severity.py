@@ -68,9 +68,9 @@ class SeverityTask:
         begin = settings.pop("begin", None)
         frozen, ahead = settings.pop("frozen_estimate", False), settings.pop("pixel_network", None)
         if begin is None:
-            network: Any = None if ahead is None else load_component(model, ahead)
+            begun: Any = None if ahead is None else load_component(model, ahead)
             described = self.degradations.describe()
-            self.module = SeverityEncoder.from_first_stage(self.stage, degradations=described, pixel_network=network, **settings)
+            self.module = SeverityEncoder.from_first_stage(self.stage, degradations=described, pixel_network=begun, **settings)
         else:
             self.module = load_component(model, begin)
             self.module.register_to_config(degradations=self.degradations.describe())
@@ -80,8 +80,9 @@ class SeverityTask:
             self.module.deviation.requires_grad_(True)
             self.settings |= {"image_weight": 0.0}
         # Root mean squares over channels read memory in order then: half as long a step again without it, on processors.
-        for part in (self.module, self.stage.model):
-            part.to(memory_format=torch.channels_last)
+        networks: list[torch.nn.Module] = [self.module, self.stage.model]
+        for network in networks:
+            network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.validation = validation
 
     def prepare(self, device: torch.device) -> None:
