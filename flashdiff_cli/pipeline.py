@@ -366,10 +366,17 @@ class FlashDiffusionPipeline(Conventions, DiffusionPipeline):
         return Restoration.of(plan, problem, begin, analysis, diagnosis, images, kept, latent, timer.seconds)
 
     def _known_start(self, request: SamplingRequest, operator: Operator, diagnosis: Diagnosis | None) -> int | None:
-        """Return the start step that needs no severity to be known; 0 also where the last step makes its picture of the measurement alone."""
+        """Return the start step that needs no severity to be known.
+
+        It is 0 also where the last step makes its picture of the measurement alone, and behind a JPEG that was found: a step's data term brings
+        back what rounding left, and the last step, which begins lower there, does not take all of it out again (12 mixtures: up to 2.8 dB).
+        """
         found = None if diagnosis is None else diagnosis.start_step
         corrected = self.defaults.fidelity if request.fidelity is None else request.fidelity
-        return 0 if corrected and self.last_step is not None and self.last_step.needs_no_result(operator) else found
+        if not corrected or self.last_step is None:
+            return found
+        compressed = diagnosis is not None and bool(per_sample(diagnosis.rounding_std).any())
+        return 0 if compressed or self.last_step.needs_no_result(operator) else found
 
     def _is_mixed(self, batch: int, operator: Operator | None, noise_std: float | torch.Tensor | None, encoder: str | None) -> bool:
         """Return whether samples may need operators of several classes, or several severity encoders."""

@@ -1,6 +1,7 @@
 """How a restoration ends: the learned last step where a model has one, nothing where nothing was found, and what a JPEG file says of itself."""
 
 import io
+from dataclasses import replace
 
 import pytest
 import torch
@@ -216,3 +217,16 @@ def test_a_run_of_no_steps_decodes_once(monkeypatch):
     found = pipeline(y, GaussianBlur(1.5), 0.1, start_step=0, fidelity=False)
     assert len(count) == 1
     assert torch.equal(found.images, decode(found.latent).float().clamp(-1, 1))
+
+
+def test_behind_a_jpeg_that_was_found_the_last_step_begins_with_the_estimate():
+    pipeline, y, blur = with_last_step(), image(), GaussianBlur(1.0)
+    pipeline.defaults = replace(pipeline.defaults, variance_multiplier=50.0)
+
+    def steps(rounding, **choices):
+        found = Diagnosis("gaussian-blur", blur, 0.02, {"gaussian-blur": 0.99}, rounding_std=rounding)
+        return int(pipeline(y, blur, 0.02, diagnosis=found, generators=[torch.Generator().manual_seed(0)], **choices).steps[0])
+
+    assert steps(0.0) > 0 and steps(0.01) == 0
+    assert steps(0.01, fidelity=False) > 0, "without a last step the steps are what there is"
+    assert steps(0.01, start_step=2) == 2, "what is asked for is done"
