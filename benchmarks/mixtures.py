@@ -63,7 +63,7 @@ def main():
                 picture = Picture(measured)
                 picture.digest = bytes([number % 256]) * 32
                 result, record = restorer.restore(picture, Settings())
-                row[model] = figures(stored(result.image).reshape(measured.shape), clean)
+                row[model] = figures(stored(result.image), clean)
                 row[f"{model} found"] = (record.degradation or {}).get("kind")
             own.append(row)
         rows += own

@@ -46,11 +46,14 @@ def finish(
     Returns:
         the final images, and the share (B,) of the solver's own detail that was kept.
     """
-    results, kept = _by_operator(images, decoded, measurement, operator, noise_std, diagnosis, last_step, last_step_mixed)
-    if diagnosis is None or decoded is None or last_step_mixed is None or not bool(diagnosis.share.any()):
+    heard = diagnosis is not None and decoded is not None and bool(diagnosis.share.any())
+    blind = None
+    if last_step_mixed is not None and diagnosis is not None and (heard or diagnosis.mixed):
+        blind = last_step_mixed.restore(images, operator.seen(measurement), None, torch.zeros(1))
+    results, kept = _by_operator(images, decoded, measurement, operator, noise_std, diagnosis, last_step, blind)
+    if not heard or diagnosis is None or decoded is None or blind is None:
         return results, kept
     # Their errors differ from those of a wrong operator, and one another's: the mean of all is nearer than any.
-    blind = last_step_mixed.restore(images, operator.seen(measurement), None, torch.zeros(1))
     return results + shaped(diagnosis.share, results) * ((decoded + blind) / 2 - results), kept
 
 
@@ -62,9 +65,9 @@ def _by_operator(
     noise_std: torch.Tensor,
     diagnosis: Diagnosis | None,
     last_step: LastStep | None,
-    last_step_mixed: LastStep | None,
+    blind: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what `finish` does where the operator is believed."""
+    """Return what `finish` does by the operator; `blind` is what the network of mixtures makes of the measurements, where it was asked."""
     whole = torch.ones(len(images))
     if diagnosis is not None and diagnosis.kind == "none":
         # Nothing was found, so nothing is changed: not even what a first stage loses.
@@ -77,10 +80,8 @@ def _by_operator(
         return last_step.restore(image, measurement, operator, noise_std, rounding_std)
 
     corrected = consistent(images)
-    if diagnosis is not None and diagnosis.mixed and last_step_mixed is not None:
-        seen = operator.seen(measurement)
-        blind = last_step_mixed.restore(images, seen, None, torch.zeros(1))
-        return blind if diagnosis.uncertain else by_what_explains(corrected, blind, seen), whole
+    if diagnosis is not None and diagnosis.mixed and blind is not None:
+        return blind if diagnosis.uncertain else by_what_explains(corrected, blind, operator.seen(measurement)), whole
     trusted = diagnosis is None or diagnosis.trusted
     # By an operator that is known, the network's rounds come to the same image from wherever they start.
     if decoded is None or (trusted and last_step is not None):

@@ -89,6 +89,8 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
         self.ahead = None if pixel_network is None else LastStep(**pixel_network)
         if kind not in ("kl", "vq", "dc"):
             raise ValueError(f"kind must be kl, vq or dc, not {kind!r}")
+        if pixel_network is not None and kind != "dc":
+            raise ValueError("a network ahead of the encoder needs a first stage of AutoencoderDC")
         self.scaling = LatentScaling(self.config)
         if kind == "dc":
             self.encoder = DCEncoder(**encoder_config)
@@ -180,8 +182,6 @@ class SeverityEncoder(ModelMixin, ConfigMixin):
         Raises:
             ValueError: a network is given for a first stage other than `dc`.
         """
-        if pixel_network is not None and stage.kind != "dc":
-            raise ValueError("a network ahead of the encoder needs a first stage of AutoencoderDC")
         model: Any = stage.model
         c = model.config
         encoder = _arguments(stage)

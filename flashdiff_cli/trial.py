@@ -62,6 +62,8 @@ def try_model(pipeline: Any, folder: Path) -> None:
         encoder = getattr(pipeline, role)
         if encoder is not None:
             with in_one_line(f"{folder}/{role}", REMEDY):
+                if encoder.ahead is not None and size_multiple % encoder.ahead.size_multiple:
+                    raise ValueError(f"pixel_network works in steps of {encoder.ahead.size_multiple} pixels, the model in steps of {size_multiple}")
                 for part in encoder.local(ramp.to(encoder.dtype)):  # of some networks a part stays in float32
                     _check(part, small, f"{folder}/{role}")
                 for operator in {str(d.get("operator")) for d in encoder.config.degradations or []}:

@@ -230,3 +230,13 @@ def test_behind_a_jpeg_that_was_found_the_last_step_begins_with_the_estimate():
     assert steps(0.0) > 0 and steps(0.01) == 0
     assert steps(0.01, fidelity=False) > 0, "without a last step the steps are what there is"
     assert steps(0.01, start_step=2) == 2, "what is asked for is done"
+
+
+def test_the_network_of_mixtures_is_asked_once():
+    pipeline, y, operator, noise = with_last_step(), image(), Enlargement(2.0), torch.tensor([0.02])
+    mixed, asked = LastStep(channels=(8, 12), blocks=(1, 1)).eval(), []
+    restore = mixed.restore
+    mixed.restore = lambda *given: asked.append(1) or restore(*given)
+    for kind, times in (("downsampling", 1), ("none", 1), ("jpeg", 1)):
+        finish(y, y, y, operator, noise, Diagnosis(kind, operator, 0.02, {kind: 0.9}), pipeline.last_step, mixed)
+        assert len(asked) == times, "once where it is heard, else never"

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
-from tiny import save_tiny_model, tiny_first_stage
+from tiny import save_tiny_model, tiny_first_stage, tiny_pipeline
 from torch.nn import functional as F
 
+from flashdiff_cli.errors import FlashdiffError
 from flashdiff_cli.first_stage import FirstStage
 from flashdiff_cli.last_step import LastStep
 from flashdiff_cli.models.loading import load_component
+from flashdiff_cli.pipeline import FlashDiffusionPipeline
 from flashdiff_cli.severity import SeverityEncoder
 from flashdiff_cli.training.parts import Part
 from flashdiff_cli.training.recipe import Recipe
@@ -123,3 +125,17 @@ def test_it_learns(model):
     with torch.no_grad():
         figures = own.validate(own.module.eval())
     assert figures["estimated_pictures"] > 0
+
+
+def test_one_that_needs_larger_steps_than_the_model_is_refused(tmp_path):
+    """With three levels it works in steps of 8 pixels, as the tiny model does; with four in steps of 16."""
+    for levels, works in ((3, True), (4, False)):
+        pipeline = tiny_pipeline()
+        ahead = LastStep([8] * levels, [1] * levels)
+        pipeline.register_modules(severity=SeverityEncoder.from_first_stage(pipeline.stage, pixel_network=ahead).eval())
+        pipeline.save_pretrained(tmp_path / str(levels))
+        if works:
+            FlashDiffusionPipeline.from_pretrained(tmp_path / str(levels))
+        else:
+            with pytest.raises(FlashdiffError, match="severity: .*steps of 16 pixels, the model in steps of 8"):
+                FlashDiffusionPipeline.from_pretrained(tmp_path / str(levels))
