@@ -497,8 +497,8 @@ def test_a_signal_at_any_moment(here, number, expected):
         time.sleep(rng.uniform(0.001, 0.12))
         running.send(number)
         running.send(number)
-        code, _, _ = running.wait()
-        assert code in (0, expected, -number) and not leftovers(here)
+        code, out, err = running.wait()
+        assert code in (0, expected, -number) and not leftovers(here), (code, out, err)
     assert run(here, "in", "-o", "out")[0] == 0 and len(files(here / "out")) == 6
 
 
