@@ -42,7 +42,7 @@ MOST_SIDE = 320
 """Side of the window, in pixels, that the kernel of a large picture is estimated in."""
 
 
-def _gradients(x: torch.Tensor) -> torch.Tensor:
+def gradients(x: torch.Tensor) -> torch.Tensor:
     """Return the forward differences of the luma of (1, 3, H, W) across and down: (2, H - 1, W - 1)."""
     luma = luma_of(x)[0]
     return torch.stack([luma[:-1, 1:] - luma[:-1, :-1], luma[1:, :-1] - luma[:-1, :-1]])
@@ -69,7 +69,7 @@ def estimate_kernel(sharp: torch.Tensor, blurred: torch.Tensor, before: torch.Te
     Returns:
         (2 radius + 1, 2 radius + 1) float64, not negative, sum 1.
     """
-    mine, seen = _gradients(sharp), _gradients(blurred)
+    mine, seen = gradients(sharp), gradients(blurred)
     strength = mine.square().sum(0)
     mine = mine * (strength >= strength.flatten().kthvalue(max(1, round((1 - STRONG) * strength.numel()))).values)
     size = (mine.shape[1], mine.shape[2])
@@ -98,24 +98,42 @@ def _connected(kernel: torch.Tensor) -> torch.Tensor:
     return kernel / kernel.sum()
 
 
-def refine_kernel(measurement: torch.Tensor, first: MotionBlur, restore: Callable[[MotionBlur], torch.Tensor]) -> MotionBlur:
-    """Return a camera's path that explains a picture better than a straight one.
+def refine_kernel(
+    kernel: torch.Tensor, measurement: torch.Tensor, restore: Callable[[torch.Tensor], torch.Tensor], iterations: int = ITERATIONS
+) -> torch.Tensor:
+    """Return a kernel that explains a picture better than another, (k, k) float64, its centre of mass in the middle.
 
     Args:
-        measurement: (1, 3, H, W) in [-1, 1] units.
-        first: the straight path that was seen.
-        restore: returns what the picture is without a path, (1, 3, H, W).
+        kernel: to begin with, (k, k), k odd.
+        measurement: (1, 3, H, W) in [-1, 1] units, sides above twice the radius.
+        restore: returns what the picture is without a kernel's blur, (1, 3, H, W).
+        iterations: alternations between kernel and image.
     """
-    kernel = first.kernel[0]
-    radius = math.ceil(WIDER * kernel_axis(kernel)[0]) + MORE
-    if 2 * max(radius, kernel.shape[-1]) >= min(measurement.shape[-2:]):
-        return first
-    for _ in range(ITERATIONS):
-        kernel = estimate_kernel(restore(_of_kernel(kernel)), measurement, kernel, radius)
-    return _of_kernel(kernel)
+    for _ in range(iterations):
+        kernel = centred(estimate_kernel(restore(kernel), measurement, kernel, radius_for(kernel)))
+    return kernel
 
 
-def _of_kernel(kernel: torch.Tensor) -> MotionBlur:
+def radius_for(kernel: torch.Tensor) -> int:
+    """Return the radius of the kernels that are looked for after one (k, k)."""
+    return math.ceil(WIDER * kernel_axis(kernel)[0]) + MORE
+
+
+def centred(kernel: torch.Tensor) -> torch.Tensor:
+    """Return a kernel (k, k) moved so that its centre of mass is in the middle, (k + 2, k + 2): a picture is not moved by taking its blur away."""
+    middle = len(kernel) // 2
+    offsets = torch.arange(-middle, middle + 1, dtype=kernel.dtype)
+    kernel = kernel / kernel.sum()
+    moved = F.pad(kernel, (1, 1, 1, 1))
+    for dim in (0, 1):
+        move = -(kernel.sum(1 - dim) * offsets).sum().item()
+        whole = math.floor(move)
+        moved = (1 - (move - whole)) * moved.roll(whole, dim) + (move - whole) * moved.roll(whole + 1, dim)
+    return moved / moved.sum()
+
+
+def blur_of(kernel: torch.Tensor) -> MotionBlur:
+    """Return the operator of a kernel (k, k), described by the straight motion that spreads light as it does."""
     length, angle = kernel_axis(kernel)
     return MotionBlur(kernel[None], {"blur_length": torch.tensor([length]), "blur_angle": torch.tensor([math.degrees(angle)])})
 
@@ -126,7 +144,7 @@ def busiest_window(image: torch.Tensor, multiple: int) -> Tile:
     Its sides and its position are multiples of `multiple`, as the picture's sides are.
     """
     height, width = (min(side, MOST_SIDE // multiple * multiple) for side in image.shape[-2:])
-    strength = F.pad(_gradients(image.float()).abs().sum(0), (0, 1, 0, 1))
+    strength = F.pad(gradients(image.float()).abs().sum(0), (0, 1, 0, 1))
     sums = F.avg_pool2d(strength[None, None], (height, width), stride=multiple)[0, 0]
     row, column = divmod(int(sums.argmax()), sums.shape[1])
     return Tile(row * multiple, column * multiple, height, width)

@@ -25,7 +25,7 @@ parameters plugins pictures schedule first_stage
 pages hub
 operators prompt
 grey data_consistency
-deviation classifier last_step priors kernel
+deviation classifier last_step priors kernel spectrum
 severity denoiser
 calibration flash blur_estimator
 solvers diagnosis

@@ -163,22 +163,25 @@ def path_kernels(lengths: torch.Tensor, shakes: torch.Tensor, generator: torch.G
     speed = torch.exp(0.5 * shakes * speed)
     steps = torch.stack([torch.sin(heading), torch.cos(heading)]) * speed * lengths / speed.sum(1, keepdim=True)
     path = steps.cumsum(-1)
-    return _time_spent(path - path.mean(-1, keepdim=True))
+    return kernels_along(path - path.mean(-1, keepdim=True))
 
 
-def _time_spent(path: torch.Tensor) -> torch.Tensor:
-    """Turn places down and across, (2, B, PATH_POINTS), into kernels (B, k, k): the share of the time spent at each pixel."""
-    batch = path.shape[1]
-    radius = int(path.abs().max()) + 1
+def kernels_along(path: torch.Tensor, radius: int | None = None) -> torch.Tensor:
+    """Turn places down and across, (2, B, points) in pixels from the middle, into kernels (B, k, k): the share of the time spent at each pixel.
+
+    `radius`: of the kernels, what lies outside does not count; None: as large as the longest path needs.
+    """
+    batch, points = path.shape[1:]
+    radius = int(path.abs().max()) + 1 if radius is None else radius
     width = 2 * radius + 1
-    base = path.floor()
+    base = path.floor().clamp(-radius, radius - 1)
     kernel = torch.zeros(batch, width * width, dtype=torch.float64)
     for corner_y, corner_x in ((0, 0), (0, 1), (1, 0), (1, 1)):
         corner = base + torch.tensor([corner_y, corner_x], dtype=torch.float64).view(2, 1, 1)
-        weight = (1 - (path - corner).abs()).prod(0) / PATH_POINTS
+        weight = (1 - (path - corner).abs()).clamp(min=0).prod(0) / points
         index = (corner + radius).long()
         kernel.scatter_add_(1, index[0] * width + index[1], weight)
-    return kernel.view(batch, width, width)
+    return (kernel / kernel.sum(1, keepdim=True).clamp(min=1e-12)).view(batch, width, width)
 
 
 def kernel_axis(kernel: torch.Tensor) -> tuple[float, float]:
@@ -200,7 +203,7 @@ def straight_kernel(length: float, angle: float) -> torch.Tensor:
     """Return the kernel of a steady straight motion: (k, k) float64, sum 1. Directions as in `kernel_axis`."""
     time = (torch.arange(PATH_POINTS, dtype=torch.float64) + 0.5) / PATH_POINTS - 0.5
     path = torch.stack([time * length * math.sin(angle), time * length * math.cos(angle)])[:, None]
-    return _time_spent(path)[0]
+    return kernels_along(path)[0]
 
 
 def _real(x: torch.Tensor) -> torch.dtype:

@@ -1,0 +1,100 @@
+"""The path of a shaken camera, told from the power spectrum of its picture, and chosen among those that explain it."""
+
+import pytest
+import torch
+
+from flashdiff_cli.kernel import blur_of
+from flashdiff_cli.operators import MotionBlur
+from flashdiff_cli.operators.motion_blur import kernels_along, path_kernels, straight_kernel
+from flashdiff_cli.shake import ITERATIONS, find_path, misfit_of
+from flashdiff_cli.spectrum import HARMONICS, PictureSpectrum, explaining_kernel, paths
+from tests.test_kernel import alike, drawing, inverted
+
+NOISE = 0.01
+
+
+def shaken(seed=1, length=11.0, bend=0.5, side=128):
+    true = path_kernels(torch.tensor([length]), torch.tensor([bend]), torch.Generator().manual_seed(seed))
+    x = drawing(side, seed=3)
+    noise = 2 * NOISE * torch.randn(x.shape, generator=torch.Generator().manual_seed(9))
+    return x, MotionBlur(true).on_signed(x) + noise, true[0]
+
+
+def test_paths_have_the_length_and_direction_that_is_asked():
+    parameters = torch.zeros(2, 2 + 4 * HARMONICS)
+    parameters[:, 0], parameters[:, 1] = torch.tensor([9.0, 5.0]).log(), torch.tensor([0.0, 0.7])
+    path = paths(parameters)
+    assert path.mean(-1).abs().max() < 1e-9
+    assert (path[..., 1:] - path[..., :-1]).square().sum(0).sqrt().sum(-1).tolist() == pytest.approx([9, 5], rel=0.01)
+    kernels = kernels_along(path, 8)
+    assert kernels.shape == (2, 17, 17) and kernels.sum((1, 2)).tolist() == pytest.approx([1, 1])
+    for found, (length, angle) in zip(kernels, ((9.0, 0.0), (5.0, 0.7)), strict=True):
+        assert alike(found, straight_kernel(length, angle)) > 0.99
+
+
+def test_a_path_that_leaves_its_kernel_still_sums_to_one():
+    far = torch.linspace(-9, 9, 50, dtype=torch.float64).expand(2, 1, -1)
+    assert kernels_along(far, 4)[0].sum().item() == pytest.approx(1)
+
+
+def test_the_spectrum_prefers_the_true_kernel_and_does_not_see_half_a_turn():
+    _, y, true = shaken()
+    spectrum = PictureSpectrum(y, NOISE)
+    others = [straight_kernel(11.0, angle) for angle in (0.0, 0.5, 1.0, 1.5, 2.0, 2.5)] + [straight_kernel(1.0, 0.0)]
+    at_true = misfit_of(true, spectrum)
+    assert all(misfit_of(other, spectrum) > at_true + 0.02 for other in others)
+    assert misfit_of(true.flip(0, 1), spectrum) == pytest.approx(at_true, abs=1e-4)
+
+
+def test_gain_does_not_count_and_noise_does():
+    _, y, true = shaken()
+    bright, dim = (misfit_of(true, PictureSpectrum(c * y, c * NOISE)) for c in (1.0, 0.5))
+    assert bright - dim == pytest.approx(2 * torch.tensor(2.0).log().item(), abs=0.05)
+    assert misfit_of(true, PictureSpectrum(y, 5 * NOISE)) > misfit_of(true, PictureSpectrum(y, NOISE))
+
+
+@pytest.mark.parametrize(("seed", "length", "bend"), [(3, 12.0, 0.3), (4, 15.0, 0.3), (6, 8.0, 0.2)])
+def test_a_path_is_found_in_a_spectrum(seed, length, bend):
+    _, y, true = shaken(seed, length, bend)
+    kernel, spectrum = explaining_kernel(y, NOISE, 9.0)
+    assert kernel.dtype == torch.float64 and kernel.sum().item() == pytest.approx(1) and kernel.min() >= 0
+    assert misfit_of(kernel, spectrum) < misfit_of(true, spectrum) + 0.02
+    assert max(alike(kernel, true), alike(kernel.flip(0, 1), true)) > 0.85
+
+
+def test_the_same_path_is_found_again():
+    _, y, _ = shaken(side=96)
+    (first, _), (second, _) = (explaining_kernel(y, NOISE, 9.0) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_small_pictures_have_no_spectrum_to_tell_from():
+    assert explaining_kernel(drawing(24), NOISE, 9.0) is None
+    asked = []
+
+    def restore(kernel, caution=1.5):
+        asked.append(kernel)
+        return drawing(28)
+
+    find_path(drawing(28), straight_kernel(5.0, 0.0), NOISE, restore)
+    assert len(asked) == 4, "the straight path is refined as without"
+    assert explaining_kernel(drawing(64), NOISE, 40.0) is None
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_direction_of_a_path_is_told_by_what_it_restores(turned):
+    """A start at a wrong direction, and a path that is bent, so that its turn is another path."""
+    true = path_kernels(torch.tensor([13.0]), torch.tensor([0.7]), torch.Generator().manual_seed(8))[0]
+    true = true.flip(0, 1) if turned else true
+    x = drawing(128, seed=3)
+    y = blur_of(true).on_signed(x) + 2 * NOISE * torch.randn(x.shape, generator=torch.Generator().manual_seed(9))
+    asked = []
+
+    def restore(kernel, caution=1.5):
+        asked.append(kernel)
+        return inverted(y, kernel, (2 * caution * NOISE) ** 2)
+
+    found = find_path(y, straight_kernel(6.0, 2.0), NOISE, restore)
+    assert len(asked) <= 2 + ITERATIONS + 1 + 5
+    gain = (inverted(y, straight_kernel(6.0, 2.0)) - x).square().mean() / (inverted(y, found) - x).square().mean()
+    assert gain > 1.5
