@@ -110,7 +110,9 @@ class LastStepTask:
         """Nothing is frozen."""
 
     def loss(self, module, images, generator):
-        samples = [self.spoil(image.cpu().float(), generator) for image in images]
+        # Half precision would round clean pictures too, and has no code for some of what degrades them.
+        with torch.autocast(images.device.type, enabled=False):
+            samples = [self.spoil(image.cpu().float(), generator) for image in images]
         clean, seen = (torch.stack(part).to(images.device) for part in zip(*((s.clean, s.seen) for s in samples), strict=True))
         told = (torch.tensor(part, device=images.device) for part in zip(*((s.noise_std, s.rounding_std) for s in samples), strict=True))
         result = module(seen, *told)
