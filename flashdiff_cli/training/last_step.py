@@ -125,7 +125,8 @@ class LastStepTask:
     def sample(image: torch.Tensor, name: str, seed: int) -> Noisy:
         """Return a validation picture (1, 3, H, W) with what `name` says: a kind of mixture, or noise or compression and its strength."""
         if name in KINDS:
-            found = degrade(image[0], torch.Generator().manual_seed(seed), name)
+            with torch.autocast(image.device.type, enabled=False):
+                found = degrade(image[0].cpu().float(), torch.Generator().manual_seed(seed), name)
             return Noisy(found.clean, found.measured, 0.0, 0.0)
         kind, value = name.split("_")
         if kind == "noise":
