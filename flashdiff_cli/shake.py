@@ -7,6 +7,7 @@ explains its spectrum and leaves it calm is believed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
@@ -65,7 +66,7 @@ def with_path(
         known = [torch.tensor([caution * std]) for std in (seen.noise_std, seen.rounding_std)]
         return last_step.restore(analysis.decoded, part, blur_of(kernel), *known)
 
-    noise_std = (seen.noise_std**2 + seen.rounding_std**2) ** 0.5
+    noise_std = math.hypot(seen.noise_std, seen.rounding_std)
     path = blur_of(find_path(part, straight, noise_std, restore))
     return replace(seen, operator=path, analysis=analysis if part.shape == measurement.shape else None)
 
