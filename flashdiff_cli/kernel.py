@@ -110,7 +110,9 @@ def refine_kernel(
         iterations: alternations between kernel and image.
     """
     for _ in range(iterations):
-        kernel = centred(estimate_kernel(restore(kernel), measurement, kernel, radius_for(kernel)))
+        # Two pixels more on each side by being centred, and gradients have a pixel less.
+        radius = min(radius_for(kernel), (min(measurement.shape[-2:]) - 4) // 2)
+        kernel = centred(estimate_kernel(restore(kernel), measurement, kernel, radius))
     return kernel
 
 
@@ -124,11 +126,13 @@ def centred(kernel: torch.Tensor) -> torch.Tensor:
     middle = len(kernel) // 2
     offsets = torch.arange(-middle, middle + 1, dtype=kernel.dtype)
     kernel = kernel / kernel.sum()
-    moved = F.pad(kernel, (1, 1, 1, 1))
+    # Room for the longest move, so that nothing comes in again on the other side.
+    moved = F.pad(kernel, (middle + 1,) * 4)
     for dim in (0, 1):
         move = -(kernel.sum(1 - dim) * offsets).sum().item()
         whole = math.floor(move)
         moved = (1 - (move - whole)) * moved.roll(whole, dim) + (move - whole) * moved.roll(whole + 1, dim)
+    moved = moved[middle : len(moved) - middle, middle : len(moved) - middle]
     return moved / moved.sum()
 
 

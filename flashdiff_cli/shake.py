@@ -32,6 +32,7 @@ ITERATIONS = 2
 """Of refinement, for a path that is nearly right already: more take its bends for noise."""
 
 LEAST_GRADIENT = 1e-3
+"""Added to gradients, on the scale of [-1, 1], before their roots are taken."""
 
 
 class Candidate(NamedTuple):
@@ -96,7 +97,7 @@ def find_path(part: torch.Tensor, straight: torch.Tensor, noise_std: float, rest
 
 
 def doubt(kernel: torch.Tensor, part: torch.Tensor, restored: torch.Tensor, spectrum: PictureSpectrum) -> float:
-    """Return what speaks against a kernel (k, k): see SPECTRUM."""
+    """Return what speaks against a kernel (k, k), the less the better: see SPECTRUM. Images (1, 3, H, W) in [-1, 1]."""
     residual = (blur_of(kernel).on_signed(restored) - part).square().mean().sqrt().clamp(min=1e-6).log()
     calm = (gradients(restored).abs() + LEAST_GRADIENT).sqrt().mean().log()
     return residual.item() + SPECTRUM * misfit_of(kernel, spectrum) + CALM * calm.item()

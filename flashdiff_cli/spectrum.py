@@ -13,14 +13,17 @@ import math
 import torch
 import torch.nn.functional as F
 
-from flashdiff_cli.grey import luma_of
-from flashdiff_cli.operators.motion_blur import kernels_along
+from flashdiff_cli.grey import LUMA, colour_share, luma_of
+from flashdiff_cli.operators.motion_blur import HARMONICS, kernels_along, path_of
 
 BLOCK = 64
 """Side of the squares, in pixels, that a periodogram is averaged over, for paths of up to half of it."""
 
-LUMA_NOISE = 0.447
-"""Share of the variance of independent noise in three channels that their luma has."""
+LUMA_NOISE = sum(weight**2 for weight in LUMA)
+"""Share of the variance of independent noise in three channels that their luma has; of noise that is the same in all, as in grey pictures, all."""
+
+LEAST_NOISE = 1e-3
+"""Standard deviation on intensities, below which there is the rounding to 8 bits."""
 
 LOWEST, HIGHEST = 2.5, 0.5
 """Frequencies that are looked at: from so many cycles a square to so many a pixel."""
@@ -30,9 +33,6 @@ SLOPE = -2.4
 
 FEWEST = 200
 """Frequencies without which a spectrum does not say enough."""
-
-HARMONICS = 3
-"""Of a path's heading and of the logarithm of its speed."""
 
 SPREADS = (0.55, 0.25)
 """Standard deviations of the coefficients of heading (radians) and speed: what paths are likely."""
@@ -47,8 +47,15 @@ OVERLAP = 0.4
 DRAWN, KEPT, GENERATIONS, RESTARTS = 1500, 30, 7, 3
 """Paths that are drawn, those that are gone on from, how often, and how often all of it is begun anew: a likelihood has many maxima."""
 
+POINTS = 256
+"""Of a path."""
+
 AT_ONCE = 300
+"""Kernels, which bounds memory."""
+
 SHORTEST = 2.0
+"""Path in pixels that is looked for."""
+
 ALIKE = (0.999, 0.9995)
 """Cosines between amplitudes from which two kernels are one, in the first generations and in later ones."""
 
@@ -74,7 +81,7 @@ class PictureSpectrum:
         frequency, direction = (down.square() + across.square()).sqrt(), torch.atan2(down, across)
         self.used = (frequency > LOWEST / side) & (frequency < HIGHEST)
         self.power = power[self.used].clamp(min=1e-12)
-        self.noise = (2 * max(noise_std, 1e-3)) ** 2 * LUMA_NOISE
+        self.noise = (2 * max(noise_std, LEAST_NOISE)) ** 2 * (1 - (1 - LUMA_NOISE) * colour_share(picture).item())
         self.log_frequency, angle = frequency[self.used].log(), direction[self.used]
         smooth = [torch.ones_like(angle), self.log_frequency]
         self.terms = torch.stack(smooth + [wave(n * angle) for n in (2, 4) for wave in (torch.cos, torch.sin)], 1)
@@ -122,12 +129,10 @@ def paths(parameters: torch.Tensor) -> torch.Tensor:
     for the heading and for the logarithm of the speed.
     """
     p = parameters.double()
-    time, order = torch.linspace(0, 1, 256, dtype=torch.float64), torch.arange(1, HARMONICS + 1, dtype=torch.float64)[:, None]
+    time, order = torch.linspace(0, 1, POINTS, dtype=torch.float64), torch.arange(1, HARMONICS + 1, dtype=torch.float64)[:, None]
     waves = torch.cat([torch.sin(math.pi * order * time) / order, torch.cos(math.pi * order * time) / order])
     heading, speed = p[:, 1:2] + p[:, 2 : 2 + 2 * HARMONICS] @ waves, (p[:, 2 + 2 * HARMONICS :] @ waves).exp()
-    steps = torch.stack([heading.sin(), heading.cos()]) * speed * p[:, :1].exp() / speed.sum(1, keepdim=True)
-    path = steps.cumsum(-1)
-    return path - path.mean(-1, keepdim=True)
+    return path_of(heading, speed, p[:, :1].exp())
 
 
 class _Search:

@@ -82,6 +82,34 @@ def test_a_kernel_is_centred_without_being_changed_otherwise():
     assert torch.allclose(centred(middle), F.pad(middle, (1,) * 4))
 
 
+def test_what_is_moved_does_not_come_in_again_on_the_other_side():
+    kernel = torch.zeros(9, 9, dtype=torch.float64)
+    kernel[0, :3], kernel[8, 8] = 0.3, 0.1
+    moved = centred(kernel)
+    offsets = torch.arange(-5, 6, dtype=torch.float64)
+    inside = moved.sum(0) * offsets, moved.sum(1) * offsets
+    # What lay far from the rest is cut off, and the middle of what is left is near the middle.
+    assert all(abs(part.sum().item()) < 1 for part in inside)
+    assert moved[:3, 8:].sum() == moved[8:, :3].sum() == 0, "corners that the kernel did not hold"
+
+
+@pytest.mark.parametrize("side", [32, 48])
+def test_kernels_stay_smaller_than_a_small_picture(side):
+    """The ends of a path hold more than its middle, as if it were longer than it is."""
+    kernel = torch.zeros(side - 3, side - 3, dtype=torch.float64)
+    kernel[side // 2, 0] = kernel[side // 2, -1] = 0.5
+    y = drawing(side)
+    asked = []
+
+    def restore(kernel):
+        asked.append(len(kernel))
+        return inverted(y, kernel)
+
+    found = refine_kernel(kernel, y, restore)
+    assert max(asked) < side
+    assert len(found) % 2 == 1 and len(found) < side and found.sum().item() == pytest.approx(1)
+
+
 def test_the_busiest_window_of_a_large_picture():
     x = torch.zeros(1, 3, 640, 800)
     x[..., 320:, 480:] = drawing(320)

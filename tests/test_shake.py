@@ -53,6 +53,13 @@ def test_gain_does_not_count_and_noise_does():
     assert misfit_of(true, PictureSpectrum(y, 5 * NOISE)) > misfit_of(true, PictureSpectrum(y, NOISE))
 
 
+def test_the_noise_of_grey_pictures_is_not_averaged_out_in_their_luma():
+    noise = 2 * 0.1 * torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    for planes in (noise, noise[:, :1].expand_as(noise)):
+        spectrum = PictureSpectrum(planes, 0.1)
+        assert spectrum.power.mean().item() == pytest.approx(spectrum.noise, rel=0.1)
+
+
 @pytest.mark.parametrize(("seed", "length", "bend"), [(1, 11.0, 0.5), (4, 15.0, 0.3), (6, 8.0, 0.2)])
 def test_a_path_is_found_that_explains_a_spectrum_as_the_true_one_does(seed, length, bend):
     _, y, true = shaken(seed, length, bend)

@@ -161,9 +161,14 @@ def path_kernels(lengths: torch.Tensor, shakes: torch.Tensor, generator: torch.G
     heading, speed = (amplitude / order * torch.sin(math.pi * order * time + phase)).sum(2)
     heading = angle + 0.5 * math.pi * shakes * heading
     speed = torch.exp(0.5 * shakes * speed)
+    return kernels_along(path_of(heading, speed, lengths))
+
+
+def path_of(heading: torch.Tensor, speed: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Return paths, (2, B, points) down and across in pixels from the middle: of headings in radians and speeds (B, points), and lengths (B, 1)."""
     steps = torch.stack([torch.sin(heading), torch.cos(heading)]) * speed * lengths / speed.sum(1, keepdim=True)
     path = steps.cumsum(-1)
-    return kernels_along(path - path.mean(-1, keepdim=True))
+    return path - path.mean(-1, keepdim=True)
 
 
 def kernels_along(path: torch.Tensor, radius: int | None = None) -> torch.Tensor:
