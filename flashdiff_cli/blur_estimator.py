@@ -40,25 +40,12 @@ class Blur(NamedTuple):
     """What the estimator says of B measurements."""
 
     kernel: torch.Tensor
-    """(B, k, k): sum 1, centre of mass about the middle; of any blur, a camera's path above all. It tells a path from a round blur, and no blind
-    restoration begins with it: on 15 shaken pictures a straight path as the classifier sees it led to paths that restore 0.5 dB better, though this
-    one is as near to the truth."""
+    """(B, k, k): sum 1, centre of mass about the middle; of any blur, a camera's path above all. No blind restoration begins with it: on 15
+    shaken pictures a straight path as the classifier sees it led to paths that restore 0.5 dB better, though this one is as near to the truth."""
     log_width: torch.Tensor
     """(B,): logarithm of the standard deviation in pixels of the blur as far as it is Gaussian."""
     log_deviation: torch.Tensor
     """(B,): logarithm of the standard deviation of the error of `log_width`."""
-
-    @property
-    def elongation(self) -> torch.Tensor:
-        """Return the ratio of the kernel's axes (B,), 1 for a round one."""
-        k = self.kernel.double()
-        place = torch.arange(k.shape[-1], dtype=k.dtype, device=k.device) - k.shape[-1] // 2
-        rows, columns = k.sum(2), k.sum(1)
-        y, x = rows @ place, columns @ place
-        yy, xx = (line @ place.square() - mean.square() for line, mean in ((rows, y), (columns, x)))
-        xy = torch.einsum("bij,i,j->b", k, place, place) - x * y
-        spread, turn = (xx + yy) / 2, (((xx - yy) / 2).square() + xy.square()).sqrt()
-        return ((spread + turn) / (spread - turn).clamp(min=1e-4)).sqrt().float()
 
     def width(self, fitted: torch.Tensor, compressed: bool = False) -> torch.Tensor:
         """Return the width in pixels (B,): a weighted geometric mean of both, if the severity encoder sees a blur.

@@ -46,9 +46,8 @@ MAY_BE_NOISY = 0.25
 """Probability of noise from which a picture is not taken for shaken: 0.3 to 0.4 in four sharp noisy pictures that were, at most 0.1 in 120 shaken
 ones."""
 
-ROUND = 1.75
-"""Ratio of the axes of the kernel that the estimator of blurs sees, up to which a picture that may be blurred or shaken is blurred: it was 1.2 to 1.7
-in five blurred pictures that were taken for shaken, and 2.5 or more in four shaken ones of which the classifier was as unsure."""
+MAY_BE_SHAKEN = 0.25
+"""Probability of a motion from which a picture that seems to be blurred is looked at as a shaken one is, which tells the two apart (`shake`)."""
 
 FAINT_BLUR, BLURRED = 1.2, 0.75
 """Width in pixels up to which a blur that is seen with less than this probability is taken for softness of the picture's own: to sharpen that costs
@@ -265,14 +264,13 @@ def reconsider(kind: str, probabilities: Mapping[str, float], blur: Blur | None,
         least = max(MAY_BE_BLURRED if compressed else BLURRED_NOT_ENLARGED, 2 * sharp)
         if blurred >= least and (blur is None or blur.log_width[0].exp() < FAINT):
             return "gaussian-blur"
-    if kind == "motion-blur":
-        if probabilities["noise"] >= MAY_BE_NOISY:
-            return "noise"
-        if blurred >= MAY_BE_BLURRED and blur is not None and blur.elongation[0] < ROUND:
-            return "gaussian-blur"
+    if kind == "motion-blur" and probabilities["noise"] >= MAY_BE_NOISY:
+        return "noise"
     if kind == "gaussian-blur":
         faint = blurred < BLURRED and blur is not None and blur.log_width[0].exp() < FAINT_BLUR
-        return max(NOT_BLURRED, key=lambda one: probabilities[one]) if faint and (compressed or noise_std > VEILED) else kind
+        if faint and (compressed or noise_std > VEILED):
+            return max(NOT_BLURRED, key=lambda one: probabilities[one])
+        return "motion-blur" if probabilities["motion-blur"] >= MAY_BE_SHAKEN else kind
     return "none" if kind in MISTAKEN and sharp >= MAY_BE_SHARP else kind
 
 

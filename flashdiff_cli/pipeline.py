@@ -260,20 +260,22 @@ class FlashDiffusionPipeline(Conventions, DiffusionPipeline):
             FlashdiffError: it takes a severity encoder to tell, and the model has none.
         """
         seen = self.classify(measurement) if seen is None else seen
-        probabilities = None if seen is None else predict_kind(seen)[1]
         kind = kind or ("gaussian-blur" if seen is None else self.kind_of(measurement, seen))
-        if kind == "noise" and not bool(may_be_noise(measurement)[0]):
-            kind = "none"
-        rounding = rounding_noise(measurement)[0].item()
-        if seen is not None and kind != "gaussian-blur":
-            found = Diagnosis(kind, operator_of(kind, seen), noise_of(kind, seen, measurement), probabilities)
-            found = found if kind in ("none", "jpeg") else found.with_rounding(rounding)
-            return with_path(found, measurement, self.analyse, self.last_step, self.size_multiple) if self.encoders else found
+        if seen is not None and kind != "gaussian-blur" and (found := self.diagnose_other(measurement, seen, kind)) is not None:
+            return found
         if not self.encoders:
             raise FlashdiffError("this model has no severity encoder, which an unknown degradation is estimated with; give `operator`")
-        analysis = self.analyse(measurement, kind)
+        rounding, analysis = rounding_noise(measurement)[0].item(), self.analyse(measurement, "gaussian-blur")
         operator, noise_std = self.estimate_operator(measurement, analysis, rounding > 0)
-        return Diagnosis(kind, operator, noise_std[0].item(), probabilities, analysis=analysis).with_rounding(rounding)
+        said = None if seen is None else predict_kind(seen)[1]
+        return Diagnosis("gaussian-blur", operator, noise_std[0].item(), said, analysis=analysis).with_rounding(rounding)
+
+    def diagnose_other(self, measurement: torch.Tensor, seen: Degradation, kind: str) -> Diagnosis | None:
+        """Diagnose a picture (1, 3, H, W) of any kind but Gaussian blur; None where one that seemed to be shaken has such a blur rather."""
+        kind = "none" if kind == "noise" and not bool(may_be_noise(measurement)[0]) else kind
+        found = Diagnosis(kind, operator_of(kind, seen), noise_of(kind, seen, measurement), predict_kind(seen)[1])
+        found = found if kind in ("none", "jpeg") else found.with_rounding(rounding_noise(measurement)[0].item())
+        return with_path(found, measurement, self.analyse, self.last_step, self.size_multiple) if self.encoders else found
 
     @torch.no_grad()
     def __call__(

@@ -117,17 +117,6 @@ def test_four_views_are_heard():
     assert seen.kernel.shape == (2, 15, 15) and seen.log_width.shape == seen.log_deviation.shape == (2,)
 
 
-def test_elongation_is_the_ratio_of_the_axes():
-    place = torch.arange(-15, 16).double()
-    for angle, widths in ((0.0, (3.0, 1.5)), (0.6, (4.0, 1.0)), (-1.2, (2.0, 2.0))):
-        along = math.cos(angle) * place[:, None] + math.sin(angle) * place
-        across = math.cos(angle) * place - math.sin(angle) * place[:, None]
-        kernel = torch.exp(-0.5 * ((along / widths[0]).square() + (across / widths[1]).square()))
-        kernels = torch.stack([kernel / kernel.sum(), (kernel / kernel.sum()).roll((2, -3), (0, 1))]).float()
-        found = Blur(kernels, torch.zeros(2), torch.zeros(2)).elongation
-        assert found.tolist() == pytest.approx([widths[0] / widths[1]] * 2, rel=0.02)
-
-
 def test_samples_repeat_and_hold_what_is_said_of_them():
     task = BlurTask(Recipe("blur", steps=1, crop=80, model=SMALL, loss={"side": 72}), {})
     for seed in range(12):

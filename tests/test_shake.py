@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from flashdiff_cli.kernel import blur_of
-from flashdiff_cli.operators import MotionBlur
+from flashdiff_cli.operators import GaussianBlur, MotionBlur
 from flashdiff_cli.operators.motion_blur import kernels_along, path_kernels, straight_kernel
-from flashdiff_cli.shake import ITERATIONS, find_path, misfit_of
-from flashdiff_cli.spectrum import HARMONICS, PictureSpectrum, explaining_kernel, paths
+from flashdiff_cli.shake import AS_WELL, ITERATIONS, LIKELIER, ROUND_WIDTHS, ahead_of_round, find_path, misfit_of, roundest
+from flashdiff_cli.spectrum import HARMONICS, HEADROOM, PictureSpectrum, explaining_kernel, paths
 from tests.test_kernel import alike, drawing, inverted
 
 NOISE = 0.01
@@ -85,6 +85,7 @@ def test_small_pictures_have_no_spectrum_to_tell_from():
 
     find_path(drawing(28), straight_kernel(5.0, 0.0), NOISE, restore)
     assert len(asked) == 4, "the straight path is refined as without"
+    assert find_path(drawing(28), straight_kernel(5.0, 0.0), NOISE, restore, AS_WELL) is None, "there is nothing that tells a path"
     assert explaining_kernel(drawing(64), NOISE, 40.0) is None
 
 
@@ -105,3 +106,46 @@ def test_the_direction_of_a_path_is_told_by_what_it_restores(turned):
     assert len(asked) <= 2 + ITERATIONS + 1 + 5
     gain = (inverted(y, straight_kernel(6.0, 2.0)) - x).square().mean() / (inverted(y, found) - x).square().mean()
     assert gain > 1.5
+
+
+def test_noise_is_bounded_by_the_quietest_frequencies():
+    _, y, true = shaken()
+    told, bounded = (PictureSpectrum(y, std, headroom=1.0) for std in (NOISE, 9 * NOISE))
+    assert told.noise < bounded.noise < 0.1 * (9**2) * told.noise
+    assert misfit_of(true, bounded) < roundest(bounded)[1]
+    assert PictureSpectrum(y, 9 * NOISE).noise == pytest.approx(HEADROOM * bounded.noise)
+
+
+@pytest.mark.parametrize("width", [0.9, 1.7, 3.1])
+def test_the_width_of_a_round_blur_is_told_from_the_spectrum(width):
+    x = drawing(128, seed=3)
+    y = GaussianBlur(width).on_signed(x) + 2 * NOISE * torch.randn(x.shape, generator=torch.Generator().manual_seed(9))
+    kernel, _ = roundest(PictureSpectrum(y, NOISE))
+    assert kernel.sum().item() == pytest.approx(1) and torch.equal(kernel, kernel.flip(0, 1))
+    found = (kernel.sum(0) @ torch.arange(-14, 15).double().square()).sqrt().item()
+    assert found == pytest.approx(width, rel=0.25)
+    assert ROUND_WIDTHS.min() < width < ROUND_WIDTHS.max()
+
+
+@pytest.mark.parametrize("blurred", [True, False])
+def test_a_picture_that_may_be_blurred_has_no_path_where_a_round_blur_explains_it(blurred):
+    x, y, _ = shaken()
+    if blurred:
+        y = GaussianBlur(2.0).on_signed(x) + 2 * NOISE * torch.randn(x.shape, generator=torch.Generator().manual_seed(9))
+    ahead = ahead_of_round(y, NOISE, 6.0)
+    assert ahead < AS_WELL if blurred else ahead > LIKELIER
+    for unless_round in (AS_WELL, LIKELIER):
+        found = find_path(y, straight_kernel(6.0, 2.0), NOISE, lambda kernel, caution=1.5: x, unless_round)
+        assert (found is None) == blurred
+    assert find_path(y, straight_kernel(6.0, 2.0), NOISE, lambda kernel, caution=1.5: x) is not None, "a sure motion is one"
+
+
+def test_a_picture_that_a_round_blur_restores_with_less_doubt_has_no_path():
+    x, y, _ = shaken()
+    assert find_path(y, straight_kernel(6.0, 2.0), NOISE, lambda kernel, caution=1.5: x, -1.0) is not None
+
+    def restore(kernel, caution=1.5):
+        # What explains the picture by the round blur, and no other.
+        return y if torch.equal(kernel, kernel.flip(0, 1)) and kernel.shape == (29, 29) else -y
+
+    assert find_path(y, straight_kernel(6.0, 2.0), NOISE, restore, -1.0) is None

@@ -78,8 +78,10 @@ def diagnose(pipeline: FlashDiffusionPipeline, measured: torch.Tensor, tiles: Se
     parts = spread_parts(measured, tiles)
     pooled = classify_parts(pipeline, parts)
     kind = "gaussian-blur" if pooled is None else pipeline.kind_of(measured, pooled)
-    if kind != "gaussian-blur":
-        return pipeline.diagnose(measured, pooled, kind), {}
+    other = None if pooled is None or kind == "gaussian-blur" else pipeline.diagnose_other(measured, pooled, kind)
+    if other is not None:
+        return other, {}
+    kind = "gaussian-blur"
     found = {i: pipeline.diagnose(part, pooled, kind) for i, part in parts.items()}
     analyses = {i: one.analysis for i, one in found.items() if one.analysis is not None}
     weight = torch.tensor([pipeline.blur_features(parts[i], analyses[i]).gradient[0].item() + 1e-6 for i in analyses])
