@@ -69,7 +69,7 @@ def with_path(
     Returns:
         None where a round blur, which the classifier holds for possible, is the better explanation.
     """
-    if not isinstance(seen.operator, MotionBlur):
+    if seen.doubted or not isinstance(seen.operator, MotionBlur):
         return seen
     likely = seen.probabilities or {"gaussian-blur": 0.0, "motion-blur": 1.0}
     likelier = likely["gaussian-blur"] > likely["motion-blur"]

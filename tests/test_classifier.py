@@ -1,6 +1,7 @@
 """The statistics that tell degradations apart, straight motions, and the verdict on a picture in pieces."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,8 +18,9 @@ from flashdiff_cli.classifier import (
     spectrum,
     statistics,
 )
-from flashdiff_cli.diagnosis import OPERATOR_OF, SHAKEN_NOISE, SHORTER, is_doubted, noise_of, operator_of, pool, predict_kind, reconsider
-from flashdiff_cli.operators import OPERATORS, GaussianBlur, Jpeg
+from flashdiff_cli.diagnosis import OPERATOR_OF, SHAKEN_NOISE, SHORTER, Diagnosis, is_doubted, noise_of, operator_of, pool, predict_kind, reconsider
+from flashdiff_cli.finish import finish
+from flashdiff_cli.operators import OPERATORS, GaussianBlur, Identity, Jpeg, MotionBlur
 from flashdiff_cli.operators.motion_blur import kernel_axis, straight_kernel
 
 
@@ -177,12 +179,54 @@ def test_pieces_are_heard_by_their_weight():
 @pytest.mark.parametrize(
     ("width", "blurred", "kind"), [(0.6, 0.5, "jpeg"), (1.1, 0.74, "jpeg"), (1.1, 0.76, "gaussian-blur"), (1.3, 0.5, "gaussian-blur")]
 )
-def test_a_faint_blur_that_is_seen_unsurely_is_softness_of_the_picture_s_own(width, blurred, kind):
+def test_a_faint_blur_that_is_seen_unsurely_behind_noise_is_softness_of_the_picture_s_own(width, blurred, kind):
     look = Blur(torch.zeros(1, 3, 3), torch.tensor([math.log(width)]), torch.zeros(1))
     said = dict.fromkeys(KINDS, 0.0) | {"gaussian-blur": blurred, "jpeg": 0.15, "none": 0.05, "downsampling": 0.8 - blurred}
-    assert reconsider("gaussian-blur", said, look, True) == reconsider("gaussian-blur", said, look, False, 0.03) == kind
+    assert reconsider("gaussian-blur", said, look, False, 0.03) == kind
     assert reconsider("gaussian-blur", said, look, False, 0.01) == "gaussian-blur", "nothing veils it"
-    assert reconsider("gaussian-blur", said, None, True) == "gaussian-blur", "there is nothing that says how wide it is"
+    assert reconsider("gaussian-blur", said, look, True, 0.03) == "gaussian-blur", "it is doubted, and restored without an operator"
+    assert reconsider("gaussian-blur", said, None, False, 0.03) == "gaussian-blur", "there is nothing that says how wide it is"
+
+
+@pytest.mark.parametrize(
+    ("kind", "operator", "likely", "doubted"),
+    [
+        ("gaussian-blur", GaussianBlur(1.1), 0.74, True),
+        ("gaussian-blur", GaussianBlur(1.3), 0.74, False),
+        ("gaussian-blur", GaussianBlur(1.1), 0.76, False),
+        ("motion-blur", MotionBlur(straight_kernel(9.0, 0.7)[None]), 0.74, True),
+        ("motion-blur", MotionBlur(straight_kernel(9.0, 0.7)[None]), 0.76, False),
+        ("noise", Identity(), 0.5, False),
+    ],
+)
+def test_a_blur_behind_a_jpeg_that_is_seen_unsurely_is_restored_without_an_operator(kind, operator, likely, doubted):
+    said = dict.fromkeys(KINDS, 0.0) | {kind: likely}
+    found = Diagnosis(kind, operator, 0.01, said)
+    assert not found.doubted and not replace(found, probabilities=None).with_rounding(0.01).doubted
+    for compressed in (found.with_rounding(0.01), found.stored_as(Jpeg(90.0)), Diagnosis.joined([found.with_rounding(0.01)] * 2, operator)):
+        assert compressed.doubted == doubted
+        assert (compressed.start_step == 0) == doubted and compressed.mixed == doubted
+        assert not doubted or (compressed.uncertain and not compressed.share.any())
+
+
+def test_what_is_made_without_an_operator_stands_where_one_is_doubted():
+    """And by the operator where it is not: the network of mixtures is not even asked."""
+    y, generator = torch.zeros(1, 3, 16, 16), torch.Generator().manual_seed(0)
+    decoded, asked = y + 0.1 * torch.randn(y.shape, generator=generator), []
+
+    class Made:
+        def restore(self, image, measurement, operator, *known):
+            asked.append(operator)
+            return torch.full_like(image, 0.25 if operator is None else 0.5)
+
+        def needs_no_result(self, operator):
+            return False
+
+    for likely, value in ((0.6, 0.25), (0.9, 0.5)):
+        found = Diagnosis("gaussian-blur", GaussianBlur(1.0), 0.01, dict.fromkeys(KINDS, 0.0) | {"gaussian-blur": likely}).with_rounding(0.01)
+        images, _ = finish(decoded, decoded, y, found.operator, torch.tensor([0.01]), found, Made(), Made())
+        assert torch.equal(images, torch.full_like(y, value))
+    assert [operator is None for operator in asked] == [True, False, False]
 
 
 def test_a_blur_that_is_seen_surely_is_not_doubted():
