@@ -67,6 +67,12 @@ def half_size(x, d):
     return to_pil(F.interpolate(y, size=x.shape[2:], mode="bicubic"), d.grey)
 
 
+def noisy_enlarged(x, d):
+    """Noise that was enlarged with its picture, so that neighbours share theirs."""
+    small = d.noisy(F.interpolate(x, scale_factor=0.5, mode="bicubic", antialias=True), d.uniform(0.01, 0.06))
+    return to_pil(F.interpolate(stored(small), size=x.shape[2:], mode="bicubic"), d.grey)
+
+
 def phone(x, d):
     """Blur, noise and JPEG, the stronger the lower the quality."""
     share = d.uniform(0, 1)
@@ -91,6 +97,7 @@ KINDS = {
     "noise": lambda x, d: to_pil(d.noisy(x, d.uniform(0.03, 0.12)), d.grey),
     "jpeg": lambda x, d: as_jpeg(to_pil(x, d.grey), d.uniform(10, 50)),
     "enlarged": lambda x, d: to_pil(Enlargement(d.uniform(1.5, 4)).on_signed(x), d.grey),
+    "noisy-enlarged": noisy_enlarged,
     "phone": phone,
     "sharp-phone": lambda x, d: as_jpeg(to_pil(d.noisy(x, d.uniform(0.004, 0.02)), d.grey), d.uniform(80, 95)),
     "chain": half_size,

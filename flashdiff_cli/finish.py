@@ -79,9 +79,14 @@ def _by_operator(
             return data_consistency(image, measurement, operator, noise_std)
         return last_step.restore(image, measurement, operator, noise_std, rounding_std)
 
-    corrected = consistent(images)
     if diagnosis is not None and diagnosis.mixed and blind is not None:
-        return blind if diagnosis.uncertain else by_what_explains(corrected, blind, operator.seen(measurement)), whole
+        if diagnosis.uncertain:
+            return blind, whole
+        seen = operator.seen(measurement)
+        # Texture that was enlarged is taken for noise at times, but not by a network that is told nothing: there is no more than it took away.
+        noise_std = torch.minimum(noise_std.to(blind), root_mean_square(blind - seen) / 2)
+        return by_what_explains(consistent(images), blind, seen), whole
+    corrected = consistent(images)
     trusted = diagnosis is None or diagnosis.trusted
     # By an operator that is known, the network's rounds come to the same image from wherever they start.
     if decoded is None or (trusted and last_step is not None):
@@ -102,6 +107,11 @@ def by_what_explains(corrected: torch.Tensor, blind: torch.Tensor, measurement: 
         blind: made without one, with noise and blotches taken out.
         measurement: at the image's size, in [-1, 1] units.
     """
-    asked, changed = ((image - measurement).flatten(1).square().mean(1).sqrt() for image in (corrected, blind))
+    asked, changed = (root_mean_square(image - measurement) for image in (corrected, blind))
     share = ((changed / asked.clamp(min=1e-6) - KNOWN) / (UNKNOWN - KNOWN)).clamp(0, 1)
     return corrected + shaped(share, blind) * (blind - corrected)
+
+
+def root_mean_square(images: torch.Tensor) -> torch.Tensor:
+    """Return the root of the mean square of each image (B, 3, H, W): (B,)."""
+    return images.flatten(1).square().mean(1).sqrt()

@@ -33,8 +33,8 @@ from flashdiff_cli.plan import NO_ENCODER, ModelDefaults, SamplingPlan, Sampling
 from flashdiff_cli.priors import make_prior
 from flashdiff_cli.restoration import Restoration, one_by_one
 from flashdiff_cli.schedule import SPACINGS, Schedule
+from flashdiff_cli.second_look import look_again
 from flashdiff_cli.severity import SeverityEncoder, SeverityEstimate
-from flashdiff_cli.shake import with_path
 from flashdiff_cli.solvers import Problem, sample
 from flashdiff_cli.start import make_start
 from flashdiff_cli.timer import Timer
@@ -80,10 +80,9 @@ class FlashDiffusionPipeline(Conventions, DiffusionPipeline):
         defaults: dict[str, Any] | ModelDefaults | None = None,
     ):
         super().__init__()
-        self.register_modules(first_stage=first_stage, unet=unet, scheduler=scheduler, prompt=prompt)
-        self.register_modules(severity=severity, severity_inpainting=severity_inpainting, severity_mixed=severity_mixed)
+        self.register_modules(first_stage=first_stage, unet=unet, scheduler=scheduler, last_step=last_step, last_step_mixed=last_step_mixed)
+        self.register_modules(severity=severity, severity_inpainting=severity_inpainting, severity_mixed=severity_mixed, prompt=prompt)
         self.register_modules(severity_nonlinear_blur=severity_nonlinear_blur, classifier=classifier, blur_estimator=blur_estimator)
-        self.register_modules(last_step=last_step, last_step_mixed=last_step_mixed)
         self.defaults = ModelDefaults.read(defaults or {})
         self.register_to_config(defaults=self.defaults.to_dict() if defaults is self.defaults else defaults or {})
         self.stage = FirstStage(first_stage)
@@ -272,10 +271,11 @@ class FlashDiffusionPipeline(Conventions, DiffusionPipeline):
 
     def diagnose_other(self, measurement: torch.Tensor, seen: Degradation, kind: str) -> Diagnosis | None:
         """Diagnose a picture (1, 3, H, W) of any kind but Gaussian blur; None where one that seemed to be shaken has such a blur rather."""
-        kind = "none" if kind == "noise" and not bool(may_be_noise(measurement)[0]) else kind
+        kind = "none" if kind == "noise" and not bool(may_be_noise(measurement, seen.value("noise_std"))[0]) else kind
         found = Diagnosis(kind, operator_of(kind, seen), noise_of(kind, seen, measurement), predict_kind(seen)[1])
         found = found if kind in ("none", "jpeg") else found.with_rounding(rounding_noise(measurement)[0].item())
-        return with_path(found, measurement, self.analyse, self.last_step, self.size_multiple) if self.encoders else found
+        networks = self.last_step, self.last_step_mixed
+        return look_again(found, measurement, self.analyse, *networks, self.size_multiple) if self.encoders else found
 
     @torch.no_grad()
     def __call__(

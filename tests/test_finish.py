@@ -10,7 +10,7 @@ from tiny import tiny_pipeline
 
 from flashdiff_cli.data_consistency import limit_deviation, residual_correlation
 from flashdiff_cli.diagnosis import CERTAIN, HEARD, SURE, UNSURE, Diagnosis, behind_jpeg
-from flashdiff_cli.finish import KNOWN, UNEXPLAINED, UNKNOWN, by_what_explains, finish
+from flashdiff_cli.finish import KNOWN, UNEXPLAINED, UNKNOWN, by_what_explains, finish, root_mean_square
 from flashdiff_cli.last_step import LastStep
 from flashdiff_cli.operators import Enlargement, GaussianBlur, Identity, Jpeg, MotionBlur
 from flashdiff_cli.operators.motion_blur import straight_kernel
@@ -106,11 +106,12 @@ def test_where_more_than_an_operator_is_at_work_another_network_has_its_share():
     torch.nn.init.normal_(mixed.leave.weight, std=0.02)
     blind = mixed.restore(decoded, y, None, torch.zeros(1))
     operator = Enlargement(2.0)
-    corrected = pipeline.last_step.restore(decoded, y, operator, noise)
     for sure in (0.99, CERTAIN - 0.1):
         found = Diagnosis("downsampling", operator, 0.02, {"downsampling": sure, "none": 1 - sure})
         images, kept = finish(decoded, decoded, y, operator, noise, found, pipeline.last_step, mixed)
-        alone = blind if sure < CERTAIN else by_what_explains(corrected, blind, y)
+        # With no more noise than the network of mixtures took away.
+        less = torch.minimum(noise, root_mean_square(blind - y) / 2)
+        alone = blind if sure < CERTAIN else by_what_explains(pipeline.last_step.restore(decoded, y, operator, less), blind, y)
         assert torch.allclose(images, alone + HEARD * ((decoded + blind) / 2 - alone), atol=1e-6) and kept.tolist() == [1]
     blur = GaussianBlur(1.0)
     alone = pipeline.last_step.restore(decoded, y, blur, noise)

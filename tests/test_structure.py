@@ -30,6 +30,7 @@ severity denoiser
 calibration flash blur_estimator
 solvers diagnosis
 plan finish trial shake
+second_look
 restoration start models arguments
 images with_deepinv
 pipeline
