@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flashdiff_cli.grey import colour_share, grey_as, may_be_noise, with_colour_noise
+from flashdiff_cli.grey import LEAST_SMALL, colour_share, grey_as, may_be_noise, with_colour_noise
 from flashdiff_cli.operators.estimate import common_noise, noise_bands, noise_level
 
 
@@ -75,3 +75,11 @@ def test_texture_of_a_grey_picture_is_no_noise():
     # What the classifier reads of them: half of a texture, all of a noise.
     assert may_be_noise(three, torch.tensor([0.5, 1.0, 0.0]) * bands).tolist() == [False, True, True]
     assert may_be_noise(three[1:2], 0.5 * bands[1:2]).tolist() == [False]
+
+
+def test_in_small_pictures_what_is_hardly_read_as_noise_is_detail():
+    x = torch.nn.functional.interpolate(photo(), size=48, mode="area") + 0.1 * torch.randn(1, 3, 48, 48, generator=torch.Generator().manual_seed(2))
+    finer = noise_bands(x)[:, :, 1:].mean(1).amax(1)
+    assert [may_be_noise(x, share * finer).item() for share in (0.6, 0.9)] == [False, True]
+    # Noise so faint is not told from detail, however much of it is read.
+    assert not may_be_noise(0.1 * x, torch.tensor([LEAST_SMALL - 1e-3]))

@@ -5,7 +5,7 @@ import torch
 
 from flashdiff_cli.diagnosis import Diagnosis
 from flashdiff_cli.operators import Identity
-from flashdiff_cli.second_look import NOISY, hidden_noise, look_again
+from flashdiff_cli.second_look import NOISY, SMALLEST, hidden_noise, look_again
 from flashdiff_cli.severity import SeverityEstimate
 from tests.test_kernel import drawing
 
@@ -63,3 +63,4 @@ def test_only_what_seems_clean_is_looked_at_and_only_with_a_network_for_it():
     x = drawing(64, seed=3)
     assert look_again(found, x, lambda part, kind: Estimate(), None, never, 8) is found and not never.asked
     assert look_again(SEEN, x, lambda part, kind: Estimate(), None, None, 8) is SEEN
+    assert look_again(SEEN, x[..., : SMALLEST - 8], lambda part, kind: Estimate(), None, never, 8) is SEEN and not never.asked
