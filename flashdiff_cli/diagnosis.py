@@ -52,8 +52,8 @@ MAY_BE_SHAKEN = 0.25
 FAINT_BLUR, BLURRED = 1.2, 0.75
 """Width in pixels up to which a blur that is seen with less than this probability may be softness of the picture's own: to sharpen that costs 3 to 10
 dB. In seven soft pictures with noise and a JPEG the probability was 0.40 to 0.73 and the width 0.48 to 1.05; in eighteen that were blurred by 1 to
-2.8 pixels 0.69 to 0.99 and 1.5 to 2.5. Behind a JPEG (`Diagnosis.doubted`) what is made without an operator stands: of 48 pictures with a faint
-blur or a softness of their own it made every one better, by 0.1 to 6.7 dB."""
+2.8 pixels 0.69 to 0.99 and 1.5 to 2.5. Behind a JPEG (`Diagnosis.doubted`), up to SURE, what is made without an operator stands: of 48 pictures with
+a faint blur or a softness of their own it made every one better, by 0.1 to 6.7 dB."""
 
 VEILED = 0.02
 """Noise on intensities in [0, 1] from which such a picture, if it was no JPEG, is not taken for blurred: four of ten soft noisy faces were. With
@@ -147,7 +147,7 @@ class Diagnosis:
         """Whether a blur or a motion behind a JPEG may be softness of the picture's own, so that no operator is to be gone by."""
         if self.doubts is not None:
             return self.doubts
-        if self.probabilities is None or self.kind not in BLURS or self.probabilities[self.kind] >= BLURRED:
+        if self.probabilities is None or self.kind not in BLURS or self.probabilities[self.kind] >= SURE:
             return False
         wide = isinstance(self.operator, GaussianBlur) and bool((self.operator.blur_std >= FAINT_BLUR).all())
         return bool(per_sample(self.rounding_std).any()) and not wide
@@ -169,7 +169,7 @@ class Diagnosis:
     @property
     def uncertain(self) -> bool:
         """Whether other kinds are hardly less likely."""
-        return self.probabilities is not None and self.probabilities[self.kind] < CERTAIN
+        return self.doubted or (self.probabilities is not None and self.probabilities[self.kind] < CERTAIN)
 
     @property
     def share(self) -> torch.Tensor:
