@@ -24,10 +24,11 @@ READ = 0.6
 """Of the finer bands, what the classifier has to read as noise where a grey picture has noise. Of 14 textures that it took for noise, with a JPEG
 and without, it read 0.21 to 0.56 of what the bands hold; of 434 pictures with noise 0.6 or more, but for seven (0.4 and more)."""
 
-SMALL, READ_SMALL, LEAST_SMALL = 112, 0.72, 0.02
-"""Shorter side, in pixels, of what the classifier was trained on: below, it takes the detail of reduced pictures for noise. And what it has to read
-there, of the finer bands and on intensities in [0, 1]: of 118 clean pictures reduced to 32 to 96 pixels that it took for noisy, three are so; of 593
-with noise of 0.03 to 0.12, 550."""
+SMALL, FLAT_SMALL, READ_SMALL, LEAST_SMALL = 112, 0.67, 0.72, 0.02
+"""Shorter side, in pixels, of what the classifier was trained on: below, it takes the detail of reduced pictures for noise. There the mean of the
+middle and the finest band must be so large a share of the coarse one, and the classifier must read so much of the larger of them, and at least the
+last, on intensities in [0, 1]: of 118 clean pictures reduced to 32 to 96 pixels that it took for noisy, one is so; of 593 with noise of 0.03 to 0.12,
+501."""
 
 LEAST = 0.004
 """Of the noise, on the scale of [-1, 1]: half a level of 8 bits."""
@@ -89,8 +90,9 @@ def may_be_noise(image: torch.Tensor, noise_std: torch.Tensor) -> torch.Tensor:
         noise_std: (B,) on intensities in [0, 1]: of the noise that the classifier sees.
     """
     if min(image.shape[-2:]) < SMALL:
-        fine = noise_bands(image.float()).mean(1)[:, 1:].amax(1)
-        return noise_std.to(fine) >= (READ_SMALL * fine).clamp(min=LEAST_SMALL)
+        bands = noise_bands(image.float()).mean(1)
+        flat = bands[:, 1:].mean(1) >= FLAT_SMALL * bands[:, 0]
+        return flat & (noise_std.to(bands) >= (READ_SMALL * bands[:, 1:].amax(1)).clamp(min=LEAST_SMALL))
     luma = luma_of(image)[:, None]
     fine = noise_bands(luma, image)[:, 0, 1:].amax(1)
     return (noise_std.to(fine) >= READ * fine) | (colour_share(image) > 0)
