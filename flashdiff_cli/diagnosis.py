@@ -135,7 +135,7 @@ class Diagnosis:
     shares: torch.Tensor | None = field(default=None, repr=False)
     """Of a batch, (B,): `share` of each."""
     doubts: bool | None = field(default=None, repr=False)
-    """Of a batch: `doubted` of all."""
+    """`doubted`, where it does not follow from the rest: of all of a batch, or of noise that does not look like noise (`second_look`)."""
 
     @property
     def start_step(self) -> int | None:
@@ -144,7 +144,7 @@ class Diagnosis:
 
     @property
     def doubted(self) -> bool:
-        """Whether a blur or a motion behind a JPEG may be softness of the picture's own, so that no operator is to be gone by."""
+        """Whether no operator is to be gone by: a blur or a motion behind a JPEG may be softness of the picture's own."""
         if self.doubts is not None:
             return self.doubts
         if self.probabilities is None or self.kind not in BLURS or self.probabilities[self.kind] >= SURE:
@@ -176,9 +176,10 @@ class Diagnosis:
         """(1,) or (B,): the share that estimates made without an operator have of the result."""
         if self.shares is not None:
             return self.shares
-        heard = 0.0
         if self.doubted:
-            return torch.tensor([heard])
+            # The severity encoder sharpens what is soft by nature: it is not to be averaged with.
+            return torch.zeros(1)
+        heard = 0.0
         if self.kind == "downsampling" or (self.kind == "noise" and self.rounding_std):
             heard = HEARD
         elif self.kind == "gaussian-blur" and self.probabilities is not None:

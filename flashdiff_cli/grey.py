@@ -22,7 +22,7 @@ TEXTURE, WHITE = 0.5, 0.75
 
 READ = 0.6
 """Of the finer bands, what the classifier has to read as noise where a grey picture has noise. Of 14 textures that it took for noise, with a JPEG
-and without, it read 0.21 to 0.56 of what the bands hold; of 434 pictures with noise 0.6 or more, but for seven (0.4 and more)."""
+and without, it read 0.21 to 0.56 of what the bands hold; of 368 pictures with noise 0.6 or more, but for five (0.4 and more)."""
 
 SMALL, FLAT_SMALL, READ_SMALL, LEAST_SMALL = 112, 0.67, 0.72, 0.02
 """Shorter side, in pixels, of what the classifier was trained on: below, it takes the detail of reduced pictures for noise. There the mean of the
